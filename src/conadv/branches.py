@@ -1,0 +1,178 @@
+"""Branch normalisation: convert a model, route images to a branch, give the plain model back.
+
+Clean and adversarial images have different statistics, so each kind goes through normalisation
+layers of its own while all other weights are shared (Xie et al., 2020; ConAdv, section 3). The
+released ConAdv run with AutoAugment has three kinds, so a branch is a name, not a flag.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from conadv._split_norm import STATISTICS, Layout, Router, SplitNorm, Statistics
+from conadv._wrappers import unwrap
+
+__all__ = ["Layout", "SplitNorm", "branch_names", "plain", "route", "split_norms"]
+
+SampleNorms = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Layers that normalise each image alone: only their affine parameters can be split."""
+
+
+def split_norms(
+    model: nn.Module,
+    branches: Sequence[str] = ("clean", "adversarial"),
+    *,
+    statistics: Statistics = "separate",
+    group_size: int | None = None,
+    layer_norm: bool = False,
+) -> nn.Module:
+    """Give every batch-norm layer of `model` one branch per name, in place; returns `model`.
+
+    Each branch starts as a copy of the layer as it is, so a pretrained model keeps its outputs.
+    The first branch is the plain one: it is used whenever nothing else is said with `route`, in
+    particular for evaluation.
+
+    Args:
+        model: any module with BatchNorm1d/2d/3d, SyncBatchNorm or a subclass, such as timm's
+            BatchNormAct2d, whose activation is kept. Models without any stay as they are.
+        branches: names, at least one, all different.
+        statistics: ``"separate"``: each branch has its own statistics and affine parameters.
+            ``"affine"``: one set of statistics over the mixed batch, affine parameters per branch;
+            they explain most of the benefit (arXiv 2403.19150). ``"shared"``: one ordinary layer
+            for all branches, statistics over the mixed batch.
+        group_size: images per normalisation group: in training, statistics are computed over
+            consecutive groups of this many images (the last may be smaller), so that one device
+            that accumulates and many devices compute the same. None: all images of the call.
+            With shared statistics each group takes its part of every branch.
+        layer_norm: also split the affine parameters of LayerNorm, GroupNorm and RMSNorm.
+
+    Raises:
+        ValueError: bad names, an unknown `statistics`, group_size < 1, or a model that is split
+            already.
+
+    Example:
+        >>> model = conadv.split_norms(torchvision.models.resnet50())
+        >>> with conadv.route(model, "adversarial"):
+        ...     logits = model(copies)
+    """
+    names = tuple(branches)
+    if not names or len(set(names)) != len(names) or not all(n.isidentifier() for n in names):
+        raise ValueError(
+            f"branches={names!r}: give at least one name, all different, made of letters, digits "
+            "and underscores."
+        )
+    if statistics not in STATISTICS:
+        raise ValueError(f"statistics={statistics!r}: allowed are {', '.join(STATISTICS)}.")
+    if group_size is not None and group_size < 1:
+        raise ValueError(f"group_size={group_size}: give a number of images of at least 1.")
+    if any(isinstance(module, SplitNorm) for module in model.modules()):
+        raise ValueError("The model is split already: use plain(model) first to split it anew.")
+    router = Router(names)
+
+    def convert(layer: nn.Module) -> nn.Module | None:
+        if isinstance(layer, _BatchNorm):
+            return SplitNorm(layer, router, statistics, group_size)
+        if layer_norm and statistics != "shared" and isinstance(layer, SampleNorms):
+            return SplitNorm(layer, router, "separate", None)
+        return None
+
+    return _replace(model, convert)
+
+
+def plain(model: nn.Module, branch: str | None = None) -> nn.Module:
+    """A copy of `model` with ordinary layers: types, keys and outputs as before the split.
+
+    Args:
+        model: a split model, wrapped by DDP or compile or not; a model that is not split is
+            copied as it is.
+        branch: whose parameters and statistics the ordinary layers get; None: the first branch.
+
+    Raises:
+        ValueError: no branch of that name.
+    """
+    bare, _ = unwrap(model)
+    names = branch_names(bare)
+    if names and branch is not None and branch not in names:
+        raise ValueError(f"branch={branch!r}: the model's branches are {', '.join(names)}.")
+
+    def restore(layer: nn.Module) -> nn.Module | None:
+        return layer.to_plain(branch or names[0]) if isinstance(layer, SplitNorm) else None
+
+    return _replace(copy.deepcopy(bare), restore)
+
+
+def branch_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the branches of a split model, the plain one first; empty if it is not split."""
+    router = find_router(model)
+    return router.branches if router else ()
+
+
+def find_router(model: nn.Module) -> Router | None:
+    """The router that all split layers of `model` share, or None."""
+    for module in model.modules():
+        if isinstance(module, SplitNorm):
+            return module.router
+    return None
+
+
+@contextmanager
+def route(
+    model: nn.Module, layout: str | Sequence[tuple[str, int]] | None = None
+) -> Iterator[None]:
+    """Inside the block, `model` sends images through the named branches.
+
+    Args:
+        model: a split model; with any other the block does nothing.
+        layout: one branch for all images, or [(branch, number of images), ...] in the order of
+            the rows of the batch. None: the first branch.
+
+    The routing that was in force before comes back at the end, also after an exception. Blocks
+    nest. Routing is per model and not per thread: do not run one split model from two threads.
+
+    Raises:
+        ValueError: an unknown branch or a negative number of images; a batch whose rows do not
+            match the layout raises in the forward pass.
+    """
+    router = find_router(model)
+    if router is None:
+        yield
+        return
+    parsed = router.parse(layout)
+    previous = router.layout
+    router.layout = parsed
+    try:
+        yield
+    finally:
+        router.layout = previous
+        router.last = parsed
+
+
+def _replace(
+    model: nn.Module, convert: Callable[[nn.Module], nn.Module | None]
+) -> nn.Module:
+    """Replace layers for which `convert` returns one; a layer used in two places stays one."""
+    done: dict[int, nn.Module] = {}
+
+    def visit(module: nn.Module) -> nn.Module:
+        if id(module) in done:
+            return done[id(module)]
+        done[id(module)] = module
+        new = convert(module)
+        if new is not None:
+            done[id(module)] = done[id(new)] = new
+            return new
+        # Not named_children(): that skips a layer registered under a second name.
+        for name, child in list(module._modules.items()):
+            replaced = child if child is None else visit(child)
+            if replaced is not child:
+                setattr(module, name, replaced)
+        return module
+
+    with torch.no_grad():
+        return visit(model)

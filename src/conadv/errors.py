@@ -1,0 +1,33 @@
+"""Errors that a user can act on.
+
+Each message says what was given, what is allowed and what to do next. The command line prints
+them without a traceback; a library user can catch :class:`ConadvError`.
+"""
+
+
+class ConadvError(Exception):
+    """Base of every error that conadv raises on purpose outside argument checks."""
+
+
+class RecipeError(ConadvError, ValueError):
+    """A recipe that does not exist, does not parse, or asks for the impossible."""
+
+
+class DataError(ConadvError):
+    """A data set that is missing, damaged or does not match its checksum."""
+
+
+class CheckpointError(ConadvError):
+    """A checkpoint that is truncated, foreign, unsafe to load, or of another recipe."""
+
+
+class RunFolderError(ConadvError):
+    """A run folder that holds another run, or lacks what the command needs."""
+
+
+class NonFiniteError(ConadvError):
+    """The loss became NaN or infinite and the recipe says to stop."""
+
+
+class Interrupted(ConadvError):
+    """Training was asked to stop (Ctrl-C or SIGTERM) and has written a checkpoint."""

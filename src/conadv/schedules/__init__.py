@@ -1,0 +1,39 @@
+"""When input gradients are taken: the heart of the project.
+
+Each schedule answers two questions at every step: which adversarial copies are trained on now,
+and what is prepared for later. They differ in which weights the copies were made with and in what
+that costs, counted in forwards F over the images (one backward with respect to the inputs or to
+the weights costs F as well):
+
+============  ==========================  ===========  =======================
+schedule      copies are made with        extra cost   gradients in sequence
+============  ==========================  ===========  =======================
+vanilla       (none)                      0            1
+sequential    the current weights         5F           2
+lookahead     weights tau steps old       5F           1
+recycled      weights one step old        3F or 0      1
+noise         (random signs)              3F           1
+============  ==========================  ===========  =======================
+"""
+
+from conadv.schedules._base import Copies, PiecewiseLinear, Round, Schedule, Vanilla
+from conadv.schedules._lookahead import Lookahead
+from conadv.schedules._recycled import Recycled
+from conadv.schedules._sequential import Noise, Sequential
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    cls.name: cls for cls in (Vanilla, Sequential, Lookahead, Recycled, Noise)
+}
+
+__all__ = [
+    "SCHEDULES",
+    "Copies",
+    "Lookahead",
+    "Noise",
+    "PiecewiseLinear",
+    "Recycled",
+    "Round",
+    "Schedule",
+    "Sequential",
+    "Vanilla",
+]
