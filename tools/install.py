@@ -46,6 +46,12 @@ CAUSES = (
         "connection, set HTTPS_PROXY, or name a mirror with PIP_INDEX_URL=https://...",
     ),
     (
+        ("(from versions: none)",),
+        "pip found no release at all of a package (the line above that starts with ERROR names "
+        "it): the package index could not be reached, or the one that PIP_INDEX_URL or pip's "
+        "settings name does not carry it.",
+    ),
+    (
         ("No matching distribution found", "not a supported wheel on this platform"),
         "a package has no build for this Python on this system (its name is in the line above "
         "that starts with ERROR). PyTorch has builds for 64-bit Linux with glibc, macOS and "
