@@ -1,0 +1,113 @@
+"""What a person watching sees: a bar on a terminal, a line now and then elsewhere."""
+
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_LINES = 20
+"""How many lines a whole run prints where there is no terminal, evaluations aside."""
+
+
+class Watcher(Protocol):
+    """Told about each step; shows it in its own way."""
+
+    def update(
+        self, step: int, epoch: float, loss: float, accuracy: float, images_per_second: float
+    ) -> None:
+        """One step is done. ``accuracy`` is a fraction of this step's clean images."""
+
+    def say(self, text: str) -> None:
+        """Show a message that stays."""
+
+    def close(self) -> None:
+        """Give the terminal back."""
+
+
+def make_watcher(console: Console, name: str, start: int, total: int) -> Watcher:
+    """A bar if the console is a terminal, otherwise plain lines.
+
+    Args:
+        console: Where to write; a quiet console shows nothing.
+        name: Of the run.
+        start: Steps done already, by the run that is resumed.
+        total: Steps of the whole run.
+    """
+    kind = Bar if console.is_terminal else Lines
+    return kind(console, name, start, total)
+
+
+class Bar:
+    """A live line: step, epoch, loss, accuracy, images per second, time left."""
+
+    def __init__(self, console: Console, name: str, start: int, total: int) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task(name, total=total, completed=start, numbers="")
+        self._progress.start()
+
+    def update(
+        self, step: int, epoch: float, loss: float, accuracy: float, images_per_second: float
+    ) -> None:
+        """Redraw, at most four times per second."""
+        numbers = _numbers(epoch, loss, accuracy, images_per_second)
+        self._progress.update(self._task, completed=step, numbers=numbers)
+
+    def say(self, text: str) -> None:
+        """Print above the bar."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        self._progress.stop()
+
+
+class Lines:
+    """About twenty lines over the run, evenly spaced in steps."""
+
+    def __init__(self, console: Console, name: str, start: int, total: int) -> None:
+        self._console = console
+        self._name = name
+        self._start = start
+        self._total = total
+        self._every = max(1, total // PLAIN_LINES)
+        self._began = time.perf_counter()
+
+    def update(
+        self, step: int, epoch: float, loss: float, accuracy: float, images_per_second: float
+    ) -> None:
+        """Print a line if this step's turn has come."""
+        if step % self._every and step != self._total:
+            return
+        spent = time.perf_counter() - self._began
+        left = spent / (step - self._start) * (self._total - step)
+        numbers = _numbers(epoch, loss, accuracy, images_per_second)
+        self.say(f"{self._name} {step}/{self._total} {numbers} left {_duration(left)}")
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def _numbers(epoch: float, loss: float, accuracy: float, images_per_second: float) -> str:
+    return (
+        f"epoch {epoch:.2f} loss {loss:.3f} accuracy {accuracy:.1%} "
+        f"{images_per_second:,.0f} images/s"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
