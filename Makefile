@@ -55,7 +55,8 @@ clean:  ## Remove caches and builds; runs and the environment stay
 		2>/dev/null || true
 
 distclean: clean  ## Remove the environment too
-	rm -rf "$(VENV)"
+	@if test -e "$(VENV)/pyvenv.cfg" || test -e "$(VENV)/.made-by-conadv"; then rm -rf "$(VENV)"; \
+		else test ! -e "$(VENV)" || { echo "$(VENV) is no virtual environment: left alone" >&2; exit 1; }; fi
 
 $(RUN): EXTRAS := train,report
 $(DEV): EXTRAS := dev

@@ -13,6 +13,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import preflight
 
+MARKER = ".made-by-conadv"
 AGAIN = "Then run the same command again; it goes on from here."
 
 # What pip prints -> what to do. The first that matches wins, so the causes come before the
@@ -107,6 +108,24 @@ def is_usable(python):
         return False
 
 
+def make_room(venv):
+    """Readies a folder for a new environment; returns why not, if it is not ours to remove."""
+    import shutil
+
+    if os.path.isdir(venv) and os.listdir(venv):
+        if not os.path.exists(os.path.join(venv, MARKER)):
+            return (
+                "{} exists, is no environment of Python {}.{} or newer that works, and was not "
+                "made by this script.\nRemove it yourself, or name another place:  "
+                "make test VENV=.venv-conadv"
+            ).format(venv, *preflight.MINIMUM_PYTHON)
+        shutil.rmtree(venv)  # ours, and broken: an interrupted start, or its Python is gone
+    if not os.path.isdir(venv):
+        os.makedirs(venv)
+    open(os.path.join(venv, MARKER), "w").close()
+    return None
+
+
 def install(venv, extras, root):
     """Creates or completes the environment; returns an exit code."""
     import shlex
@@ -119,8 +138,12 @@ def install(venv, extras, root):
         return 1
     python = os.path.join(venv, "bin", "python")
     if not is_usable(python):
+        refused = make_room(venv)
+        if refused:
+            sys.stderr.write("\nconadv cannot be set up here: " + refused + "\n")
+            return 1
         print("Making the virtual environment {} with {}".format(venv, sys.executable))
-        if subprocess.call([sys.executable, "-m", "venv", "--clear", venv]) != 0:
+        if subprocess.call([sys.executable, "-m", "venv", venv]) != 0:
             sys.stderr.write("\nMaking the virtual environment failed; see the lines above.\n")
             return 1
     print("Installing conadv[{}] into {} (PyTorch is large: some minutes)".format(extras, venv))

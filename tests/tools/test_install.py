@@ -1,6 +1,7 @@
 """What the installer says when pip fails, and what it leaves behind."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,39 @@ def test_a_missing_network_is_named_and_leaves_no_stamp(tmp_path: Path) -> None:
     assert "the package index could not be reached" in done.stderr
     assert (venv / "bin" / "python").exists()  # the next try goes on from here
     assert not list(venv.glob(".installed-*"))
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    venv = tmp_path / "precious"
+    venv.mkdir()
+    (venv / "thesis.txt").write_text("three years")
+    assert "not made by this script" in install.make_room(str(venv))
+    assert (venv / "thesis.txt").read_text() == "three years"
+
+
+def test_a_broken_environment_of_our_own_is_made_anew(tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    assert install.make_room(str(venv)) is None
+    (venv / "bin").mkdir()
+    (venv / "bin" / "python").symlink_to(tmp_path / "gone")
+    assert not install.is_usable(str(venv / "bin" / "python"))
+    assert install.make_room(str(venv)) is None
+    assert os.listdir(venv) == [install.MARKER]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_distclean_removes_environments_only(tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    venv.mkdir()
+    (venv / "thesis.txt").touch()
+    # -o clean: without its prerequisite, which would clear the caches of the running tests.
+    command = ["make", "-C", str(TOOLS.parent), "-o", "clean", "distclean", f"VENV={venv}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "left alone" in done.stderr
+    (venv / "pyvenv.cfg").touch()
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert not venv.exists()
 
 
 def test_mismatched_torchvision_is_explained() -> None:
