@@ -1,0 +1,1 @@
+"""The trainer: recipe, loop, checkpoints, evaluation, run folder."""

@@ -1,0 +1,202 @@
+"""What the fields of a recipe must be to one another. All problems are found at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from conadv.attack import Attack
+from conadv.schedules import PiecewiseLinear, Recycled
+
+if TYPE_CHECKING:
+    from conadv.training.recipe.schema import Recipe
+
+SMALLEST_DEFAULT_MICRO_BATCH = 16
+_NO_OPTIMIZERS = ("Optimizer", "LBFGS", "SparseAdam")
+"""Classes of torch.optim that cannot train a network in this loop."""
+
+
+def problems(recipe: Recipe) -> list[str]:
+    """Everything that is impossible about a recipe whose fields are each valid."""
+    checks: tuple[Callable[[Recipe], Iterator[str]], ...] = (
+        _model,
+        _batch,
+        _attack_units,
+        _method,
+        _recycled,
+        _optimizer,
+        _length,
+    )
+    return [problem for check in checks for problem in check(recipe)]
+
+
+def _model(recipe: Recipe) -> Iterator[str]:
+    from conadv.training.models import check_name
+
+    yield from _message(lambda: check_name(recipe.model.name), "model.")
+    if recipe.model.pretrained and recipe.model.name.startswith("cifar/"):
+        yield (
+            f"model.pretrained=true with model.name={recipe.model.name}: there are no weights to "
+            "download for cifar/ networks. Set it to false, or take a timm/ or torchvision/ one."
+        )
+
+
+def _batch(recipe: Recipe) -> Iterator[str]:
+    total, micro = recipe.batch.global_batch, recipe.batch.micro_batch
+    if micro is None:
+        micro = recipe.micro_batch
+        if micro < min(total, SMALLEST_DEFAULT_MICRO_BATCH):
+            yield (
+                f"batch.global_batch={total}: its largest divisor up to 128 is {micro}, too few "
+                f"images for a forward pass. Take a multiple of 128, such as "
+                f"{max(1, round(total / 128)) * 128}, or give batch.micro_batch."
+            )
+            return
+    elif micro > total:
+        yield (
+            f"batch.micro_batch={micro} is more than batch.global_batch={total}: it is a part of "
+            f"it. Give a divisor of {total}, or null."
+        )
+        return
+    elif total % micro:
+        yield (
+            f"batch.global_batch={total} is not a multiple of batch.micro_batch={micro}: every "
+            f"forward pass takes as many images. Near {micro}, the divisors are "
+            f"{_words(_near_divisors(total, micro))}."
+        )
+    group = recipe.batch.norm_group
+    if group is not None and micro % group:
+        yield (
+            f"batch.norm_group={group} does not divide micro_batch={micro}: normalisation groups "
+            f"are parts of a forward pass. Near {group}, the divisors are "
+            f"{_words(_near_divisors(micro, group))}."
+        )
+
+
+def _near_divisors(total: int, near: int) -> list[int]:
+    divisors = [d for d in range(1, total + 1) if total % d == 0]
+    return sorted(sorted(divisors, key=lambda d: abs(d - near))[:3])
+
+
+def _words(numbers: list[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+def _attack_units(recipe: Recipe) -> Iterator[str]:
+    attack = recipe.attack
+    yield from _message(lambda: Attack(attack.epsilon, norm=attack.norm), "attack.")
+    yield from _message(
+        lambda: Attack(0.0, norm=attack.norm, step_size=attack.step_size), "attack."
+    )
+    radius = recipe.evaluation.robust_epsilon
+    if radius is not None:
+        yield from _message(lambda: Attack(radius, norm=attack.norm), "evaluation.robust_")
+
+
+def _method(recipe: Recipe) -> Iterator[str]:
+    method = recipe.method
+    if method.schedule != "recycled":
+        for name, usual in (("budget", "extra"), ("refine", 1)):
+            if getattr(method, name) != usual:
+                yield (
+                    f"method.{name}={getattr(method, name)} with method.schedule="
+                    f"{method.schedule}: only recycled makes copies of earlier images. Set "
+                    f"method.{name}={usual}, or method.schedule=recycled."
+                )
+    if method.schedule == "lookahead" and method.tau < 1:
+        yield (
+            f"method.tau={method.tau}: lookahead needs at least 1. With 0 it would be "
+            "method.schedule=sequential."
+        )
+    if method.schedule != "lookahead" and method.tau != 1:
+        yield (
+            f"method.tau={method.tau} with method.schedule={method.schedule}: only lookahead has "
+            "a choice of staleness. Set method.tau=1, or method.schedule=lookahead."
+        )
+
+
+def _recycled(recipe: Recipe) -> Iterator[str]:
+    """The core's own refusals, asked for one setting at a time so that none hides another."""
+    method, attack = recipe.method, recipe.attack
+    if method.schedule != "recycled":
+        return
+    share = as_schedule(method.share)
+    found = list(_message(lambda: Recycled(share, None, method.budget, method.refine), "method."))
+    yield from found
+    if method.budget == "fixed" and not found:
+        schedule = Recycled(share, None, "fixed", method.refine)
+        refused = list(_message(lambda: schedule.fresh_images(recipe.micro_batch), "method."))
+        yield from refused
+        if not refused and schedule.fresh_images(recipe.micro_batch) < 1:
+            yield (
+                f"method.share={method.share} leaves no fresh image in a micro-batch of "
+                f"{recipe.micro_batch}: lower it, or raise batch.micro_batch."
+            )
+    for name in ("target", "branch", "mode", "random_start", "steps"):
+        settings: dict[str, Any] = {name: getattr(attack, name)}
+        resolve = partial(Recycled().resolve, Attack(0.0, **settings), "clean", "adversarial")
+        yield from _message(resolve, "attack.")
+
+
+def _optimizer(recipe: Recipe) -> Iterator[str]:
+    from conadv.training.recipe.fields import nearest
+
+    optimizer = recipe.optimizer
+    names = optimizer_names()
+    if optimizer.name not in names:
+        like = nearest(optimizer.name, names)
+        yield (
+            f"optimizer.name={optimizer.name!r}: no such optimizer."
+            + (f" Did you mean {' or '.join(like)}?" if like else "")
+            + " Allowed: lars, lamb, sgd, adamw, or a class of torch.optim: "
+            + ", ".join(n for n in names if n[0].isupper())
+            + "."
+        )
+    if optimizer.nesterov and optimizer.momentum == 0:
+        yield "optimizer.nesterov=true with optimizer.momentum=0: give a momentum above 0."
+
+
+def optimizer_names() -> list[str]:
+    """Every name that ``optimizer.name`` takes."""
+    import torch
+
+    base = torch.optim.Optimizer
+    classes = [
+        name
+        for name, thing in vars(torch.optim).items()
+        if isinstance(thing, type) and issubclass(thing, base) and name not in _NO_OPTIMIZERS
+    ]
+    return ["lars", "lamb", "sgd", "adamw", *sorted(classes)]
+
+
+def _length(recipe: Recipe) -> Iterator[str]:
+    epochs, steps = recipe.train.epochs, recipe.train.steps
+    if (epochs is None) == (steps is None):
+        yield (
+            f"train.epochs={_null(epochs)} and train.steps={_null(steps)}: give exactly one of the "
+            "two, and null for the other."
+        )
+    warmup = recipe.lr_schedule.warmup_epochs
+    if epochs is not None and warmup > epochs:
+        yield (
+            f"lr_schedule.warmup_epochs={warmup:g} is longer than train.epochs={epochs:g}: the "
+            "learning rate would never reach its peak. Give at most as many."
+        )
+
+
+def _null(value: float | None) -> str:
+    return "null" if value is None else f"{value:g}"
+
+
+def _message(attempt: Callable[[], object], prefix: str) -> Iterator[str]:
+    """What the core says against something, its setting named as in a recipe."""
+    try:
+        attempt()
+    except ValueError as error:
+        yield prefix + str(error)
+
+
+def as_schedule(value: float | tuple[tuple[float, float], ...]) -> float | PiecewiseLinear:
+    """A recipe's number or points, as the core's schedules take it."""
+    return PiecewiseLinear(value) if isinstance(value, tuple) else value

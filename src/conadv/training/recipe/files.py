@@ -1,0 +1,92 @@
+"""Where recipes come from: the package's own by name, anybody's by path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from conadv.errors import RecipeError
+from conadv.training.recipe._yaml import parse_yaml
+from conadv.training.recipe.explain import explain
+from conadv.training.recipe.fields import nearest
+from conadv.training.recipe.overrides import apply_overrides
+from conadv.training.recipe.schema import Recipe
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package, sorted."""
+    folder = resources.files("conadv") / "recipes"
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and check all of it.
+
+    Args:
+        name_or_path: a name from `recipe_names`, the path of a YAML file, or a run folder.
+        overrides: ``dotted.name=value``, applied before the checks; see `apply_overrides`.
+
+    Raises:
+        RecipeError: there is no such recipe, it is not YAML, or something in it is impossible.
+            The message lists every problem with what was given, what is allowed and what to do.
+    """
+    text, what = _read(str(name_or_path))
+    values = parse_yaml(text, what)
+    if not isinstance(values, dict):
+        raise RecipeError(f"{what} does not hold a recipe: names and values are needed, as YAML.")
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        values = {"name": path.stem, **values}
+    return make_recipe(values, overrides, what)
+
+
+def make_recipe(
+    values: dict[str, Any], overrides: Sequence[str] = (), what: str = "recipe"
+) -> Recipe:
+    """A checked recipe from nested values; raises as `load_recipe` does."""
+    try:
+        return Recipe.model_validate(apply_overrides(values, overrides))
+    except ValidationError as error:
+        found = explain(error)
+        if len(found) == 1:
+            raise RecipeError(f"{what}: {found[0]}") from None
+        listed = "".join(f"\n  - {problem}" for problem in found)
+        raise RecipeError(f"{what}: {len(found)} problems:{listed}") from None
+
+
+def change_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe with overrides put on top, checked again; raises as `load_recipe` does."""
+    return make_recipe(recipe.model_dump(mode="json"), overrides, recipe.name)
+
+
+def _read(name: str) -> tuple[str, str]:
+    """The text, and what to call it in messages."""
+    path = Path(name)
+    if name in recipe_names():
+        text = (resources.files("conadv") / "recipes" / f"{name}.yaml").read_text("utf-8")
+        return text, f"recipe {name}"
+    if (path / "recipe.yaml").is_file():
+        path = path / "recipe.yaml"
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path} cannot be read as text: {error}.") from error
+    if path.suffix in (".yaml", ".yml") or path.is_dir():
+        what = "a folder without recipe.yaml" if path.is_dir() else "no such file"
+        raise RecipeError(
+            f"{path}: {what}. Give the path of a recipe, or one of the names below.\n{_known()}"
+        )
+    like = nearest(name, recipe_names())
+    hint = f" Did you mean {' or '.join(like)}?" if like else ""
+    raise RecipeError(f"{name!r} is no recipe.{hint}\n{_known()}")
+
+
+def _known() -> str:
+    return "Recipes: " + ", ".join(recipe_names()) + "; or a path that ends in .yaml."

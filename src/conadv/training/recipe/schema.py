@@ -1,0 +1,168 @@
+"""The recipe as a whole, and what follows from its numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from conadv.errors import RecipeError
+from conadv.training.recipe._values import Flag, Number, Text, Whole
+from conadv.training.recipe.checks import problems
+from conadv.training.recipe.sections import (
+    AttackSection,
+    BatchSection,
+    CheckpointSection,
+    DataSection,
+    EvaluationSection,
+    HardwareSection,
+    LrScheduleSection,
+    MethodSection,
+    ModelSection,
+    NormSection,
+    OptimizerSection,
+    Section,
+    TrainSection,
+)
+
+LARGEST_DEFAULT_MICRO_BATCH = 128
+
+
+class Recipe(Section):
+    """Everything that decides what a run computes. Make one with `load_recipe`."""
+
+    name: Text = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the recipe."""
+    description: Text = ""
+    """What it is for, in one sentence."""
+    source: Text = ""
+    """Where its numbers come from."""
+    published: Number | None = Field(default=None, ge=0, le=1)
+    """Test accuracy that its source reports, as a fraction."""
+    verified: Flag = False
+    """Whether this project has run it to its end."""
+    seed: Whole = Field(default=0, ge=0, lt=2**32)
+    """Seed of everything random."""
+    data: DataSection = DataSection()
+    """Images and augmentation."""
+    model: ModelSection = ModelSection()
+    """Network."""
+    batch: BatchSection = BatchSection()
+    """Batch sizes."""
+    norm: NormSection = NormSection()
+    """Branch normalisation."""
+    method: MethodSection = MethodSection()
+    """Adversarial copies."""
+    attack: AttackSection = AttackSection()
+    """The adversarial step."""
+    optimizer: OptimizerSection = OptimizerSection()
+    """Weight update."""
+    lr_schedule: LrScheduleSection = LrScheduleSection()
+    """Learning rate."""
+    train: TrainSection = TrainSection()
+    """Length and loss."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """What is measured."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """Saving."""
+    hardware: HardwareSection = HardwareSection()
+    """Device and precision."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        found = problems(self)
+        if found:
+            raise PydanticCustomError("recipe_problems", " ".join(found), {"problems": found})
+        return self
+
+    # -- derived -------------------------------------------------------------------------------
+
+    @property
+    def micro_batch(self) -> int:
+        """Images per forward pass, the default filled in."""
+        return self.batch.micro_batch or default_micro_batch(self.batch.global_batch)
+
+    @property
+    def micro_steps(self) -> int:
+        """Forward passes per weight update."""
+        return self.batch.global_batch // self.micro_batch
+
+    @property
+    def norm_group(self) -> int:
+        """Images per normalisation group, the default filled in."""
+        return self.batch.norm_group or self.micro_batch
+
+    @property
+    def fresh_per_micro_batch(self) -> int:
+        """Fresh images per forward pass: with a fixed budget, what the copies leave."""
+        if self.method.budget == "fixed" and isinstance(self.method.share, float):
+            return self.micro_batch - round(self.micro_batch * self.method.share)
+        return self.micro_batch
+
+    @property
+    def fresh_per_step(self) -> int:
+        """Fresh images per weight update: what the loader hands over."""
+        return self.fresh_per_micro_batch * self.micro_steps
+
+    @property
+    def peak_lr(self) -> float:
+        """Peak learning rate, the scaling rule applied."""
+        ratio = self.batch.global_batch / self.optimizer.lr_base_batch
+        factor = {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}
+        return self.optimizer.lr * factor[self.optimizer.lr_rule]
+
+    @property
+    def method_label(self) -> str:
+        """What a table calls the method."""
+        if self.method.label is not None:
+            return self.method.label
+        if self.method.schedule == "recycled" and self.method.budget == "fixed":
+            return "recycled, fixed budget"
+        if self.method.schedule == "lookahead" and self.method.tau != 1:
+            return f"lookahead, tau {self.method.tau}"
+        return self.method.schedule
+
+    @property
+    def robust_epsilon(self) -> float:
+        """Radius of the test attack in pixel units, the default filled in."""
+        given = self.evaluation.robust_epsilon
+        return self.attack.epsilon if given is None else given
+
+    def steps_per_epoch(self, train_images: int) -> float:
+        """Weight updates per pass over the fresh images; whole unless an epoch's tail wraps.
+
+        Args:
+            train_images: training images, those held out for validation not counted.
+
+        Raises:
+            RecipeError: one step would need more fresh images than there are.
+        """
+        if self.fresh_per_step > train_images:
+            raise RecipeError(
+                f"batch.global_batch={self.batch.global_batch} takes {self.fresh_per_step} fresh "
+                f"images per step, but only {train_images} images of {self.data.dataset} are "
+                "there to train on. Lower batch.global_batch, or data.validation."
+            )
+        exact = train_images / self.fresh_per_step
+        whole = {"wrap": exact, "drop": math.floor(exact), "keep": math.ceil(exact)}
+        return float(whole[self.data.order_tail])
+
+    def total_steps(self, train_images: int) -> int:
+        """Weight updates of the whole run, at least one; see `steps_per_epoch`."""
+        per_epoch = self.steps_per_epoch(train_images)
+        if self.train.steps is not None:
+            return self.train.steps
+        assert self.train.epochs is not None
+        return max(1, round(self.train.epochs * per_epoch))
+
+    def warmup_steps(self, train_images: int) -> int:
+        """Weight updates of the warm-up; see `steps_per_epoch`."""
+        return round(self.lr_schedule.warmup_epochs * self.steps_per_epoch(train_images))
+
+
+def default_micro_batch(global_batch: int) -> int:
+    """The largest divisor of `global_batch` up to 128."""
+    largest = min(global_batch, LARGEST_DEFAULT_MICRO_BATCH)
+    return next(size for size in range(largest, 0, -1) if global_batch % size == 0)

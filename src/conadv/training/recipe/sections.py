@@ -1,0 +1,266 @@
+"""The parts of a recipe. Every field says in one sentence what it is."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from conadv.training.recipe._values import Flag, Number, Scheduled, Text, Whole
+
+BRANCHES = ("clean", "adversarial")
+"""Names of the normalisation branches of every model that the trainer makes."""
+
+Branch = Literal["clean", "adversarial"]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and without room for unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        validate_default=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class SyntheticOptions(Section):
+    """Made-up images for dry runs: blobs whose place and colour depend on the class."""
+
+    size: Whole = Field(default=16, ge=4, le=512)
+    """Height and width in pixels."""
+    classes: Whole = Field(default=4, ge=2, le=1000)
+    """Number of classes."""
+    channels: Whole = Field(default=3, ge=1, le=16)
+    """Number of channels."""
+    train_images: Whole = Field(default=512, ge=2)
+    """Number of training images."""
+    test_images: Whole = Field(default=128, ge=1)
+    """Number of test images."""
+    seed: Whole = Field(default=0, ge=0)
+    """Seed that the images are drawn from."""
+
+
+class DataSection(Section):
+    """Which images, and how they are augmented."""
+
+    dataset: Literal["fashion-mnist-subset", "cifar10", "synthetic"] = "fashion-mnist-subset"
+    """Data set; the first one comes with the package."""
+    root: Text | None = None
+    """Folder of downloaded data; null uses the cache ($CONADV_DATA)."""
+    train_images: Whole | None = Field(default=None, ge=2)
+    """Use only so many training images, balanced by class; null: all."""
+    validation: Number = Field(default=0.1, ge=0, lt=1)
+    """Share of the training images held out for validation."""
+    crop_padding: Whole = Field(default=0, ge=0, le=64)
+    """Random crop after padding by so many pixels; 0: no crop."""
+    flip: Flag = False
+    """Mirror half of the training images."""
+    cutout: Whole = Field(default=0, ge=0, le=256)
+    """Side of the square that is blanked out, in pixels; 0: none."""
+    order_tail: Literal["wrap", "drop", "keep"] = "wrap"
+    """The images left when an epoch ends inside a step: go on with the next epoch's, drop them, or
+    make a smaller step."""
+    synthetic: SyntheticOptions = SyntheticOptions()
+    """Only for data.dataset=synthetic."""
+
+
+class ModelSection(Section):
+    """Which network."""
+
+    name: Text = "cifar/resnet8"
+    """Network: cifar/NAME (small images), torchvision/NAME or timm/NAME."""
+    in_chans: Whole | None = Field(default=None, ge=1)
+    """Image channels; null takes them from the data."""
+    num_classes: Whole | None = Field(default=None, ge=2)
+    """Number of classes; null takes it from the data."""
+    pretrained: Flag = False
+    """Start from downloaded weights (timm, torchvision)."""
+    zero_init_last: Flag = True
+    """Start the last gamma of every residual block at 0."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the network's constructor."""
+
+
+class BatchSection(Section):
+    """How many images: per weight update, per forward pass, per normalisation group."""
+
+    global_batch: Whole = Field(default=1024, ge=1)
+    """Images per weight update (fixed budget: copies included)."""
+    micro_batch: Whole | None = Field(default=None, ge=1)
+    """Images per forward pass, a divisor of global_batch; null takes the largest up to 128."""
+    norm_group: Whole | None = Field(default=None, ge=2)
+    """Images per normalisation group, a divisor of micro_batch; null takes micro_batch."""
+
+
+class NormSection(Section):
+    """How clean and adversarial images are normalised."""
+
+    statistics: Literal["separate", "affine", "shared"] = "separate"
+    """Batch norm of the two branches: all separate, separate affine parameters only, or one shared
+    layer."""
+    layer_norm: Flag = False
+    """Also split the affine parameters of LayerNorm, GroupNorm, RMSNorm."""
+
+
+class MethodSection(Section):
+    """How adversarial copies come into training."""
+
+    schedule: Literal["vanilla", "sequential", "lookahead", "recycled", "noise"] = "vanilla"
+    """Where adversarial copies come from; vanilla has none."""
+    tau: Whole = Field(default=1, ge=0, le=64)
+    """Steps that the copies' weights are old (lookahead)."""
+    share: Scheduled = 1.0
+    """Share of the images that get a copy (fixed budget: of the batch that is copies, default
+    0.25), or points [[progress, value], ...]."""
+    weight: Scheduled | None = None
+    """Weight of the copies' mean loss, or points [[progress, value], ...]; null counts every image
+    the same."""
+    budget: Literal["extra", "fixed"] = "extra"
+    """Copies come on top of the fresh images, or take the place of some (recycled only)."""
+    refine: Whole = Field(default=1, ge=1, le=64)
+    """Gradient steps in the life of a copy (recycled only)."""
+    label: Text | None = None
+    """What a table calls the method; null derives it from the schedule."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_share(cls, given: Any) -> Any:
+        """A share of 1 is impossible with a fixed budget: there the default is 0.25."""
+        if isinstance(given, dict) and given.get("budget") == "fixed" and "share" not in given:
+            return {**given, "share": 0.25}
+        return given
+
+
+class AttackSection(Section):
+    """What one adversarial step is."""
+
+    epsilon: Number = Field(default=4 / 255, ge=0)
+    """Radius in pixel units of images on [0, 1], such as 4/255."""
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the radius."""
+    steps: Whole = Field(default=1, ge=1, le=1000)
+    """Gradient steps."""
+    step_size: Number | None = Field(default=None, gt=0)
+    """Size of one step in pixel units; null: epsilon for one step, 2.5 epsilon / steps for several.
+    """
+    random_start: Number = Field(default=0.0, ge=0, le=1)
+    """Probability of starting from a random point of the ball."""
+    target: Literal["random"] | None = None
+    """Climb the true label's loss (null), or descend to a random wrong class."""
+    branch: Branch | None = None
+    """Normalisation branch that the attack goes through; null: the schedule's."""
+    mode: Literal["train", "eval"] | None = None
+    """Mode of the network while it is attacked; null means train."""
+
+
+class OptimizerSection(Section):
+    """How weights are updated."""
+
+    name: Text = "lars"
+    """lars, lamb, sgd, adamw, or the name of a class in torch.optim."""
+    lr: Number = Field(default=1.0, gt=0)
+    """Peak learning rate, or with lr_rule its value at lr_base_batch."""
+    lr_rule: Literal["none", "linear", "sqrt"] = "none"
+    """How lr grows with global_batch / lr_base_batch."""
+    lr_base_batch: Whole = Field(default=256, ge=1)
+    """Batch that lr is meant for (lr_rule)."""
+    momentum: Number = Field(default=0.9, ge=0, lt=1)
+    """Momentum (lars, sgd)."""
+    weight_decay: Number = Field(default=5e-5, ge=0)
+    """Weight decay; bias and norm parameters never get any."""
+    trust_coefficient: Number = Field(default=0.001, gt=0)
+    """Factor on the layer-wise trust ratio (lars)."""
+    nesterov: Flag = False
+    """Nesterov momentum (lars, sgd)."""
+    lr_in_momentum: Flag = True
+    """Keep the learning rate inside the momentum buffer (lars), as the published recipes do; false
+    is timm's form."""
+    betas: tuple[Number, Number] | None = None
+    """Decay rates of the two moments (lamb, adam); null: its own default."""
+    eps: Number | None = Field(default=None, ge=0)
+    """Term that keeps denominators off zero; null: its own default."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the optimizer's constructor."""
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_in_range(cls, betas: tuple[float, float] | None) -> tuple[float, float] | None:
+        if betas is not None and not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("both must be at least 0 and below 1")
+        return betas
+
+
+class LrScheduleSection(Section):
+    """How the learning rate moves over training."""
+
+    warmup_epochs: Number = Field(default=0.0, ge=0)
+    """Epochs over which the learning rate rises linearly from 0."""
+    decay: Literal["poly", "cosine", "constant"] = "poly"
+    """How it falls afterwards."""
+    power: Number = Field(default=2.0, gt=0)
+    """Power of the polynomial decay."""
+    end_factor: Number = Field(default=0.0, ge=0, le=1)
+    """Learning rate at the end, as a factor on the peak."""
+
+
+class TrainSection(Section):
+    """How long, and the loss."""
+
+    epochs: Number | None = Field(default=None, gt=0)
+    """Passes over the fresh training images; give this or steps."""
+    steps: Whole | None = Field(default=None, ge=1)
+    """Weight updates; give this or epochs."""
+    label_smoothing: Number = Field(default=0.0, ge=0, lt=1)
+    """Label smoothing of the loss."""
+    ema_decay: Number | None = Field(default=None, gt=0, lt=1)
+    """Evaluate an average of the weights of this decay; null: no."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do when the loss is NaN or infinite."""
+    clip_grad_norm: Number | None = Field(default=None, gt=0)
+    """Largest norm of the whole gradient; null: no clipping."""
+
+
+class EvaluationSection(Section):
+    """What is measured, and how often."""
+
+    every_epochs: Number = Field(default=1.0, gt=0)
+    """Epochs between looks at the validation split."""
+    batch: Whole = Field(default=500, ge=1)
+    """Images per forward pass."""
+    robust_epsilon: Number | None = Field(default=None, ge=0)
+    """Radius of the test attack, in pixel units; null: attack.epsilon."""
+    robust_steps: Whole = Field(default=0, ge=0, le=1000)
+    """Steps of the test attack (PGD); 0 is one full step (FGSM)."""
+    robust_images: Whole | None = Field(default=1000, ge=1)
+    """Attack only so many test images; null: all."""
+    branch: Branch = "clean"
+    """Normalisation branch that is evaluated."""
+
+
+class CheckpointSection(Section):
+    """When the state of training is saved, besides at the end and when interrupted."""
+
+    every_steps: Whole | None = Field(default=None, ge=1)
+    """Steps between checkpoints."""
+    every_minutes: Number | None = Field(default=10.0, gt=0)
+    """Minutes between checkpoints."""
+    keep: Whole = Field(default=2, ge=1)
+    """Number of newest checkpoints that stay."""
+
+
+class HardwareSection(Section):
+    """Where and in which precision."""
+
+    device: Text = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """Device to train on."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Autocast precision; auto takes bf16 where the hardware computes in it."""
+    channels_last: Flag = True
+    """Keep images in channels-last memory format."""
+    compile: Flag = False
+    """Compile the network with torch.compile."""
+    threads: Whole | None = Field(default=None, ge=1)
+    """CPU threads; null: torch's default."""
