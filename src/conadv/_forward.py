@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from conadv._buffers import frozen_statistics
+from conadv._split_norm import Router, SplitNorm
 from conadv._wrappers import unwrap
-from conadv.branches import route
+from conadv.branches import find_routers, route
 
 
 class BareForward:
@@ -23,8 +25,9 @@ class BareForward:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.module, self.compiled = unwrap(model)
-        self._call: Any = torch.compile(self._functional) if self.compiled else None
+        self.module, compiler = unwrap(model)
+        self.compiled = compiler is not None
+        self._call: Any = compiler(self._functional) if compiler is not None else None
 
     def _functional(self, parameters: dict[str, Tensor], images: Tensor) -> Any:
         return torch.func.functional_call(self.module, parameters, (images,))
@@ -40,17 +43,39 @@ class BareForward:
         branch: str | None,
         mode: Literal["train", "eval"],
         generator: torch.Generator,
+        *,
+        images: int,
     ) -> Iterator[None]:
         """Route to `branch`, freeze the statistics, fork the random stream; undo it all after."""
+        routers = find_routers(self.module)
+        layout: str | Sequence[tuple[str, int]] | None = branch
+        if routers and any(
+            module.group_size is not None
+            for module in self.module.modules()
+            if isinstance(module, SplitNorm)
+        ):
+            layout = [(branch or routers[0].branches[0], images)]
         with ExitStack() as stack:
-            stack.enter_context(route(self.module, branch))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(_same_last_layout(routers))
+            stack.enter_context(route(self.module, layout))
             if mode == "eval":
                 stack.enter_context(evaluation_mode(self.module))
-            else:
-                stack.enter_context(frozen_statistics(self.module))
+            stack.enter_context(frozen_statistics(self.module))
             stack.enter_context(forked_rng(generator))
             stack.enter_context(torch.enable_grad())
             yield
+
+
+@contextmanager
+def _same_last_layout(routers: list[Router]) -> Iterator[None]:
+    """An attack between a forward and its backward must not change what is recomputed there."""
+    last = [router.last for router in routers]
+    try:
+        yield
+    finally:
+        for router, layout in zip(routers, last, strict=True):
+            router.last = layout
 
 
 @contextmanager
@@ -58,42 +83,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards each module has its own flag back, also a frozen layer's."""
     flags = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
+        # Not model.eval(): a class of the user's may do more there than set the flag.
+        for module, _ in flags:
+            module.training = False
         yield
     finally:
         for module, training in flags:
             module.training = training
-
-
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Forward passes inside use batch statistics but leave every buffer as it was.
-
-    Batch norm skips its update when `track_running_stats` is off, in training mode only, so
-    layers in eval mode keep their running statistics. Whatever other layers write to their
-    buffers (spectral norm, instance norm) is put back.
-    """
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        and module.training
-        and module.track_running_stats
-    ]
-    guarded = {id(buffer) for norm in norms for buffer in norm.buffers(recurse=False)}
-    others = [b for b in model.buffers() if id(b) not in guarded and not b.is_inference()]
-    saved = [(buffer, buffer._version, buffer.detach().clone()) for buffer in others]
-    try:
-        for norm in norms:
-            norm.track_running_stats = False
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
-        with torch.no_grad():
-            for buffer, version, value in saved:
-                if buffer._version != version:
-                    buffer.copy_(value)
 
 
 @contextmanager
@@ -112,34 +108,6 @@ def forked_rng(generator: torch.Generator) -> Iterator[None]:
         else:
             torch.default_generator.manual_seed(int(seed))
         yield
-
-
-def scale_output_gradient(outputs: Any, images: Tensor) -> tuple[Any, float]:
-    """Keep an fp16 attack from underflowing: returns outputs to use and a factor on the loss.
-
-    The gradient of a mean over N images is 1/N of each image's own, and an fp16 value under 6e-8
-    is zero; sign(0) = 0 would switch the attack off without a word. So the loss is multiplied by
-    N, and on its way back the gradient at the outputs is multiplied by the power of two that
-    brings its largest entry near 16: exact, the same for every image (batch norm couples them),
-    and without a copy to the host. The direction of a step ignores the factor. Other precisions
-    are left alone, bit for bit.
-    """
-    if not isinstance(outputs, Tensor) or outputs.dtype != torch.float16:
-        return outputs, 1.0
-
-    def lift(gradient: Tensor) -> Tensor:
-        largest = gradient.abs().amax().float()
-        exponent = torch.floor(torch.log2(16.0 / largest.clamp_min(1e-30)))
-        return torch.where(largest > 0, gradient * torch.exp2(exponent), gradient).to(
-            gradient.dtype
-        )
-
-    lifted = outputs.view_as(outputs)
-    # Casting to float32 first keeps the criterion's own gradient out of fp16 until it is lifted.
-    wide = lifted.float()
-    if wide.requires_grad:
-        wide.register_hook(lift)
-    return wide, float(images.shape[0])
 
 
 class AutocastState:

@@ -1,68 +1,20 @@
-"""The normalisation layer with several branches, and the routing its instances share."""
+"""The normalisation layer with several branches."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from conadv._buffers import forward_of, unchanged_buffers
+from conadv._routing import Layout, Router, rows_per_image
+from conadv._wrappers import deep_copy
+
+__all__ = ["STATISTICS", "Affine", "Layout", "Router", "SplitNorm", "Statistics"]
+
 Statistics = Literal["separate", "affine", "shared"]
 STATISTICS: tuple[str, ...] = get_args(Statistics)
-
-Layout = tuple[tuple[str, int], ...]
-"""((branch, images), ...) in the order of the rows of a batch; -1 images: all of them."""
-
-
-class Router:
-    """Where the rows of the batch in flight go. One instance is shared by all split layers."""
-
-    def __init__(self, branches: tuple[str, ...]) -> None:
-        self.branches = branches
-        self.layout: Layout | None = None
-        self.last: Layout | None = None
-        self.ambiguous = False
-
-    def parse(self, layout: str | Sequence[tuple[str, int]] | None) -> Layout:
-        """Check a layout and drop its empty parts."""
-        if layout is None:
-            layout = self.branches[0]
-        parts = [(layout, -1)] if isinstance(layout, str) else list(layout)
-        for name, count in parts:
-            if name not in self.branches:
-                raise ValueError(
-                    f"branch {name!r}: the model's branches are {', '.join(self.branches)}."
-                )
-            if count < 0 and not isinstance(layout, str):
-                raise ValueError(f"branch {name!r} was given {count} images: give 0 or more.")
-        parsed = tuple((name, count) for name, count in parts if count)
-        if not parsed:
-            raise ValueError("The layout has no images: give at least one branch with some.")
-        return parsed
-
-    def current(self) -> Layout:
-        """The layout in force; without one, the plain branch takes everything.
-
-        Activation checkpointing runs the forward again *during the backward*, when the routing
-        block has ended: there the layout of the last block still holds.
-        """
-        if self.layout is not None:
-            return self.layout
-        if (
-            self.last is not None
-            and not torch.compiler.is_compiling()
-            and torch._C._current_graph_task_id() != -1
-        ):
-            if self.ambiguous:
-                raise RuntimeError(
-                    "Activation checkpointing runs the forward again during the backward, where "
-                    "it cannot be told which of two separate forwards is meant: use "
-                    "Adversary(..., forward='joint')."
-                )
-            return self.last
-        return ((self.branches[0], -1),)
 
 
 class Affine(nn.Module):
@@ -99,10 +51,10 @@ class SplitNorm(nn.Module):
         self.affines = nn.ModuleDict()
         for name in others:
             if statistics == "separate":
-                self.norms[name] = copy.deepcopy(norm)
+                self.norms[name] = deep_copy(norm)
             elif statistics == "affine":
                 self.affines[name] = Affine(norm)
-        self.train(norm.training)
+        self.training = norm.training
 
     def __getattr__(self, name: str) -> Any:
         # Code that knows the layer by its attributes (num_features, weight, eps) finds the
@@ -134,9 +86,8 @@ class SplitNorm(nn.Module):
         layout = self.router.current()
         if len(layout) == 1:
             (branch, count) = layout[0]
-            factor = 1 if count < 0 else _rows_per_image(x, count, layout)
-            return self._in_groups(branch, x, factor if count > 0 else None)
-        factor = _rows_per_image(x, sum(count for _, count in layout), layout)
+            return self._in_groups(branch, x, rows_per_image(len(x), layout) if count > 0 else 1)
+        factor = rows_per_image(len(x), layout)
         sizes = [count * factor for _, count in layout]
         if self.statistics == "separate":
             parts = [
@@ -144,18 +95,16 @@ class SplitNorm(nn.Module):
                 for (branch, _), part in zip(layout, x.split(sizes), strict=True)
             ]
             return torch.cat(parts)
-        return self._shared(x, layout, sizes, factor)
+        return self._mixed(x, layout, sizes, factor)
 
-    # -- separate statistics -------------------------------------------------------------------
-
-    def _group_rows(self, x: Tensor, factor: int | None) -> int | None:
+    def _group_rows(self, x: Tensor, factor: int) -> int | None:
         """Rows per normalisation group, or None where one group takes all."""
         if self.group_size is None or not self.training:
             return None
-        rows = self.group_size * (factor or 1)
-        return rows if rows < x.shape[0] else None
+        rows = self.group_size * factor
+        return rows if rows < len(x) else None
 
-    def _in_groups(self, branch: str, x: Tensor, factor: int | None) -> Tensor:
+    def _in_groups(self, branch: str, x: Tensor, factor: int) -> Tensor:
         rows = self._group_rows(x, factor)
         if rows is None:
             return self._apply_branch(branch, x)
@@ -168,50 +117,53 @@ class SplitNorm(nn.Module):
         norm = self.norms[self.router.branches[0]]
         if branch not in self.affines:
             return norm(x)  # type: ignore[no-any-return]
-        own = {k: v for k, v in self.affines[branch].named_parameters()}
+        own = dict(self.affines[branch].named_parameters())
         return torch.func.functional_call(norm, own, (x,))  # type: ignore[no-any-return]
 
-    # -- shared statistics ---------------------------------------------------------------------
+    # -- statistics over a mixed batch ---------------------------------------------------------
 
-    def _shared(self, x: Tensor, layout: Layout, sizes: list[int], factor: int) -> Tensor:
+    def _mixed(self, x: Tensor, layout: Layout, sizes: list[int], factor: int) -> Tensor:
         rows = self._group_rows(x, factor)
         if rows is None:
-            return self._shared_group(x, layout, sizes)
-        groups = x.shape[0] // rows
-        if x.shape[0] % rows or any(size % groups for size in sizes):
+            return self._mixed_group(x, layout, sizes)
+        groups = len(x) // rows
+        if len(x) % rows or any(size % groups for size in sizes):
+            parts = ", ".join(f"{count} {branch}" for branch, count in layout)
             raise ValueError(
-                f"Shared statistics over groups of {self.group_size} images: a batch of "
-                f"{dict(layout)} cannot be cut into groups with the same part of every branch. "
-                "Give each branch a multiple of the number of groups."
+                f"Statistics over the mixed batch, in groups of {self.group_size} images: a batch "
+                f"of {parts} cannot be cut into groups with the same part of every branch. Give "
+                "each branch a multiple of the number of groups."
             )
-        parts = [part.chunk(groups) for part in x.split(sizes)]
+        chunks = [part.chunk(groups) for part in x.split(sizes)]
         part_sizes = [size // groups for size in sizes]
         done = [
-            self._shared_group(torch.cat(group), layout, part_sizes).split(part_sizes)
-            for group in zip(*parts, strict=True)
+            self._mixed_group(torch.cat(group), layout, part_sizes).split(part_sizes)
+            for group in zip(*chunks, strict=True)
         ]
         return torch.cat([group[i] for i in range(len(sizes)) for group in done])
 
-    def _shared_group(self, x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
+    def _mixed_group(self, x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
         norm = self.norms[self.router.branches[0]]
-        weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-        if self.statistics == "shared" or weight is None:
+        if self.statistics == "shared" or norm.weight is None:
             return norm(x)  # type: ignore[no-any-return]
-        # The layer normalises with a neutral affine, then each row gets its own branch's. What
-        # comes after the affine inside fused layers (timm: drop, act) must come after it here.
-        after = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
-        neutral = {"weight": torch.ones_like(weight)}
-        if bias is not None:
-            neutral["bias"] = torch.zeros_like(bias)
-        with _without(norm, ("drop", "act")):
+        forward = forward_of(norm)
+        after: list[nn.Module] = []
+        if forward == ("torch.nn.modules.batchnorm", "SyncBatchNorm.forward"):
+            neutral = {n: torch.full_like(p, n == "weight") for n, p in norm.named_parameters()}
             y = torch.func.functional_call(norm, neutral, (x,))
-        shape = [-1, weight.shape[0], *([1] * (x.ndim - 2))]
+        elif forward == ("torch.nn.modules.batchnorm", "_BatchNorm.forward"):
+            y = _normalise(norm, x)
+        elif forward == ("timm.layers.norm_act", "BatchNormAct2d.forward"):
+            y, after = _normalise(norm, x), [norm.drop, norm.act]
+        else:
+            return self._select_rows(x, layout, sizes)
+        shape = [-1, norm.weight.shape[0], *([1] * (x.ndim - 2))]
         y = y * self._per_row("weight", layout, sizes).view(shape).to(y.dtype)
-        if bias is not None:
+        if norm.bias is not None:
             y = y + self._per_row("bias", layout, sizes).view(shape).to(y.dtype)
         for module in after:
             y = module(y)
-        return y  # type: ignore[no-any-return]
+        return y
 
     def _per_row(self, name: str, layout: Layout, sizes: list[int]) -> Tensor:
         norm = self.norms[self.router.branches[0]]
@@ -221,28 +173,35 @@ class SplitNorm(nn.Module):
             values.append(getattr(source, name).expand(size, -1))
         return torch.cat(values)
 
-
-class _without:
-    """Replace children of a layer by the identity inside a block."""
-
-    def __init__(self, layer: nn.Module, names: tuple[str, ...]) -> None:
-        self.layer = layer
-        self.saved = {n: getattr(layer, n) for n in names if n in layer._modules}
-
-    def __enter__(self) -> None:
-        for name in self.saved:
-            setattr(self.layer, name, nn.Identity())
-
-    def __exit__(self, *_: object) -> None:
-        for name, module in self.saved.items():
-            setattr(self.layer, name, module)
+    def _select_rows(self, x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
+        """For a layer whose inside is unknown: the whole batch through every branch it needs."""
+        norm = self.norms[self.router.branches[0]]
+        outputs: dict[str, Tensor] = {}
+        for branch, _ in layout:
+            if not outputs:
+                outputs[branch] = self._apply_branch(branch, x)
+            elif branch not in outputs:
+                with unchanged_buffers(norm.modules()):  # one batch, one update
+                    outputs[branch] = self._apply_branch(branch, x)
+        parts = [outputs[branch].split(sizes)[i] for i, (branch, _) in enumerate(layout)]
+        return torch.cat(parts)
 
 
-def _rows_per_image(x: Tensor, images: int, layout: Layout) -> int:
-    """How many rows of `x` belong to one image: windowed attention folds several into one."""
-    if x.shape[0] % images:
-        raise ValueError(
-            f"The batch has {x.shape[0]} rows, but it was routed as {dict(layout)}, "
-            f"{images} images in all: route exactly the images that the model is given."
-        )
-    return x.shape[0] // images
+def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
+    """`_BatchNorm.forward` without the affine: normalise, and update the running statistics."""
+    norm._check_input_dim(x)  # type: ignore[operator]
+    average_factor = norm.momentum or 0.0
+    tracked = norm.running_mean is not None
+    if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)  # type: ignore[operator]
+        if norm.momentum is None:  # a cumulative average
+            average_factor = 1.0 / float(norm.num_batches_tracked)  # type: ignore[arg-type]
+    use_running = tracked and (not norm.training or bool(norm.track_running_stats))
+    return nn.functional.batch_norm(
+        x,
+        norm.running_mean if use_running else None,  # type: ignore[arg-type]
+        norm.running_var if use_running else None,  # type: ignore[arg-type]
+        training=norm.training or not tracked,
+        momentum=average_factor,  # type: ignore[arg-type]
+        eps=norm.eps,  # type: ignore[arg-type]
+    )

@@ -1,20 +1,45 @@
-"""Looking through the wrappers around a model."""
+"""Looking through the wrappers around a model, and copying what is inside."""
 
 from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 
-def unwrap(model: nn.Module) -> tuple[nn.Module, bool]:
-    """The bare module under DDP and torch.compile wrappers, and whether one of them compiles."""
-    compiled = False
+def unwrap(model: nn.Module) -> tuple[nn.Module, Callable[[Any], Any] | None]:
+    """The bare module under DDP and torch.compile wrappers, and how to compile alike.
+
+    Returns:
+        The bare module, and a function that compiles another callable with the same backend and
+        options, or None where nothing is compiled.
+    """
+    compiler: Callable[[Any], Any] | None = None
     while True:
-        if isinstance(model, torch._dynamo.OptimizedModule):
-            compiled = True
+        if is_optimized(model):
+            compiler = model.dynamo_ctx
             model = model._orig_mod
         elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
         else:
-            # nn.Module.compile() compiles in place and leaves the class as it is.
-            return model, compiled or getattr(model, "_compiled_call_impl", None) is not None
+            # nn.Module.compile() compiles in place, leaves the class as it is and keeps no
+            # options to read: the default ones then.
+            if compiler is None and getattr(model, "_compiled_call_impl", None) is not None:
+                compiler = torch.compile
+            return model, compiler
+
+
+def is_optimized(model: nn.Module) -> bool:
+    """Whether `model` is what torch.compile returns, without importing the compiler to ask."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    return dynamo is not None and isinstance(model, dynamo.OptimizedModule)
+
+
+def deep_copy(module: nn.Module) -> nn.Module:
+    """`copy.deepcopy` that shares process groups (SyncBatchNorm holds one; none can be copied)."""
+    groups = [vars(m).get("process_group") for m in module.modules()]
+    return copy.deepcopy(module, {id(group): group for group in groups if group is not None})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from conadv import _forward, geometry
-from conadv._nested import first_tensor
+from conadv._checks import channel_values, check_images, check_loss, is_finite
+from conadv._fp16 import lift_output_gradient
+from conadv._nested import map_tensors
+from conadv._targets import random_wrong_labels
+
+__all__ = ["Attack", "Criterion", "Perturbed", "check_images"]
 
 Criterion = Callable[[Any, Any], Tensor]
 
@@ -49,10 +53,10 @@ class Attack:
             wrong class.
         branch: normalisation branch the attack goes through; None lets the schedule choose
             (its adversarial branch; recycled: the clean one).
-        mode: ``"train"`` attacks the model as it stands in the training step (batch statistics,
-            dropout), ``"eval"`` with running statistics and without dropout. None means train.
-            Users of other libraries saw half a point of accuracy between the two. Neither touches
-            the running statistics.
+        mode: ``"train"`` attacks the model as it stands: in a training step with batch statistics
+            and dropout (a layer in eval mode stays in eval mode). ``"eval"`` attacks it with
+            running statistics and without dropout. None means train. Users of other libraries
+            saw half a point of accuracy between the two. Neither touches the running statistics.
         pixel_range: the range valid pixels lie in, or None for inputs without one (embeddings).
 
     Raises:
@@ -76,47 +80,49 @@ class Attack:
     pixel_range: tuple[float, float] | None = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if isinstance(value, Tensor):
-                value = value.flatten().tolist()
-            if value is not None and not isinstance(value, int | float):
-                value = tuple(float(v) for v in value)
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "mean", channel_values("mean", self.mean))
+        object.__setattr__(self, "std", channel_values("std", self.std))
         if self.norm not in geometry.NORMS:
             raise ValueError(f"norm={self.norm!r}: allowed are {', '.join(geometry.NORMS)}.")
-        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
+        if not (is_finite(self.epsilon) and self.epsilon >= 0):
             raise ValueError(f"epsilon={self.epsilon!r}: give a finite number, 0 or more.")
-        self._check_units()
-        if self.steps < 1:
-            raise ValueError(f"steps={self.steps!r}: an attack takes at least one step.")
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size={self.step_size!r}: give a number above 0, or None.")
-        if not 0 <= self.random_start <= 1:
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps={self.steps!r}: a whole number of steps, at least one.")
+        if self.step_size is not None and not (is_finite(self.step_size) and self.step_size > 0):
+            raise ValueError(f"step_size={self.step_size!r}: a finite number above 0, or None.")
+        if not (is_finite(self.random_start) and 0 <= self.random_start <= 1):
             raise ValueError(f"random_start={self.random_start!r}: a probability, from 0 to 1.")
         if self.target not in (None, "random"):
             raise ValueError(f"target={self.target!r}: allowed are None and 'random'.")
         if self.mode not in (None, "train", "eval"):
             raise ValueError(f"mode={self.mode!r}: allowed are None, 'train' and 'eval'.")
+        self._check_channels()
+        self._check_units()
+
+    def _check_channels(self) -> None:
         if (self.mean is None) != (self.std is None):
             raise ValueError("Give mean and std together, or neither for unstandardised images.")
-        if isinstance(self.mean, tuple) and isinstance(self.std, tuple):
-            if len(self.mean) != len(self.std):
-                raise ValueError(
-                    f"mean has {len(self.mean)} values and std {len(self.std)}: give one per "
-                    "channel in both."
-                )
+        if (
+            isinstance(self.mean, tuple)
+            and isinstance(self.std, tuple)
+            and len(self.mean) != len(self.std)
+        ):
+            raise ValueError(
+                f"mean has {len(self.mean)} values and std {len(self.std)}: give one per channel "
+                "in both."
+            )
         if self.std is not None:
             values = self.std if isinstance(self.std, tuple) else (self.std,)
-            if not all(v > 0 and math.isfinite(v) for v in values):
+            if not all(v > 0 for v in values):
                 raise ValueError(f"std={self.std!r}: every channel's must be above 0.")
 
     def _check_units(self) -> None:
         if self.pixel_range is None:
             return
-        low, high = self.pixel_range
-        if not low < high:
+        if len(self.pixel_range) != 2 or not self.pixel_range[0] < self.pixel_range[1]:
             raise ValueError(f"pixel_range={self.pixel_range!r}: give (low, high), low < high.")
+        low, high = (float(bound) for bound in self.pixel_range)
+        object.__setattr__(self, "pixel_range", (low, high))
         for name, value in (("epsilon", self.epsilon), ("step_size", self.step_size)):
             if value is not None and self.norm == "linf" and value > high - low:
                 raise ValueError(
@@ -145,14 +151,13 @@ class Attack:
                 f"{name} has {len(value)} values, but the images have {channels} channels "
                 f"(shape {tuple(images.shape)}): give one value per channel."
             )
-        return _channel_tensor(value, images.ndim, images.device)
+        return _channel_tensor(value, images.ndim, images.device, images.dtype)
 
     def _rebuild(self, origin: Tensor, delta: Tensor, dtype: torch.dtype) -> Tensor:
-        """Project pixel perturbations `delta` around float32 `origin` and add them."""
+        """Project pixel perturbations `delta` around the wide `origin` and add them."""
         mean, std = self._channel("mean", origin), self._channel("std", origin)
         if self.pixel_range is None:
-            unbounded = delta.new_tensor(math.inf)
-            delta = geometry.project(delta, self.epsilon, self.norm, -unbounded, unbounded)
+            delta = geometry.project(delta, self.epsilon, self.norm)
             return (origin + delta / std).to(dtype)
         low, high = self.pixel_range
         pixels = origin * std + mean
@@ -161,14 +166,14 @@ class Attack:
             delta,
             self.epsilon,
             self.norm,
-            torch.clamp(low - pixels, max=0),
-            torch.clamp(high - pixels, min=0),
+            (low - pixels).clamp(max=0),
+            (high - pixels).clamp(min=0),
         )
         # Rounding of (origin + delta / std) must not leave the range: clamp once more, in the
         # units of the result.
-        floor = torch.minimum(origin, torch.as_tensor((low - mean) / std, device=origin.device))
-        roof = torch.maximum(origin, torch.as_tensor((high - mean) / std, device=origin.device))
-        return torch.minimum(torch.maximum(origin + delta / std, floor), roof).to(dtype)
+        floor, roof = (low - mean) / std, (high - mean) / std
+        bounded = (origin + delta / std).clamp(origin.clamp(max=floor), origin.clamp(min=roof))
+        return bounded.to(dtype)
 
     # -- the pieces of an attack ---------------------------------------------------------------
 
@@ -176,7 +181,7 @@ class Attack:
         """The point each image's attack starts from: itself, or a random point of its ball."""
         if self.random_start == 0:
             return images.detach()
-        origin = images.detach().float()
+        origin = _wide(images)
         delta = geometry.random_point(origin, self.epsilon, self.norm, generator)
         if self.random_start < 1:
             draw = torch.rand(len(origin), generator=generator, device=origin.device)
@@ -193,20 +198,20 @@ class Attack:
             gradient: of the quantity to *increase* with respect to `images`; any positive factor
                 on it (a loss scale, a mean over images) changes nothing.
         """
-        clean = origin.detach().float()
+        clean = _wide(origin)
         std = self._channel("std", clean)
-        gradient = gradient.detach().float()
+        gradient = _wide(gradient)
         zero_share = ((gradient == 0) | gradient.isnan()).float().mean()
         if self.norm == "l2":
             gradient = gradient / std  # d loss / d pixel
         delta = self.resolved_step_size * geometry.steepest(gradient, self.norm)
         if images is not origin:
-            delta = delta + (images.detach().float() - clean) * std
+            delta = delta + (_wide(images) - clean) * std
         return Perturbed(self._rebuild(clean, delta, images.dtype), zero_share)
 
     def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Random-sign noise (L2: a random direction) of size epsilon: the control of an attack."""
-        origin = images.detach().float()
+        origin = _wide(images)
         delta = self.epsilon * geometry.random_direction(origin, self.norm, generator)
         return self._rebuild(origin, delta, images.dtype)
 
@@ -221,18 +226,22 @@ class Attack:
         branch: str | None = None,
     ) -> Perturbed:
         """Run the whole attack and say how much of the gradient was zero. See `__call__`."""
+        images, labels = map_tensors(_ordinary, (images, labels))
         iterate = self.start(images, generator)
         goal = labels
         perturbed = Perturbed(iterate, torch.zeros((), device=images.device))
-        with forward.attacking(self.branch or branch, self.mode or "train", generator):
+        with forward.attacking(
+            self.branch or branch, self.mode or "train", generator, images=len(images)
+        ):
             for step in range(self.steps):
                 leaf = iterate.detach().requires_grad_()
                 outputs = forward(leaf)
                 if step == 0 and self.target == "random":
-                    goal = _random_wrong_labels(labels, outputs, generator)
-                scaled, restore = _forward.scale_output_gradient(outputs, images)
-                loss = criterion(scaled, goal)
-                (gradient,) = torch.autograd.grad(loss * restore, leaf)
+                    goal = random_wrong_labels(labels, outputs, generator)
+                lifted, factor = lift_output_gradient(outputs, images)
+                loss = criterion(lifted, goal)
+                check_loss(loss)
+                (gradient,) = torch.autograd.grad(loss * factor, leaf)
                 if self.target is not None:
                     gradient = -gradient
                 at_origin = step == 0 and self.random_start == 0
@@ -273,39 +282,22 @@ class Attack:
         return self.perturb(forward, images, labels, criterion, generator).images
 
 
-def check_images(images: Tensor) -> None:
-    """Raise ValueError unless `images` is a non-empty floating-point batch."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        given = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(
-            f"images are {given}: give a floating-point tensor, standardised as the model sees "
-            "it (uint8 images: divide by 255, subtract the mean, divide by the std)."
-        )
-    if images.ndim < 2 or images.shape[0] == 0:
-        raise ValueError(f"images have shape {tuple(images.shape)}: give (N, ...) with N >= 1.")
+def _ordinary(tensor: Tensor) -> Tensor:
+    """Autograd refuses tensors made in inference mode: copy those."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In float32 at least: fp16 and bf16 are too coarse to project in."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @lru_cache(maxsize=64)
-def _channel_tensor(values: tuple[float, ...], ndim: int, device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device).reshape(1, -1, *([1] * (ndim - 2)))
-
-
-def _random_wrong_labels(labels: Any, outputs: Any, generator: torch.Generator) -> Tensor:
-    logits = first_tensor(outputs)
-    if not isinstance(labels, Tensor) or logits is None or logits.ndim < 2:
-        raise ValueError(
-            "target='random' needs labels as one tensor and outputs of shape (N, classes): "
-            "use target=None with this criterion."
-        )
-    classes = logits.shape[1]
-    if classes < 2:
-        raise ValueError("target='random' needs at least two classes: use target=None.")
-    soft = labels.is_floating_point() and labels.ndim > 1
-    hard = labels.argmax(dim=1) if soft else labels
-    shift = torch.randint(
-        1, classes, hard.shape, generator=generator, device=hard.device, dtype=torch.int64
-    )
-    wrong = (hard.to(torch.int64) + shift) % classes
-    if soft:
-        return nn.functional.one_hot(wrong, classes).to(labels.dtype)
-    return wrong.to(labels.dtype)
+def _channel_tensor(
+    values: tuple[float, ...], ndim: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    # Cached, for a copy from the host would make the device wait at every step.
+    return torch.tensor(values, device=device, dtype=dtype).reshape(1, -1, *([1] * (ndim - 2)))

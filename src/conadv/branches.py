@@ -7,7 +7,6 @@ released ConAdv run with AutoAugment has three kinds, so a branch is a name, not
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from conadv._split_norm import STATISTICS, Layout, Router, SplitNorm, Statistics
-from conadv._wrappers import unwrap
+from conadv._wrappers import deep_copy, is_optimized, unwrap
 
 __all__ = ["Layout", "SplitNorm", "branch_names", "plain", "route", "split_norms"]
 
@@ -50,35 +49,33 @@ def split_norms(
             consecutive groups of this many images (the last may be smaller), so that one device
             that accumulates and many devices compute the same. None: all images of the call.
             With shared statistics each group takes its part of every branch.
-        layer_norm: also split the affine parameters of LayerNorm, GroupNorm and RMSNorm.
+        layer_norm: also split the affine parameters of LayerNorm, GroupNorm and RMSNorm. Their
+            first dimension must count images (sequence-first transformers are out).
+
+    Split before `torch.compile` and DDP wrap the model, and before the optimizer is made: both
+    would miss the new parameters. `convert_sync_batchnorm` may come before or after.
 
     Raises:
-        ValueError: bad names, an unknown `statistics`, group_size < 1, or a model that is split
-            already.
+        ValueError: bad names, an unknown `statistics`, group_size < 1, a model that is split or
+            wrapped already, or whose lazy norms have not seen data yet.
 
     Example:
         >>> model = conadv.split_norms(torchvision.models.resnet50())
         >>> with conadv.route(model, "adversarial"):
         ...     logits = model(copies)
     """
-    names = tuple(branches)
-    if not names or len(set(names)) != len(names) or not all(n.isidentifier() for n in names):
-        raise ValueError(
-            f"branches={names!r}: give at least one name, all different, made of letters, digits "
-            "and underscores."
-        )
+    names = _check_names(branches)
     if statistics not in STATISTICS:
         raise ValueError(f"statistics={statistics!r}: allowed are {', '.join(STATISTICS)}.")
-    if group_size is not None and group_size < 1:
-        raise ValueError(f"group_size={group_size}: give a number of images of at least 1.")
-    if any(isinstance(module, SplitNorm) for module in model.modules()):
-        raise ValueError("The model is split already: use plain(model) first to split it anew.")
+    if group_size is not None and (not isinstance(group_size, int) or group_size < 1):
+        raise ValueError(f"group_size={group_size!r}: a whole number of images, at least 1.")
+    _check_splittable(model)
     router = Router(names)
 
     def convert(layer: nn.Module) -> nn.Module | None:
         if isinstance(layer, _BatchNorm):
             return SplitNorm(layer, router, statistics, group_size)
-        if layer_norm and statistics != "shared" and isinstance(layer, SampleNorms):
+        if layer_norm and statistics != "shared" and _is_sample_norm(layer):
             return SplitNorm(layer, router, "separate", None)
         return None
 
@@ -104,7 +101,7 @@ def plain(model: nn.Module, branch: str | None = None) -> nn.Module:
     def restore(layer: nn.Module) -> nn.Module | None:
         return layer.to_plain(branch or names[0]) if isinstance(layer, SplitNorm) else None
 
-    return _replace(copy.deepcopy(bare), restore)
+    return _replace(deep_copy(bare), restore)
 
 
 def branch_names(model: nn.Module) -> tuple[str, ...]:
@@ -115,10 +112,13 @@ def branch_names(model: nn.Module) -> tuple[str, ...]:
 
 def find_router(model: nn.Module) -> Router | None:
     """The router that all split layers of `model` share, or None."""
-    for module in model.modules():
-        if isinstance(module, SplitNorm):
-            return module.router
-    return None
+    return next(iter(find_routers(model)), None)
+
+
+def find_routers(model: nn.Module) -> list[Router]:
+    """The routers of `model`: one, or one per part where parts were split on their own."""
+    found = [module.router for module in model.modules() if isinstance(module, SplitNorm)]
+    return list({id(router): router for router in found}.values())
 
 
 @contextmanager
@@ -139,23 +139,62 @@ def route(
         ValueError: an unknown branch or a negative number of images; a batch whose rows do not
             match the layout raises in the forward pass.
     """
-    router = find_router(model)
-    if router is None:
-        yield
-        return
-    parsed = router.parse(layout)
-    previous = router.layout
-    router.layout = parsed
+    routers = find_routers(model)
+    parsed = [router.parse(layout) for router in routers]
+    blocks = [router.enter(one) for router, one in zip(routers, parsed, strict=True)]
     try:
         yield
     finally:
-        router.layout = previous
-        router.last = parsed
+        for router, block in zip(routers, blocks, strict=True):
+            router.leave(block)
 
 
-def _replace(
-    model: nn.Module, convert: Callable[[nn.Module], nn.Module | None]
-) -> nn.Module:
+def _check_names(branches: Sequence[str]) -> tuple[str, ...]:
+    names = () if isinstance(branches, str) else tuple(branches)
+    if (
+        not names
+        or len(set(names)) != len(names)
+        or not all(isinstance(name, str) and name.isidentifier() for name in names)
+    ):
+        raise ValueError(
+            f"branches={branches!r}: give a list of at least one name, all different, made of "
+            "letters, digits and underscores."
+        )
+    for name in names:
+        if hasattr(nn.ModuleDict, name) or name == "training":
+            raise ValueError(f"branch {name!r}: torch modules use that name; take another.")
+    return names
+
+
+def _check_splittable(model: nn.Module) -> None:
+    wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
+    if wrapped or is_optimized(model):
+        raise ValueError(
+            f"The model is wrapped in {type(model).__name__}, which would not see the new "
+            "parameters: call split_norms first, then wrap."
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, SplitNorm):
+            raise ValueError("The model is split already: use plain(model) first to split it anew.")
+        if isinstance(module, _BatchNorm) and any(
+            nn.parameter.is_lazy(value)
+            for value in (*module._parameters.values(), *module._buffers.values())
+        ):
+            raise ValueError(
+                f"{name or 'The model'} is a {type(module).__name__} that has not seen data yet: "
+                "run one batch through the model first."
+            )
+
+
+def _is_sample_norm(layer: nn.Module) -> bool:
+    """LayerNorm, GroupNorm, RMSNorm, or a class of that name of somebody else's."""
+    if isinstance(layer, SampleNorms):
+        return True
+    named = any("rmsnorm" in cls.__name__.lower() for cls in type(layer).__mro__)
+    return named and isinstance(getattr(layer, "weight", None), nn.Parameter)
+
+
+def _replace(model: nn.Module, convert: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
     """Replace layers for which `convert` returns one; a layer used in two places stays one."""
     done: dict[int, nn.Module] = {}
 

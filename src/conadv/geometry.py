@@ -7,6 +7,7 @@ samples: each sample has a ball of its own.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -15,10 +16,19 @@ from torch import Tensor
 Norm = Literal["linf", "l2"]
 NORMS: tuple[Norm, ...] = ("linf", "l2")
 
+_NEWTON_STEPS = 12
+"""Steps to the exact projection; a fixed number, for a test of the end would wait for the GPU."""
+
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     """Reshape (N,) to (N, 1, ..., 1) so that it broadcasts against `like`."""
     return values.reshape(-1, *([1] * (like.ndim - 1)))
+
+
+def _largest(delta: Tensor) -> Tensor:
+    """Largest magnitude of each sample, shape (N, 1, ..., 1); one where that is zero."""
+    largest = _per_sample(delta.reshape(delta.shape[0], -1).abs().amax(dim=1), delta)
+    return torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
 def l2_norms(delta: Tensor) -> Tensor:
@@ -27,10 +37,9 @@ def l2_norms(delta: Tensor) -> Tensor:
     Each sample is divided by its largest entry first: squares of float32 gradients under 1e-19
     underflow, and those of a mean over 98,304 images are not far from it.
     """
-    flat = delta.flatten(1)
-    largest = flat.abs().amax(dim=1, keepdim=True)
-    safe = torch.where(largest > 0, largest, torch.ones_like(largest))
-    return _per_sample((flat / safe).norm(dim=1) * largest.squeeze(1), delta)
+    largest = _largest(delta)
+    flat = (delta / largest).reshape(delta.shape[0], -1)
+    return _per_sample(flat.norm(dim=1), delta) * largest
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
@@ -39,48 +48,67 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     sign(g) for L-inf (Goodfellow et al., 2015), g / |g|_2 for L2. A NaN counts as no information,
     hence zero; an infinity keeps its sign. A sample whose gradient is zero gets the direction zero.
     """
-    if norm == "linf":
-        return torch.sign(torch.nan_to_num(gradient, nan=0.0))
     gradient = torch.nan_to_num(gradient, nan=0.0)
-    norms = l2_norms(gradient)
-    return gradient / torch.where(norms > 0, norms, torch.ones_like(norms))
+    if norm == "linf":
+        return torch.sign(gradient)
+    # By the largest entry first, so that no norm overflows or underflows on the way.
+    scaled = gradient / _largest(gradient)
+    return scaled / l2_norms(scaled).clamp_min(1.0)
 
 
-def project(delta: Tensor, epsilon: float, norm: Norm, low: Tensor, high: Tensor) -> Tensor:
+def project(
+    delta: Tensor,
+    epsilon: float,
+    norm: Norm,
+    low: Tensor | None = None,
+    high: Tensor | None = None,
+) -> Tensor:
     """The point nearest to `delta` inside the ball *and* inside the box [low, high].
 
     Args:
-        delta: perturbations, shape (N, ...).
+        delta: perturbations, finite, shape (N, ...).
         epsilon: radius of the ball around zero.
         norm: which ball.
-        low: lower bounds of the box, at most 0, broadcastable to `delta`.
-        high: upper bounds of the box, at least 0, broadcastable to `delta`.
+        low: lower bounds of the box, at most 0, broadcastable to `delta`; None: no box.
+        high: upper bounds of the box, at least 0, broadcastable to `delta`; None: no box.
 
     For L-inf both sets are boxes and clamping is the exact projection. For L2 the projection is
-    ``clip(s * delta, low, high)`` with the largest s in (0, 1] that meets the ball (the optimality
-    conditions of the quadratic programme with one multiplier); its norm grows with s, so s is
-    found by bisection. Clipping first and shrinking afterwards would meet both sets as well, but
-    stop short of the nearest point.
+    ``clip(s * delta, low, high)`` with the largest s in [0, 1] that meets the ball (the optimality
+    conditions of the quadratic programme with one multiplier). Clipping first and shrinking
+    afterwards would meet both sets as well, but stop short of the nearest point.
     """
     if norm == "linf":
-        low = torch.clamp(low, min=-epsilon)
-        high = torch.clamp(high, max=epsilon)
-        return torch.minimum(torch.maximum(delta, low), high)
+        delta = delta.clamp(-epsilon, epsilon)
+        return delta if low is None or high is None else delta.clamp(low, high)
+    if epsilon == 0:
+        return torch.zeros_like(delta)
+    if low is not None and high is not None:
+        delta = (_scale_into_box(delta, epsilon, low, high) * delta).clamp(low, high)
+    # Without a box this is the projection; with one it removes an overshoot by rounding.
+    return delta * (epsilon / l2_norms(delta).clamp_min(epsilon))
 
-    def clipped(scale: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(delta * scale, low), high)
 
-    ones = _per_sample(delta.new_ones(delta.shape[0]), delta)
-    # The smallest useful scale: without any clipping, epsilon / |delta| is already inside.
-    inside = torch.clamp(epsilon / l2_norms(delta).clamp_min(torch.finfo(delta.dtype).tiny), max=1)
-    outside = ones
-    fits = l2_norms(clipped(ones)) <= epsilon
-    for _ in range(24):  # halves the bracket to below float32 resolution
-        middle = (inside + outside) / 2
-        small = l2_norms(clipped(middle)) <= epsilon
-        inside = torch.where(small, middle, inside)
-        outside = torch.where(small, outside, middle)
-    return clipped(torch.where(fits, ones, inside))
+def _scale_into_box(delta: Tensor, epsilon: float, low: Tensor, high: Tensor) -> Tensor:
+    """The s in [0, 1] for which clip(s * delta, low, high) has the norm epsilon, (N, 1, ..., 1).
+
+    In u = s^2 the squared norm, sum(min(u * delta^2, bound^2)), is concave, increasing and
+    piecewise linear. Newton's method from the left of the root therefore never passes it and ends
+    exactly on it: each step solves for u with the entries clipped so far held at their bounds.
+    """
+    largest = _largest(delta)
+    size = delta.abs() / largest
+    bound = torch.where(delta >= 0, high, -low) / epsilon  # in units of epsilon from here on
+    bound_squared, size_squared = bound.square(), size.square()
+    limit = largest / epsilon
+    scale = 1 / l2_norms(size).clamp_min(1.0)
+    for _ in range(_NEWTON_STEPS):
+        clipped = scale * size >= bound
+        held = torch.where(clipped, bound_squared, 0.0).reshape(delta.shape[0], -1).sum(dim=1)
+        free = torch.where(clipped, 0.0, size_squared).reshape(delta.shape[0], -1).sum(dim=1)
+        root = torch.sqrt((1 - held).clamp_min(0) / free)
+        new = torch.where(free > 0, root, math.inf)  # all are held: the ball does not bind
+        scale = torch.maximum(scale, torch.minimum(_per_sample(new, delta), limit))
+    return torch.minimum(scale, limit) / limit
 
 
 def random_point(like: Tensor, epsilon: float, norm: Norm, generator: torch.Generator) -> Tensor:
@@ -89,9 +117,7 @@ def random_point(like: Tensor, epsilon: float, norm: Norm, generator: torch.Gene
     if norm == "linf":
         uniform = torch.rand(shape, generator=generator, device=device, dtype=dtype)
         return (2 * uniform - 1) * epsilon
-    direction = steepest(
-        torch.randn(shape, generator=generator, device=device, dtype=dtype), "l2"
-    )
+    direction = steepest(torch.randn(shape, generator=generator, device=device, dtype=dtype), "l2")
     uniform = torch.rand(shape[0], generator=generator, device=device, dtype=dtype)
     radius = uniform ** (1 / max(1, like[0].numel()))
     return direction * _per_sample(radius, like) * epsilon
