@@ -1,0 +1,101 @@
+"""The command line: ``conadv train | evaluate | export | recipes | bench | data | quickstart``.
+
+Each command is a file in `conadv.commands`. What a user can act on is printed as one message
+without a traceback; the exit code is 2 for anything wrong with what was asked, 130 after an
+interruption. ``CONADV_TRACEBACK=1`` shows the traceback all the same.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from conadv.errors import ConadvError, Interrupted
+
+USAGE = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what follows ``conadv``; None takes the process's own.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except BrokenPipeError:
+        # The reader of the pipe has seen enough; Python must not complain while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        message, code = describe(error)
+        if message is None or os.environ.get("CONADV_TRACEBACK") == "1":
+            raise
+        print(message, file=sys.stderr)
+        return code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    from conadv.commands import app
+
+    outcome = app(arguments, standalone_mode=False, prog_name="conadv")
+    return outcome if isinstance(outcome, int) else 0
+
+
+def describe(error: BaseException) -> tuple[str | None, int]:
+    """The message for an error and the exit code; None where the traceback is the message."""
+    if isinstance(error, Interrupted):
+        return str(error), INTERRUPTED
+    if type(error).__name__ == "Abort":  # typer's word for Ctrl-C
+        return "interrupted", INTERRUPTED
+    if isinstance(error, ModuleNotFoundError):
+        return _missing(error), USAGE
+    if isinstance(error, ConadvError | ValueError):
+        return f"error: {error}", USAGE
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"error: {where}{error.strerror}", USAGE
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            f"error: out of memory: {error}\nLower batch.micro_batch: the global batch stays, in "
+            "more and smaller forward passes.",
+            USAGE,
+        )
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return str(error.format_message()), USAGE  # type: ignore[attr-defined]
+    if hasattr(error, "format_message"):  # typer's usage errors
+        return f"error: {error.format_message()}{_help(error)}", USAGE
+    return None, 1
+
+
+def _missing(error: ModuleNotFoundError) -> str | None:
+    name = (error.name or "").partition(".")[0]
+    if name in ("conadv", ""):
+        return None
+    extras = "train,report" if name in ("jinja2", "plotly") else "train"
+    return (
+        f'error: {name} is not installed, and this needs it. Type: pip install "conadv[{extras}]"'
+    )
+
+
+def _help(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"\nHelp: {context.command_path} --help" if context is not None else ""
+
+
+def __getattr__(name: str) -> Any:
+    """``conadv.cli.app``, made on demand: without typer this file still imports."""
+    if name == "app":
+        from conadv.commands import app
+
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,45 @@
+"""The commands, one per file. Heavy imports are inside of them, so that help is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from conadv.commands import bench, data, evaluate, export, quickstart, recipes, train
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import conadv
+
+        typer.echo(f"conadv {conadv.__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="conadv",
+    help="Concurrent adversarial learning for large-batch training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Concurrent adversarial learning for large-batch training."""
+
+
+app.command("quickstart")(quickstart.quickstart)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")

@@ -1,0 +1,68 @@
+"""``conadv evaluate``: accuracy and robustness of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conadv.commands._show import percent, write_json
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="last, best (on validation images), or a checkpoint's file name.")
+    ] = "last",
+    branch: Annotated[
+        str | None,
+        typer.Option(help="Normalisation branch: clean or adversarial.", show_default="recipe's"),
+    ] = None,
+    epsilon: Annotated[
+        str | None,
+        typer.Option(help="Radius of the attacks, such as 4/255.", show_default="recipe's"),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=0, help="Steps of PGD; 0: FGSM alone.")] = 10,
+    restarts: Annotated[int, typer.Option(min=1, help="Restarts of PGD.")] = 1,
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attack so many test images.", show_default="recipe's"),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:N or mps.", show_default="recipe's")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
+) -> None:
+    """Measure a run's accuracy, and its robustness to FGSM and PGD."""
+    from conadv.training.evaluate import evaluate_run
+
+    found = evaluate_run(
+        run,
+        checkpoint=checkpoint,
+        branch=branch,
+        epsilon=None if epsilon is None else _radius(epsilon),
+        steps=steps,
+        restarts=restarts,
+        images=images,
+        device=device,
+    )
+    radius = f"{found['norm']} {found['epsilon'] * 255:.3g}/255"
+    typer.echo(f"step {found['step']}, branch {found['branch']}")
+    typer.echo(f"clean      {percent(found['test_accuracy'])}  loss {found['test_loss']:.4f}")
+    typer.echo(f"FGSM       {percent(found['fgsm_accuracy'])}  {radius}")
+    if found["pgd_accuracy"] is not None:
+        typer.echo(
+            f"PGD-{found['pgd_steps']:<6} {percent(found['pgd_accuracy'])}  {radius}, "
+            f"{found['pgd_restarts']} restart(s), {found['attacked_images']} images"
+        )
+    if json is not None:
+        write_json(json, found)
+
+
+def _radius(text: str) -> float:
+    """A radius in pixel units from "4/255" or "0.0157"."""
+    from conadv.training.recipe import load_recipe
+
+    # A recipe's own reading of the field, with its checks and its messages.
+    return load_recipe("smoke", [f"attack.epsilon={text}"]).attack.epsilon

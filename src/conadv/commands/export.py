@@ -1,0 +1,44 @@
+"""``conadv export``: the plain network of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="Where to.", show_default="RUN/model.safetensors"),
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="last, best (on validation images), or a checkpoint's file name.")
+    ] = "last",
+    branch: Annotated[
+        str | None,
+        typer.Option(help="Whose normalisation: clean or adversarial.", show_default="recipe's"),
+    ] = None,
+) -> None:
+    """Write a run's plain network, as safetensors.
+
+    The file has the keys of the original model: torchvision and timm load it by name.
+    """
+    from conadv.training.export import export_run
+    from conadv.training.recipe import load_recipe
+
+    written = export_run(run, path, checkpoint=checkpoint, branch=branch)
+    library, _, name = load_recipe(run).model.name.partition("/")
+    typer.echo(f"written: {written}")
+    typer.echo("to load it:")
+    typer.echo("  from safetensors.torch import load_file")
+    if library == "timm":
+        typer.echo(f'  model = timm.create_model("{name}", num_classes=..., in_chans=...)')
+    elif library == "torchvision":
+        typer.echo(f'  model = torchvision.models.get_model("{name}", num_classes=...)')
+    else:
+        typer.echo("  from conadv.training.models import create_model")
+        typer.echo(f'  model = create_model("{library}/{name}", in_chans=..., num_classes=...)')
+    typer.echo(f'  model.load_state_dict(load_file("{written}"))')

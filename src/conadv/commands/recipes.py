@@ -1,0 +1,52 @@
+"""``conadv recipes``: what comes with the package, and every setting of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from conadv.commands._show import percent, table
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _recipes() -> None:
+    """List the recipes, or show one in full."""
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """List the recipes that come with the package."""
+    from conadv.training.recipe import load_recipe, recipe_names
+
+    recipes = [load_recipe(name) for name in recipe_names()]
+    any_published = any(recipe.published is not None for recipe in recipes)
+    rows = []
+    for recipe in recipes:
+        row = {
+            "recipe": recipe.name,
+            "batch": recipe.batch.global_batch,
+            "method": recipe.method_label,
+            "run here": recipe.verified,
+        }
+        rows.append(row | ({"published": percent(recipe.published)} if any_published else {}))
+    table(rows)
+    typer.echo("In full: conadv recipes show RECIPE")
+
+
+@app.command("show")
+def show(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name or YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to it.")
+    ] = None,
+) -> None:
+    """Show a recipe in full, every field explained.
+
+    The output is a recipe itself: write it to a file, change that, and train from it.
+    """
+    from conadv.training.recipe import dump_recipe, load_recipe
+
+    typer.echo(dump_recipe(load_recipe(recipe, overrides or [])), nl=False)

@@ -1,0 +1,74 @@
+"""``conadv train``: one run from a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from conadv.commands._show import percent, quote
+
+if TYPE_CHECKING:
+    from conadv.training.recipe import Recipe
+    from conadv.training.result import Result
+
+
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="Name (see `conadv recipes list`), YAML file, or run folder."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes, such as optimizer.lr=10 seed=1."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder.", show_default="runs/NAME-SEED"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the run folder, bit for bit.")
+    ] = False,
+) -> None:
+    """Train a network as a recipe says.
+
+    Progress goes to the terminal, to metrics.jsonl and to TensorBoard; result.json has the
+    outcome. Ctrl-C writes a checkpoint and says how to go on.
+    """
+    from conadv.training.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])  # before the imports that take seconds
+
+    from rich.console import Console
+
+    from conadv.training.loop import train as run
+
+    folder = out or _default_folder(recipe, loaded)
+    result = run(loaded, folder, resume=resume, console=Console(stderr=True))
+    typer.echo(_summary(result, folder))
+
+
+def _default_folder(given: str, recipe: Recipe) -> Path:
+    """``runs/NAME-SEED``; a run folder given as the recipe is its own."""
+    path = Path(given)
+    if path.is_dir() and (path / "recipe.yaml").exists():
+        return path
+    return Path("runs") / f"{recipe.name}-{recipe.seed}"
+
+
+def _summary(result: Result, folder: Path) -> str:
+    where = quote(folder)
+    return "\n".join(
+        [
+            f"test accuracy {percent(result.test_accuracy)}, under attack "
+            f"{percent(result.robust_accuracy)}, validation {percent(result.val_accuracy)}",
+            f"run folder: {folder}",
+            "next:",
+            f"  conadv evaluate {where}    # FGSM and PGD, either branch",
+            f"  conadv export {where}      # the plain network, as safetensors",
+            f"  tensorboard --logdir {quote(folder.parent)}",
+        ]
+    )
