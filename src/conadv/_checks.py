@@ -34,23 +34,3 @@ def check_loss(loss: Any) -> None:
 def is_finite(value: Any) -> bool:
     """Whether `value` is a real number, neither infinite nor NaN."""
     return isinstance(value, Real) and math.isfinite(value)
-
-
-def channel_values(name: str, value: Any) -> tuple[float, ...] | float | None:
-    """`value` of a mean or std as a tuple of floats, one float, or None."""
-    if value is None:
-        return None
-    values = value.tolist() if hasattr(value, "tolist") else value  # tensors and numpy arrays
-    try:
-        if isinstance(values, Real):
-            values = (values,)
-            result: tuple[float, ...] | float = float(values[0])
-        else:
-            while values and isinstance(values[0], list | tuple):  # shape (C, 1, 1)
-                values = [number for row in values for number in row]
-            values = result = tuple(float(number) for number in values)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}={value!r}: give one number per channel, or one number.") from None
-    if not values or not all(math.isfinite(number) for number in values):
-        raise ValueError(f"{name}={value!r}: every value must be a finite number.")
-    return result

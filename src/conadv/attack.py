@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from conadv import _forward, geometry
-from conadv._checks import channel_values, check_images, check_loss, is_finite
+from conadv._checks import check_images, check_loss, is_finite
 from conadv._fp16 import lift_output_gradient
 from conadv._nested import map_tensors
+from conadv._pixels import channel_tensor, channel_values, ordinary, wide
 from conadv._targets import random_wrong_labels
 
 __all__ = ["Attack", "Criterion", "Perturbed", "check_images"]
@@ -151,7 +151,7 @@ class Attack:
                 f"{name} has {len(value)} values, but the images have {channels} channels "
                 f"(shape {tuple(images.shape)}): give one value per channel."
             )
-        return _channel_tensor(value, images.ndim, images.device, images.dtype)
+        return channel_tensor(value, images.ndim, images.device, images.dtype)
 
     def _rebuild(self, origin: Tensor, delta: Tensor, dtype: torch.dtype) -> Tensor:
         """Project pixel perturbations `delta` around the wide `origin` and add them."""
@@ -175,13 +175,19 @@ class Attack:
         bounded = (origin + delta / std).clamp(origin.clamp(max=floor), origin.clamp(min=roof))
         return bounded.to(dtype)
 
+    def check_images(self, images: Tensor) -> None:
+        """Raise ValueError unless `images` are floating point and mean/std fit their channels."""
+        check_images(images)
+        self._channel("mean", images)
+        self._channel("std", images)
+
     # -- the pieces of an attack ---------------------------------------------------------------
 
     def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The point each image's attack starts from: itself, or a random point of its ball."""
         if self.random_start == 0:
             return images.detach()
-        origin = _wide(images)
+        origin = wide(images)
         delta = geometry.random_point(origin, self.epsilon, self.norm, generator)
         if self.random_start < 1:
             draw = torch.rand(len(origin), generator=generator, device=origin.device)
@@ -198,20 +204,20 @@ class Attack:
             gradient: of the quantity to *increase* with respect to `images`; any positive factor
                 on it (a loss scale, a mean over images) changes nothing.
         """
-        clean = _wide(origin)
+        clean = wide(origin)
         std = self._channel("std", clean)
-        gradient = _wide(gradient)
+        gradient = wide(gradient)
         zero_share = ((gradient == 0) | gradient.isnan()).float().mean()
         if self.norm == "l2":
             gradient = gradient / std  # d loss / d pixel
         delta = self.resolved_step_size * geometry.steepest(gradient, self.norm)
         if images is not origin:
-            delta = delta + (_wide(images) - clean) * std
+            delta = delta + (wide(images) - clean) * std
         return Perturbed(self._rebuild(clean, delta, images.dtype), zero_share)
 
     def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Random-sign noise (L2: a random direction) of size epsilon: the control of an attack."""
-        origin = _wide(images)
+        origin = wide(images)
         delta = self.epsilon * geometry.random_direction(origin, self.norm, generator)
         return self._rebuild(origin, delta, images.dtype)
 
@@ -226,7 +232,8 @@ class Attack:
         branch: str | None = None,
     ) -> Perturbed:
         """Run the whole attack and say how much of the gradient was zero. See `__call__`."""
-        images, labels = map_tensors(_ordinary, (images, labels))
+        self.check_images(images)
+        images, labels = map_tensors(ordinary, (images, labels))
         iterate = self.start(images, generator)
         goal = labels
         perturbed = Perturbed(iterate, torch.zeros((), device=images.device))
@@ -235,7 +242,9 @@ class Attack:
         ):
             for step in range(self.steps):
                 leaf = iterate.detach().requires_grad_()
-                outputs = forward(leaf)
+                # A view: tools that hook module inputs (the FLOP counter) refuse leaves in
+                # autograd.grad.
+                outputs = forward(leaf.view_as(leaf))
                 if step == 0 and self.target == "random":
                     goal = random_wrong_labels(labels, outputs, generator)
                 lifted, factor = lift_output_gradient(outputs, images)
@@ -275,29 +284,8 @@ class Attack:
         Raises:
             ValueError: images are not floating point, or mean/std do not fit their channels.
         """
-        check_images(images)
+        self.check_images(images)
         if generator is None:
             generator = torch.Generator(images.device).manual_seed(0)
         forward = _forward.BareForward(model)
         return self.perturb(forward, images, labels, criterion, generator).images
-
-
-def _ordinary(tensor: Tensor) -> Tensor:
-    """Autograd refuses tensors made in inference mode: copy those."""
-    if not tensor.is_inference():
-        return tensor
-    with torch.inference_mode(False):
-        return tensor.clone()
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """In float32 at least: fp16 and bf16 are too coarse to project in."""
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-@lru_cache(maxsize=64)
-def _channel_tensor(
-    values: tuple[float, ...], ndim: int, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    # Cached, for a copy from the host would make the device wait at every step.
-    return torch.tensor(values, device=device, dtype=dtype).reshape(1, -1, *([1] * (ndim - 2)))
