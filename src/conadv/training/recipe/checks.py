@@ -24,6 +24,7 @@ def problems(recipe: Recipe) -> list[str]:
         _batch,
         _attack_units,
         _method,
+        _branches,
         _recycled,
         _optimizer,
         _length,
@@ -114,6 +115,22 @@ def _method(recipe: Recipe) -> Iterator[str]:
             f"method.tau={method.tau} with method.schedule={method.schedule}: only lookahead has "
             "a choice of staleness. Set method.tau=1, or method.schedule=lookahead."
         )
+
+
+def _branches(recipe: Recipe) -> Iterator[str]:
+    """Vanilla training has nothing to send through the second branch: its model lacks one."""
+    if recipe.method.schedule != "vanilla":
+        return
+    settings = (
+        ("evaluation.branch", recipe.evaluation.branch, "clean"),
+        ("attack.branch", recipe.attack.branch, "null"),
+    )
+    for name, branch, instead in settings:
+        if branch == "adversarial":
+            yield (
+                f"{name}=adversarial with method.schedule=vanilla: its network has the clean "
+                f"branch alone. Set {name}={instead}, or another method.schedule."
+            )
 
 
 def _recycled(recipe: Recipe) -> Iterator[str]:

@@ -36,7 +36,7 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 
     def walk(prefix: str, values: dict[str, Any]) -> None:
         for key, value in values.items():
-            if isinstance(value, dict) and value:
+            if isinstance(value, dict):
                 walk(f"{prefix}{key}.", value)
             else:
                 found[prefix + key] = value
