@@ -33,8 +33,8 @@ class RunFolder:
         """Whether a run was ever started here."""
         return self.recipe.exists() or self.metrics.exists() or self.checkpoints.exists()
 
-    def create(self, recipe_text: str, environment: dict[str, Any]) -> None:
-        """Start a new run in an absent or empty folder.
+    def require_free(self) -> None:
+        """Check that a new run may begin here: the folder is absent or empty.
 
         Raises:
             RunFolderError: The folder holds a run, or files that are not a run.
@@ -49,6 +49,14 @@ class RunFolder:
                 f"{self.root} exists and is not an empty folder, and it is not a run either. "
                 "Give a new folder with --out."
             )
+
+    def create(self, recipe_text: str, environment: dict[str, Any]) -> None:
+        """Start a new run.
+
+        Raises:
+            RunFolderError: See :meth:`require_free`; or the folder cannot be written.
+        """
+        self.require_free()
         try:
             self.checkpoints.mkdir(parents=True)
         except OSError as error:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from conadv.adversary import Adversary, Diagnostics
+from conadv.adversary import Adversary
 from conadv.attack import Criterion
 from conadv.errors import NonFiniteError
 from conadv.training.gradients import BufferGuard, finish_gradients
 from conadv.training.rng import rng_state, set_rng_state
+from conadv.training.tally import Reading, Tally
 
 MAX_SKIPS_IN_A_ROW = 20
 """With ``nonfinite="skip"``: after so many void steps in a row nothing will come of the run."""
@@ -135,6 +136,7 @@ class Trainer:
         A resumed run reads the batches that were read ahead again, for they are a function of the
         step; the adversary's own state holds the copies that were made of them.
         """
+        self.model.train()
         return iter(self.adversary.batches(self.feed.stream(self.step)))
 
     def train_step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> StepReport:
@@ -149,7 +151,6 @@ class Trainer:
         before = self._remember()
         sizes = self.feed.sizes(self.step)
         tally = Tally()
-        self.model.train()
         for size in sizes:
             images, labels = next(batches)
             fraction = size / sizes[0]
@@ -189,7 +190,7 @@ class Trainer:
         self.guard.remember()
         return self.adversary.state_dict()
 
-    def _report(self, read: "Reading", images: int, learning_rate: float) -> StepReport:
+    def _report(self, read: Reading, images: int, learning_rate: float) -> StepReport:
         # An infinite gradient under a finite loss is how GradScaler finds its scale: it skips
         # the update by itself then.
         finite = read.loss_is_finite and (self.scaler.is_enabled() or read.norm_is_finite)
@@ -265,66 +266,3 @@ class Trainer:
         self.step = int(state["step"])
         self.skips_in_a_row = int(state["skips_in_a_row"])
         set_rng_state(state["rng"])
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A step's numbers on the host."""
-
-    loss: float
-    clean_loss: float
-    adversarial_loss: float | None
-    zero_share: float | None
-    correct: float
-    gradient_norm: float
-
-    @property
-    def loss_is_finite(self) -> bool:
-        """Neither NaN nor infinite."""
-        return abs(self.loss) < float("inf")
-
-    @property
-    def norm_is_finite(self) -> bool:
-        """Neither NaN nor infinite."""
-        return abs(self.gradient_norm) < float("inf")
-
-
-class Tally:
-    """Sums over the micro-batches of a step, kept on the device and read once."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[Tensor]] = {}
-        self._weights: dict[str, float] = {}
-
-    def add(self, loss: Tensor, fraction: float, labels: Tensor, seen: Diagnostics) -> None:
-        """Take in one micro-batch; ``loss`` is already multiplied by ``fraction``."""
-        self._add("loss", loss.detach(), 1.0, fraction)
-        self._add("clean_loss", seen.clean_loss, fraction, fraction)
-        self._add("adversarial_loss", seen.adversarial_loss, fraction, fraction)
-        self._add("zero_share", seen.zero_share, fraction, fraction)
-        self._add("correct", (seen.outputs.argmax(dim=1) == labels).sum(), 1.0, 0.0)
-
-    def _add(self, name: str, value: Tensor | None, factor: float, weight: float) -> None:
-        if value is None:
-            return
-        self._values.setdefault(name, []).append(value * factor if factor != 1.0 else value)
-        self._weights[name] = self._weights.get(name, 0.0) + weight
-
-    def read(self, gradient_norm: Tensor) -> Reading:
-        """One small copy to the host."""
-        names = list(self._values)
-        sums = [torch.stack(self._values[name]).sum().float() for name in names]
-        numbers = torch.stack([*sums, gradient_norm.float()]).tolist()
-        norm = numbers.pop()
-        means = {
-            name: number / (self._weights[name] or 1.0)
-            for name, number in zip(names, numbers, strict=True)
-        }
-        return Reading(
-            loss=means["loss"],
-            clean_loss=means["clean_loss"],
-            adversarial_loss=means.get("adversarial_loss"),
-            zero_share=means.get("zero_share"),
-            correct=means["correct"],
-            gradient_norm=norm,
-        )

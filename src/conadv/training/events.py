@@ -1,0 +1,57 @@
+"""TensorBoard: the same numbers as ``metrics.jsonl``, for people who watch curves grow."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Events(Protocol):
+    """Somewhere to send scalars."""
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Send the numbers among ``values`` under ``kind/name``."""
+
+    def close(self) -> None:
+        """Flush and close."""
+
+
+class NoEvents:
+    """Where TensorBoard is not installed."""
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class TensorBoard:
+    """Event files in a folder.
+
+    Args:
+        folder: Created if absent.
+        step: The step that the run continues from: later events of an earlier process, which
+            was killed after them, are hidden.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Send the numbers among ``values``; None and text are left out."""
+        for name, value in values.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+def open_events(folder: Path, step: int) -> Events:
+    """TensorBoard's events if the package is there."""
+    try:
+        return TensorBoard(folder, step)
+    except ImportError:
+        return NoEvents()

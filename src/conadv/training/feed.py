@@ -1,0 +1,68 @@
+"""The images of each step, cut into micro-batches: a pure function of the seed and the step."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from conadv.data import Augment, ImageDataset, ResidentSource, sample_indices
+from conadv.training.recipe import Recipe
+
+
+class ResidentFeed:
+    """Micro-batches from a data set that lies on the device as bytes; see `trainer.Feed`.
+
+    Nothing is kept between steps. A resumed run, and lookahead after it, read the same batches
+    again; a run on several devices will give each rank its own micro-batches of the same step.
+
+    Args:
+        recipe: Batch sizes, augmentation, order, length, seed.
+        dataset: The images.
+        indices: Which training images to use, int64, shape (n,).
+        device: Where images are augmented and trained on.
+
+    Raises:
+        RecipeError: A step needs more images than there are.
+    """
+
+    def __init__(
+        self, recipe: Recipe, dataset: ImageDataset, indices: Tensor, device: torch.device
+    ) -> None:
+        self.total_steps = recipe.total_steps(len(indices))
+        self._recipe = recipe
+        self._indices = indices
+        self._steps_per_epoch = recipe.steps_per_epoch(len(indices))
+        settings = recipe.data
+        augment = Augment(
+            crop_padding=settings.crop_padding, flip=settings.flip, cutout=settings.cutout
+        )
+        self._source = ResidentSource(dataset, indices, device, augment, recipe.seed)
+
+    def sizes(self, step: int) -> list[int]:
+        """Fresh images in each micro-batch of a step."""
+        return [len(part) for part in self._parts(step)]
+
+    def stream(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Micro-batches (images, labels) from the first one of ``step`` to the end of the run."""
+        for current in range(step, self.total_steps):
+            for part in self._parts(current):
+                yield self._source.batch(part)
+
+    def sample_ids(self, step: int) -> list[int]:
+        """Positions in the data set's training images of a step's samples."""
+        return self._indices[torch.cat(self._parts(step))].tolist()
+
+    def epoch(self, step: int) -> float:
+        """How often the training set has been seen before a step."""
+        return step / self._steps_per_epoch
+
+    def _parts(self, step: int) -> list[Tensor]:
+        recipe = self._recipe
+        chosen = sample_indices(
+            recipe.seed,
+            step,
+            recipe.fresh_per_step,
+            len(self._indices),
+            tail=recipe.data.order_tail,
+        )
+        return list(chosen.split(recipe.fresh_per_micro_batch))

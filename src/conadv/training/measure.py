@@ -1,0 +1,90 @@
+"""Loss and accuracy of a model on images that lie as bytes in memory."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from conadv._forward import evaluation_mode
+from conadv.branches import branch_names, route
+from conadv.data import standardise
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images of one split.
+
+    Args:
+        images: uint8, shape (N, C, H, W), on any device.
+        labels: int64, shape (N,).
+        mean: Per channel, in [0, 1] units.
+        std: Likewise.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, count: int | None) -> "Images":
+        """At most ``count`` of them, evenly spread over the split; None: all."""
+        if count is None or count >= len(self):
+            return self
+        chosen = torch.arange(count, device=self.labels.device) * len(self) // count
+        return Images(self.images[chosen], self.labels[chosen], self.mean, self.std)
+
+    def batches(
+        self, size: int, device: torch.device, *, channels_last: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Standardised float32 batches (images, labels) on a device, in order."""
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
+            ready = standardise(images.to(device), self.mean, self.std)
+            yield ready.contiguous(memory_format=layout), labels.to(device)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy (without label smoothing) and accuracy as a fraction."""
+
+    loss: float
+    accuracy: float
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    autocast: AbstractContextManager[object],
+    branch: str | None = None,
+) -> Score:
+    """Evaluate through one branch with running statistics.
+
+    Args:
+        model: Maps images to logits; its train/eval flags are put back.
+        batches: (images, labels) on the model's device.
+        autocast: Precision of the passes.
+        branch: Normalisation branch; None takes the first. Ignored without branches.
+
+    Raises:
+        ValueError: There are no images.
+    """
+    names = branch_names(model)
+    losses: list[Tensor] = []
+    hits: list[Tensor] = []
+    total = 0
+    with evaluation_mode(model), route(model, branch if names else None), autocast:
+        for images, labels in batches:
+            logits = model(images).float()
+            losses.append(cross_entropy(logits, labels, reduction="sum").double())
+            hits.append((logits.argmax(dim=1) == labels).sum())
+            total += len(labels)
+    if total == 0:
+        raise ValueError("There are no images to evaluate on.")
+    return Score(float(torch.stack(losses).sum()) / total, int(torch.stack(hits).sum()) / total)

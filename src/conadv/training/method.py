@@ -1,0 +1,90 @@
+"""From a recipe to its network with branches, its attack and its schedule."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+import conadv
+from conadv.data import ImageDataset
+from conadv.errors import RecipeError
+from conadv.schedules import Schedule
+from conadv.training.models import build_model
+from conadv.training.recipe import Recipe
+from conadv.training.recipe.checks import as_schedule
+from conadv.training.recipe.sections import BRANCHES
+
+
+def branches_of(recipe: Recipe) -> tuple[str, ...]:
+    """Normalisation branches of a recipe's model: vanilla training needs only the clean one."""
+    return BRANCHES[:1] if recipe.method.schedule == "vanilla" else BRANCHES
+
+
+def make_model(recipe: Recipe, dataset: ImageDataset) -> nn.Module:
+    """The network, its normalisation split into :func:`branches_of`.
+
+    Raises:
+        RecipeError: The recipe does not fit the data, or evaluates through a branch that its
+            model does not have.
+    """
+    branches = branches_of(recipe)
+    for field, branch in (
+        ("evaluation.branch", recipe.evaluation.branch),
+        ("attack.branch", recipe.attack.branch),
+    ):
+        if branch not in (None, *branches):
+            raise RecipeError(
+                f"{field}={branch} with method.schedule=vanilla: its model has the clean branch "
+                f"only. Set {field}=clean, or another method.schedule."
+            )
+    model = build_model(recipe.model, dataset.train_images.shape[1], len(dataset.classes))
+    group = recipe.norm_group if recipe.norm_group != recipe.micro_batch else None
+    if len(branches) == 1 and group is None:
+        return model  # nothing to split: an ordinary network at an ordinary network's speed
+    return conadv.split_norms(
+        model,
+        branches,
+        statistics=recipe.norm.statistics,
+        group_size=group,
+        layer_norm=recipe.norm.layer_norm,
+    )
+
+
+def make_adversary(recipe: Recipe, model: nn.Module, dataset: ImageDataset) -> conadv.Adversary:
+    """The adversary on the model, or on its compiled form."""
+    names = ("norm", "steps", "step_size", "random_start", "target", "branch", "mode")
+    settings: dict[str, Any] = {name: getattr(recipe.attack, name) for name in names}
+    attack = conadv.Attack(recipe.attack.epsilon, mean=dataset.mean, std=dataset.std, **settings)
+    called: Any = torch.compile(model) if recipe.hardware.compile else model
+    return conadv.Adversary(called, attack, make_schedule(recipe), seed=recipe.seed)
+
+
+def make_schedule(recipe: Recipe) -> Schedule:
+    """The schedule object.
+
+    Lookahead's staleness is counted in rounds, one per micro-batch: ``tau`` steps are
+    ``tau * micro_steps`` rounds, so the copies of a step's micro-batches are all made at the
+    weights of the step that lies ``tau`` steps before it.
+    """
+    method = recipe.method
+    share = as_schedule(method.share)
+    weight = None if method.weight is None else as_schedule(method.weight)
+    makers: dict[str, Callable[[], Schedule]] = {
+        "vanilla": conadv.Vanilla,
+        "sequential": lambda: conadv.Sequential(share, weight),
+        "noise": lambda: conadv.Noise(share, weight),
+        "lookahead": lambda: conadv.Lookahead(method.tau * recipe.micro_steps, share, weight),
+        "recycled": lambda: conadv.Recycled(share, weight, method.budget, method.refine),
+    }
+    return makers[method.schedule]()
+
+
+def make_test_attack(recipe: Recipe, dataset: ImageDataset) -> conadv.Attack:
+    """What ``robust_accuracy`` is measured with: FGSM, or PGD from a random start."""
+    steps = recipe.evaluation.robust_steps
+    attack = conadv.Attack(
+        recipe.robust_epsilon, mean=dataset.mean, std=dataset.std, norm=recipe.attack.norm
+    )
+    return replace(attack, steps=steps, random_start=1.0) if steps else attack
