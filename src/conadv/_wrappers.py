@@ -21,15 +21,15 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, Callable[[Any], Any] | None]:
     compiler: Callable[[Any], Any] | None = None
     while True:
         if is_optimized(model):
-            compiler = model.dynamo_ctx
-            model = model._orig_mod
+            wrapper: Any = model
+            compiler, model = wrapper.dynamo_ctx, wrapper._orig_mod
         elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
         else:
-            # nn.Module.compile() compiles in place, leaves the class as it is and keeps no
-            # options to read: the default ones then.
-            if compiler is None and getattr(model, "_compiled_call_impl", None) is not None:
-                compiler = torch.compile
+            # nn.Module.compile() compiles in place and leaves the class as it is.
+            call = getattr(model, "_compiled_call_impl", None)
+            if compiler is None and call is not None:
+                compiler = _compiler_of(call)
             return model, compiler
 
 
@@ -37,6 +37,16 @@ def is_optimized(model: nn.Module) -> bool:
     """Whether `model` is what torch.compile returns, without importing the compiler to ask."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     return dynamo is not None and isinstance(model, dynamo.OptimizedModule)
+
+
+def _compiler_of(compiled: Any) -> Callable[[Any], Any]:
+    """The context that compiled this function; torch's default where a release hides it."""
+    names = getattr(getattr(compiled, "__code__", None), "co_freevars", ())
+    if "self" in names:
+        context = compiled.__closure__[names.index("self")].cell_contents
+        if hasattr(context, "get_compiler_config") or type(context).__name__ == "OptimizeContext":
+            return context  # type: ignore[no-any-return]
+    return torch.compile
 
 
 def deep_copy(module: nn.Module) -> nn.Module:

@@ -242,9 +242,7 @@ class Attack:
         ):
             for step in range(self.steps):
                 leaf = iterate.detach().requires_grad_()
-                # A view: tools that hook module inputs (the FLOP counter) refuse leaves in
-                # autograd.grad.
-                outputs = forward(leaf.view_as(leaf))
+                outputs = forward(leaf)
                 if step == 0 and self.target == "random":
                     goal = random_wrong_labels(labels, outputs, generator)
                 lifted, factor = lift_output_gradient(outputs, images)
