@@ -48,6 +48,8 @@ def _run(arguments: list[str]) -> int:
     from conadv.commands import app
 
     outcome = app(arguments, standalone_mode=False, prog_name="conadv")
+    if outcome == INTERRUPTED:  # typer has caught the Ctrl-C
+        raise KeyboardInterrupt
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -1,13 +1,18 @@
 """Bad recipes: each is refused with what was given, what is allowed and what to do."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import conadv
 from conadv.errors import RecipeError
-from conadv.training.recipe import load_recipe, make_recipe
+from conadv.training.recipe import dump_recipe, load_recipe, make_recipe
+from conadv.training.recipe._yaml import parse_yaml
+from conadv.training.recipe.fields import all_fields
 
 
 def refusal(*overrides: str) -> str:
@@ -240,6 +245,29 @@ def test_a_recipe_cannot_run_code(tmp_path: Path) -> None:
     assert not marker.exists()
     yaml.unsafe_load(text)  # the attack is a real one
     assert marker.exists()
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=st.sampled_from(sorted(all_fields())) | st.text(max_size=8), value=junk)
+def test_whatever_a_file_holds_is_accepted_or_refused_in_words(name: str, value: object) -> None:
+    values: dict[str, Any] = {"name": "x", "train": {"steps": 1}}
+    place = values
+    for part in name.split(".")[:-1]:
+        place = place.setdefault(part, {})
+    place[name.rpartition(".")[2]] = value
+    try:
+        made = make_recipe(values)
+    except RecipeError as error:
+        assert str(error).startswith("recipe: ")
+    else:
+        assert make_recipe(parse_yaml(dump_recipe(made), "text")) == made
 
 
 def test_a_name_is_needed() -> None:

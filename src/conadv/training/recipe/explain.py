@@ -23,7 +23,7 @@ def explain(error: ValidationError) -> list[str]:
 
 def _sentence(detail: ErrorDetails) -> str:
     name = _dotted(detail["loc"])
-    if detail["type"] == "extra_forbidden":
+    if detail["type"] == "extra_forbidden" or name not in all_fields():
         return _unknown(name)
     field = all_fields()[name]
     if detail["type"] == "missing":
