@@ -58,7 +58,7 @@ def test_killed_and_resumed_equals_unbroken(
     else:
         assert process.returncode not in (0, -number)
         assert f"stopped by {number.name}" in errors
-        assert f"--out {out} --resume" in errors
+        assert f"conadv train {out} --resume" in errors
         assert "Traceback" not in errors
     assert not (out / "pictures.npz").exists()  # it was stopped on the way
 

@@ -81,6 +81,6 @@ def _check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
     if fields:
         raise RecipeError(
             f"the run in {folder.root} was started with another recipe; these fields differ: "
-            f"{'; '.join(fields)}. Resume with {folder.recipe}, or start a new run with "
+            f"{'; '.join(fields)}. Type {folder.resume_command()}, or start a new run with "
             "another --out."
         )

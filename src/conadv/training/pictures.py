@@ -1,6 +1,7 @@
 """A few clean images, perturbations and adversarial copies, as a person can look at them."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -48,13 +49,17 @@ def write_pictures(
         copies = attack(adversary.model, batch, labels, criterion)
     adversarial = _to_bytes(copies[:count].float(), images)
     clean = few.images[:count].permute(0, 2, 3, 1).cpu().numpy()
-    arrays = {
-        "clean": clean,
-        "perturbation": adversarial.astype(np.int16) - clean.astype(np.int16),
-        "adversarial": adversarial,
-        "labels": labels[:count].cpu().numpy(),
-    }
-    write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+
+    def write(file: BinaryIO) -> None:
+        np.savez_compressed(
+            file,
+            clean=clean,
+            perturbation=adversarial.astype(np.int16) - clean.astype(np.int16),
+            adversarial=adversarial,
+            labels=labels[:count].cpu().numpy(),
+        )
+
+    write_atomic(path, write)
 
 
 def _to_bytes(images: Tensor, source: Images) -> np.ndarray:

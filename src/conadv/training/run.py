@@ -52,6 +52,8 @@ class Run:
         self.evaluated_step = 0
         self.best_accuracy = -1.0
         self.val_accuracy: float | None = None
+        self.clock = 0.0
+        """When the last thing ended that timing does not count, or the last step."""
         self._closers: list[Any] = []
 
     def open(self, resuming: bool) -> None:
@@ -77,6 +79,7 @@ class Run:
         """Take the remaining steps and measure the outcome."""
         self._evaluate_if_due()
         batches = self.trainer.batches()
+        self.clock = time.perf_counter()
         while not self.trainer.finished:
             if self.stop.requested:
                 self._interrupt()
@@ -95,13 +98,13 @@ class Run:
     # -- a step and what follows it ------------------------------------------------------------
 
     def _step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
-        began = time.perf_counter()
         try:
             report = self.trainer.train_step(batches)
         except NonFiniteError as error:
             self._write_result("diverged")
             raise NonFiniteError(f"{error} The run is in {self.folder.root}.") from error
-        seconds = time.perf_counter() - began
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
         images_per_second = sum(self.trainer.feed.sizes(report.step - 1)) / seconds
         if report.step % self.log_every == 0 or self.trainer.finished or report.skipped:
             self._log(report)
@@ -148,9 +151,12 @@ class Run:
         )
         self.evaluated_step = step
         self.val_accuracy = found.accuracy
-        if found.accuracy > self.best_accuracy:
+        best_before = self.best_accuracy
+        if found.accuracy > best_before:
             self.best_accuracy = found.accuracy
-            self._try_checkpoint(best=True)
+            if not self._try_checkpoint(best=True):
+                self.best_accuracy = best_before  # the next one that is as good gets its chance
+        self.clock = time.perf_counter()
 
     # -- checkpoints ---------------------------------------------------------------------------
 
@@ -163,13 +169,15 @@ class Run:
         ):
             self._try_checkpoint()
 
-    def _try_checkpoint(self, *, best: bool = False) -> None:
+    def _try_checkpoint(self, *, best: bool = False) -> bool:
         """A disk that is full for a while must not cost a run that is in good health."""
         try:
             self._checkpoint(best=best)
+            return True
         except CheckpointError as error:
             self.tried_step, self.saved_time = self.trainer.step, time.monotonic()
             self.watcher.say(f"warning: {error} Training goes on.")
+            return False
 
     def _checkpoint(self, *, best: bool = False) -> None:
         self.metrics.sync()
@@ -184,6 +192,7 @@ class Run:
         }
         self.store.save(state, self.trainer.step, best=best)
         self.saved_step, self.saved_time = self.trainer.step, time.monotonic()
+        self.clock = time.perf_counter()
 
     def _restore(self) -> None:
         state = self.store.load_newest()

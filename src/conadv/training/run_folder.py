@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -91,7 +92,7 @@ class RunFolder:
 
     def resume_command(self) -> str:
         """What a user types to continue this run."""
-        return f"conadv train {self.recipe} --out {self.root} --resume"
+        return f"conadv train {shlex.quote(str(self.root))} --resume"
 
 
 class JsonLines:
