@@ -1,0 +1,104 @@
+"""A data set of images in memory, checked once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from conadv.errors import DataError
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Images and labels, training and test, on the CPU.
+
+    Args:
+        name: what `load_dataset` calls it.
+        train_images: uint8, shape (N, C, H, W).
+        train_labels: int64, shape (N,), from 0.
+        test_images: uint8, shape (M, C, H, W).
+        test_labels: int64, shape (M,).
+        classes: names of the classes; a label is an index into them.
+        source: where the images come from.
+        licence: under which terms.
+
+    Raises:
+        DataError: wrong types, shapes or lengths, or a label that is no index into `classes`.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+    source: str = ""
+    licence: str = ""
+    mean: tuple[float, ...] = field(init=False)
+    """Of the training images, per channel, on [0, 1]."""
+    std: tuple[float, ...] = field(init=False)
+    """Likewise the standard deviation."""
+    fingerprint: str = field(init=False)
+    """SHA-256 of all pixels and labels, in hexadecimal: the same data wherever it came from."""
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            self._check(part)
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            raise DataError(
+                f"{self.name}: training images are {tuple(self.train_images.shape[1:])}, test "
+                f"images {tuple(self.test_images.shape[1:])}: give both the same size."
+            )
+        mean, std = _statistics(self.train_images)
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "std", std)
+        digest = hashlib.sha256()
+        for tensor in (
+            self.train_images,
+            self.train_labels,
+            self.test_images,
+            self.test_labels,
+        ):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        object.__setattr__(self, "fingerprint", digest.hexdigest())
+
+    def _check(self, part: str) -> None:
+        images: Tensor = getattr(self, f"{part}_images")
+        labels: Tensor = getattr(self, f"{part}_labels")
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise DataError(
+                f"{self.name}: {part} images are {images.dtype} of shape {tuple(images.shape)}: "
+                "give uint8 of shape (N, C, H, W)."
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise DataError(
+                f"{self.name}: {part} labels are {labels.dtype} of shape {tuple(labels.shape)} "
+                f"for {len(images)} images: give int64, one per image."
+            )
+        if len(images) == 0:
+            raise DataError(f"{self.name}: there are no {part} images.")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(self.classes):
+            wrong = low if low < 0 else high
+            raise DataError(
+                f"{self.name}: a {part} label is {wrong}, but with {len(self.classes)} classes "
+                f"labels run from 0 to {len(self.classes) - 1}. Do they begin at 1?"
+            )
+
+
+def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel on [0, 1], exact: from a count of each value."""
+    means, stds = [], []
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    for channel in range(images.shape[1]):
+        counts = torch.bincount(images[:, channel].flatten().to(torch.int32), minlength=256)
+        share = counts.double() / counts.sum()
+        mean = float((share * levels).sum())
+        variance = float((share * (levels - mean) ** 2).sum())
+        means.append(mean)
+        # A channel that never changes would divide by zero; one grey level is the finest unit.
+        stds.append(max(variance**0.5, 1 / 255))
+    return tuple(means), tuple(stds)

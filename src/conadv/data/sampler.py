@@ -1,0 +1,129 @@
+"""Which images a step trains on: a pure function of (seed, step), whatever the devices.
+
+The order is a concatenation of epochs, each a permutation of its own; step s with `count` images
+takes positions [s * count, (s + 1) * count) of it. Ranks and micro-batches cut what a step takes,
+they never choose: any number of devices sees the same global batches.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conadv.data.dataset import ImageDataset
+from conadv.errors import DataError
+
+Tail = Literal["wrap", "drop", "keep"]
+TAILS: tuple[Tail, ...] = ("wrap", "drop", "keep")
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, size: int) -> Tensor:
+    """The order of epoch `epoch`, int64, shape (size,).
+
+    A sort of 64-bit Philox draws: numpy guarantees the stream of a bit generator across versions
+    and platforms, which it does not for shuffling methods, nor torch for randperm.
+    """
+    generator = np.random.Philox(key=np.array([seed % 2**64, epoch], dtype=np.uint64))
+    keys = generator.random_raw(size)
+    return torch.from_numpy(np.argsort(keys, kind="stable").astype(np.int64))
+
+
+def steps_per_epoch(count: int, size: int, tail: Tail) -> float:
+    """Steps in one pass over `size` images at `count` per step; a fraction for ``"wrap"``."""
+    check_count(count, size)
+    if tail == "wrap":
+        return size / count
+    return size // count if tail == "drop" else -(-size // count)
+
+
+def check_count(count: int, size: int) -> None:
+    """Raise DataError unless a step's images fit into the data set."""
+    if not 1 <= count <= size:
+        raise DataError(
+            f"A step takes {count} images, but there are {size} to train on: give 1 to {size} "
+            "(batch.global_batch), or more images."
+        )
+
+
+def sample_indices(seed: int, step: int, count: int, size: int, tail: Tail = "wrap") -> Tensor:
+    """Indices of the images of a step, int64.
+
+    Args:
+        seed: of the run.
+        step: from 0.
+        count: images per step.
+        size: images to choose from.
+        tail: what happens at the end of an epoch that `count` does not divide. ``"wrap"``: the
+            step goes on into the next epoch, every step has `count` images and every image comes
+            once an epoch. ``"drop"``: the rest is left out, another one each epoch. ``"keep"``:
+            the last step of an epoch is smaller.
+
+    Raises:
+        DataError: a step needs more images than there are.
+        ValueError: an unknown `tail`, or a negative step.
+    """
+    check_count(count, size)
+    if tail not in TAILS:
+        raise ValueError(f"tail={tail!r}: allowed are {', '.join(TAILS)}.")
+    if step < 0:
+        raise ValueError(f"step={step}: steps count from 0.")
+    if tail != "wrap":
+        epoch, place = divmod(step, int(steps_per_epoch(count, size, tail)))
+        return permutation(seed, epoch, size)[place * count : (place + 1) * count]
+    first, last = step * count, (step + 1) * count
+    parts = []
+    while first < last:
+        epoch, offset = divmod(first, size)
+        stop = min(size, offset + last - first)
+        parts.append(permutation(seed, epoch, size)[offset:stop])
+        first += stop - offset
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def rank_slice(samples: Tensor, rank: int, world_size: int) -> Tensor:
+    """One rank's contiguous part of a step's samples; parts differ by one image at most."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank={rank} of {world_size}: ranks run from 0 to {world_size - 1}.")
+    return samples.tensor_split(world_size)[rank]
+
+
+def split(
+    dataset: ImageDataset, validation: float, seed: int, train_images: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Hold out part of the training images, class-balanced: (train indices, validation indices).
+
+    Args:
+        dataset: its training images are split; test images are not touched.
+        validation: share to hold out of each class, in [0, 1).
+        seed: which images.
+        train_images: use only so many images of the data set, class-balanced as far as they go;
+            validation comes out of these. None: all.
+
+    Raises:
+        DataError: more images are asked for than there are, or nothing is left to train on.
+    """
+    total = len(dataset.train_labels)
+    wanted = total if train_images is None else train_images
+    if not 1 <= wanted <= total:
+        raise DataError(
+            f"data.train_images={wanted}, but {dataset.name} has {total}: give 1 to {total}."
+        )
+    if not 0 <= validation < 1:
+        raise DataError(f"validation={validation}: give a share from 0 to below 1.")
+    # Take the classes in turn, each in a random order of its own: every prefix is balanced.
+    order = permutation(seed, 2**32, total)
+    labels = dataset.train_labels[order].numpy()
+    rank_in_class = np.empty(total, dtype=np.int64)
+    for label in range(len(dataset.classes)):
+        members = np.flatnonzero(labels == label)
+        rank_in_class[members] = np.arange(len(members))
+    chosen = order[torch.from_numpy(np.argsort(rank_in_class, kind="stable"))][:wanted]
+    held_out = round(wanted * validation)
+    if held_out == wanted:
+        raise DataError(f"validation={validation} of {wanted} images leaves none to train on.")
+    return chosen[held_out:].sort().values, chosen[:held_out].sort().values
