@@ -36,7 +36,9 @@ class ResidentFeed:
         augment = Augment(
             crop_padding=settings.crop_padding, flip=settings.flip, cutout=settings.cutout
         )
-        self._source = ResidentSource(dataset, indices, device, augment, recipe.seed)
+        self._source = ResidentSource(
+            dataset, indices, device, augment, recipe.seed, recipe.hardware.channels_last
+        )
 
     def sizes(self, step: int) -> list[int]:
         """Fresh images in each micro-batch of a step."""
@@ -45,8 +47,12 @@ class ResidentFeed:
     def stream(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Micro-batches (images, labels) from the first one of ``step`` to the end of the run."""
         for current in range(step, self.total_steps):
-            for part in self._parts(current):
-                yield self._source.batch(part)
+            parts = self._parts(current)
+            total = sum(len(part) for part in parts)
+            start = 0
+            for part in parts:
+                yield self._source.batch(part, current, start=start, total=total)
+                start += len(part)
 
     def sample_ids(self, step: int) -> list[int]:
         """Positions in the data set's training images of a step's samples."""
