@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conadv._checks import check_loss
 from conadv._nested import rows
-from conadv._split_norm import Router
+from conadv._routing import Router
+from conadv._split_norm import SplitNorm
 from conadv.attack import Criterion
 from conadv.branches import route
 
@@ -75,7 +77,9 @@ def forward_joint(model: nn.Module, parts: Sequence[Part]) -> list[Any]:
     return results
 
 
-def forward_separate(model: nn.Module, parts: Sequence[Part], router: Router | None) -> list[Any]:
+def forward_separate(
+    model: nn.Module, parts: Sequence[Part], routers: Sequence[Router]
+) -> list[Any]:
     """One forward per part: no concatenation of activations inside every split layer."""
     results = []
     for part in parts:
@@ -85,7 +89,7 @@ def forward_separate(model: nn.Module, parts: Sequence[Part], router: Router | N
             part.leaf, part.offset = images, 0
         with route(model, [(part.branch, len(images))]):
             results.append(model(images))
-    if router is not None:
+    for router in routers:
         router.ambiguous = len(parts) > 1
     return results
 
@@ -104,12 +108,7 @@ def mean_loss(
     losses = []
     for part, output in zip(parts, outputs, strict=True):
         loss = criterion(output, part.labels)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(
-                f"The criterion returned {shape}: it must return one number, the mean over the "
-                "images it is given (reduction='mean')."
-            )
+        check_loss(loss)
         losses.append(loss.reshape(()))
     total = losses[0] * weights[0]
     for loss, weight in zip(losses[1:], weights[1:], strict=True):
@@ -117,21 +116,62 @@ def mean_loss(
     return total, [loss.detach() for loss in losses]
 
 
-def check_labels(labels: Any, outputs: Any) -> None:
-    """Raise ValueError for integer labels outside the outputs' classes.
+# -- what the wrapper and the layers allow ------------------------------------------------------
 
-    On a GPU such a label is a device-side assert that kills the process; one look at the first
-    batch is cheap.
+
+def finds_unused(model: nn.Module) -> bool:
+    """Whether DistributedDataParallel looks for unused parameters after each forward."""
+    return any(
+        isinstance(module, nn.parallel.DistributedDataParallel)
+        and module.find_unused_parameters
+        and not module.static_graph
+        for module in model.modules()
+    )
+
+
+def why_joint(model: nn.Module) -> str | None:
+    """Why one forward per branch is impossible, or None."""
+    if any(isinstance(m, SplitNorm) and m.statistics != "separate" for m in model.modules()):
+        return "cannot give statistics over the mixed batch"
+    if finds_unused(model):
+        return "is two forward passes, of which DDP's find_unused_parameters=True sees only one"
+    return None
+
+
+# -- branches without images -------------------------------------------------------------------
+
+
+def parameters_without_images(model: nn.Module, parts: Sequence[Part]) -> list[nn.Parameter]:
+    """Trainable parameters of the branches that no part of this round goes through."""
+    present = {part.branch for part in parts}
+    absent: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        if isinstance(module, SplitNorm) and module.statistics != "shared":
+            for branches in (module.norms, module.affines):
+                for name, branch in branches.items():
+                    if name not in present:
+                        absent |= {id(p): p for p in branch.parameters() if p.requires_grad}
+    return list(absent.values())
+
+
+def with_zero_gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """`loss`, whose backward also gives the parameters a gradient of zero.
+
+    DistributedDataParallel waits for the gradient of every parameter, those of a branch that has
+    no images yet too; and one process shall train as many do, also where an optimizer tells a
+    gradient of zero from none (decay, momentum, step counts).
     """
-    if not isinstance(labels, Tensor) or not isinstance(outputs, Tensor):
-        return
-    if labels.is_floating_point() or labels.ndim != 1 or outputs.ndim != 2:
-        return
-    classes = outputs.shape[1]
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        wrong = low if low < 0 else high
-        raise ValueError(
-            f"A label is {wrong}, but the model has {classes} outputs: labels run from 0 to "
-            f"{classes - 1}. Check the labels' offset, or the model's number of classes."
-        )
+    if not parameters or not loss.requires_grad:
+        return loss
+    return _ZeroGradients.apply(loss, *parameters)  # type: ignore[no-any-return]
+
+
+class _ZeroGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.parameters = parameters  # leaves: nothing that a graph would keep alive
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return (gradient, *(torch.zeros_like(parameter) for parameter in ctx.parameters))

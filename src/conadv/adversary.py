@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from conadv._forward import AutocastState, BareForward
+from conadv._checks import check_images
+from conadv._forward import BareForward
+from conadv._loop_checks import (
+    check_branch,
+    check_model,
+    check_rows,
+    checking,
+    warn_of_zeros,
+    warn_unsplit,
+)
 from conadv._mixing import (
     Part,
-    check_labels,
+    finds_unused,
     forward_joint,
     forward_separate,
     mean_loss,
+    parameters_without_images,
     weights_of,
+    why_joint,
+    with_zero_gradients,
 )
-from conadv._nested import first_tensor
-from conadv.attack import Attack, Criterion, Perturbed, check_images
-from conadv.branches import SplitNorm, find_router
-from conadv.schedules import SCHEDULES, Copies, Schedule
+from conadv._nested import map_tensors, rows
+from conadv._pixels import ordinary
+from conadv._reading import ReadAhead
+from conadv._round import Diagnostics, RoundState, Streams
+from conadv.attack import Attack, Criterion
+from conadv.branches import find_routers
+from conadv.schedules import Schedule, resolve_schedule
 
-ATTACK_STEP_COMPUTE = 2 / 3
-"""One attack step over an image, in units of one forward and backward: 2F of 3F."""
+__all__ = ["Adversary", "Diagnostics"]
 
-
-@dataclass(frozen=True)
-class Diagnostics:
-    """What happened in one round. Tensors stay on the device: reading them is your choice."""
-
-    clean_loss: Tensor | None = None
-    """Mean loss of the images given (and of further views), unweighted, 0-dim."""
-    adversarial_loss: Tensor | None = None
-    """Mean loss of the adversarial copies, unweighted, 0-dim; None where there were none."""
-    zero_share: Tensor | None = None
-    """Share of input-gradient values that were exactly zero or NaN, in [0, 1], 0-dim."""
-    agreement: Tensor | None = None
-    """Mean cosine between the copies' perturbations and fresh ones, in [-1, 1], 0-dim."""
-    images: int = 0
-    """Images trained on, copies included."""
-    compute: float = 0.0
-    """Cost in units of one forward and backward over one image."""
-    outputs: Any = None
-    """The model's outputs for the images given, detached: training accuracy without a pass."""
+PREVIEW_IMAGES = 16
+"""How many of the last copies `Adversary.preview` holds."""
+ZERO_CHECK_EVERY = 100
+"""Rounds between two looks at the share of zero gradients: each waits for the device."""
 
 
 class Adversary:
@@ -103,15 +98,23 @@ class Adversary:
             raise ValueError(f"forward={forward!r}: allowed are 'auto', 'joint' and 'separate'.")
         self.model = model
         self._bare = BareForward(model)
-        self._router = find_router(self._bare.module)
-        _check_model(self._bare.module)
-        self._set_branches(clean_branch, adversarial_branch)
-        self.schedule = _resolve_schedule(schedule)
+        self._routers = find_routers(self._bare.module)
+        check_model(self._bare.module)
+        self.schedule = resolve_schedule(schedule)
+        names = self._routers[0].branches if self._routers else ("clean",)
+        self.clean_branch = clean_branch or names[0]
+        self.adversarial_branch = adversarial_branch
+        check_branch(self._routers, self.clean_branch, "clean_branch")
         self.attack = self.schedule.resolve(attack, self.clean_branch, self.adversarial_branch)
-        if self._router is None and self.schedule.name != "vanilla":
-            _warn_unsplit(self._bare.module)
+        if self.schedule.name != "vanilla":  # which needs no more than one branch
+            check_branch(self._routers, adversarial_branch, "adversarial_branch")
+            check_branch(self._routers, self.attack.branch, "Attack(branch=...)")
+        if not self._routers and self.schedule.name != "vanilla":
+            warn_unsplit(self._bare.module)
+        self._must_join = why_joint(model)
+        if forward == "separate" and self._must_join is not None:
+            raise ValueError(f"forward='separate' {self._must_join}: use forward='joint'.")
         self.forward = forward
-        self.seed = seed
         self.track_agreement = track_agreement
         self.progress = 0.0
         """Share of training done, in [0, 1]: set it each step if share or weight follow it."""
@@ -122,26 +125,20 @@ class Adversary:
         self.diagnostics = Diagnostics()
         self.preview: tuple[Tensor | None, Tensor, Any] | None = None
         """(clean images or None, their copies, labels) of up to 16 of the last copies."""
-        self._calls = 0
-        self._round: _Round | None = None
-        self._future: tuple[Tensor, Any] | None = None
-        self._side: torch.cuda.Stream | None = None
+        self._streams = Streams(seed)
+        self._rounds = 0
+        self._round: RoundState | None = None
+        self._ahead = ReadAhead(self.schedule.reads_ahead)
         self._checked = False
         # A schedule keeps what is pending; two owners would train on each other's copies.
         if self.schedule.bound:
             raise ValueError("This schedule object belongs to another Adversary: make a new one.")
         self.schedule.bound = True
 
-    def _set_branches(self, clean: str | None, adversarial: str) -> None:
-        names = self._router.branches if self._router else (clean or "clean", adversarial)
-        self.clean_branch = clean or names[0]
-        self.adversarial_branch = adversarial
-        for name in (self.clean_branch, adversarial):
-            if name not in names:
-                raise ValueError(
-                    f"branch {name!r}: the model was split into {', '.join(names)}. Name the one "
-                    "meant with clean_branch / adversarial_branch."
-                )
+    @property
+    def seed(self) -> int:
+        """Of the attack's own random stream."""
+        return self._streams.seed
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -150,25 +147,22 @@ class Adversary:
 
         Yields what the loader yields. With lookahead a batch must begin with (images, labels) as
         the model sees them: anything that is done to images inside the loop (moving to the
-        device aside) has to happen before, in the loader.
+        device aside) has to happen before, in the loader. Each batch is for one round: with
+        gradient accumulation the loader hands over the micro-batches. Nothing can be seen beyond
+        the loader's end, so the next loader's first tau rounds have no copies: a loader over the
+        whole training loses none between epochs.
+
+        Raises:
+            ValueError: lookahead, and a batch is not a sequence that begins with images, labels.
         """
-        ahead = self.schedule.reads_ahead
-        if ahead == 0:
-            yield from loader
-            return
-        queue: deque[Any] = deque()
-        for batch in loader:
-            queue.append(batch)
-            if len(queue) > ahead:
-                self.peek(queue[ahead][0], queue[ahead][1])
-                yield queue.popleft()
-        while queue:
-            self._future = None
-            yield queue.popleft()
+        return self._ahead.batches(loader)
 
     def peek(self, images: Tensor, labels: Any) -> None:
-        """Show lookahead the batch of tau rounds later, where `batches` cannot wrap the loader."""
-        self._future = (images, labels)
+        """Show lookahead the batch of tau rounds later, where `batches` cannot wrap the loader.
+
+        Before each round's `collect`; without it a round prepares no copies.
+        """
+        self._ahead.show((images, labels))
 
     def fresh_images(self, total: int) -> int:
         """How many images the loader should give so that a step's budget is `total` images."""
@@ -185,6 +179,9 @@ class Adversary:
     ) -> Tensor:
         """Loss of the images and of the adversarial copies that are due, ready for backward.
 
+        Called again before `collect` (by an optimizer's closure, or after an exception) it begins
+        the same round anew: the same copies, the same random numbers.
+
         Args:
             images: clean images, standardised, shape (N, C, H, W).
             labels: what `criterion` takes: integers, probabilities, tuples of tensors.
@@ -195,35 +192,53 @@ class Adversary:
             views: further views, {branch: (images, labels)}, each through its own branch.
 
         Returns:
-            0-dim tensor: the weighted mean over all parts, times `fraction`.
+            0-dim tensor: the weighted mean over all parts, times `fraction`. Its backward gives
+            parameters of branches that have no images in this round a gradient of zero.
 
         Raises:
             ValueError: images are not floating point, labels of another length or out of range,
                 or a criterion that does not return one number.
+            RuntimeError: lookahead, and a second round on one batch of `batches`.
         """
         check_images(images)
-        _check_rows(images, labels)
-        self._round = current = _Round(self, images, labels, criterion)
+        check_rows(images, labels)
+        images = ordinary(images)
+        self._ahead.begin_round()
+        if self._round is not None:  # begun anew: what it cost was paid
+            self.compute += self._round.compute
+            self._round = None
+        current = RoundState(
+            self._bare,
+            self.attack,
+            self._streams,
+            self._rounds,
+            images,
+            labels,
+            criterion if self._checked else checking(criterion),
+            self.progress,
+            self.track_agreement,
+            self._ahead.future,
+        )
         current.copies = self.schedule.copies(current)
-        parts = self._parts(current, views)
-        self._calls += 1
+        current.parts = parts = self._parts(current, views)
         if self._is_joint(images):
             outputs = forward_joint(self.model, parts)
         else:
-            outputs = forward_separate(self.model, parts, self._router)
-        if not self._checked:
-            for part, output in zip(parts, outputs, strict=True):
-                check_labels(part.labels, output)
-            self._checked = True
+            outputs = forward_separate(self.model, parts, self._routers)
         weights = weights_of(parts, self.schedule.weight_at(self.progress))
-        loss, losses = mean_loss(parts, outputs, weights, criterion)
-        current.parts = parts
-        current.losses = losses
-        trained = sum(len(part.images) for part in parts)
-        current.images_trained = trained
-        current.compute += trained
-        current.outputs = _detached(outputs[0])
-        self._publish(current)
+        loss, current.losses = mean_loss(parts, outputs, weights, current.criterion)
+        loss = with_zero_gradients(loss, self._without_images(parts))
+        current.compute += current.images_trained
+        current.outputs = map_tensors(lambda tensor: tensor.detach(), outputs[0])
+        self.diagnostics = Diagnostics(
+            clean_loss=current.mean_loss(adversarial=False),
+            adversarial_loss=current.mean_loss(adversarial=True),
+            zero_share=current.zero_share,
+            images=current.images_trained,
+            compute=current.compute,
+            outputs=current.outputs,
+        )
+        self._round, self._checked = current, True
         return loss * fraction if fraction != 1.0 else loss
 
     def collect(self) -> None:
@@ -237,40 +252,43 @@ class Adversary:
         current = self._round
         if current is None:
             raise RuntimeError("collect() without a loss(): call loss(), backward(), collect().")
-        self._round = None
-        clean, *rest = current.parts
-        if clean.wants_gradient and clean.gradient() is None:
-            raise RuntimeError(
-                "collect() found no input gradient: call loss.backward() before collect(), and do "
-                "not restrict it with inputs=."
-            )
-        current.clean_gradient = clean.gradient()
-        copies = [part for part in rest if part.adversarial]
-        current.copy_gradients = [part.gradient() for part in copies]
+        current.take_gradients()
         with current.autocast():
-            if self.track_agreement:
-                current.agreement = self._agreement(current)
+            agreement = current.agreement() if self.track_agreement else None
             self.schedule.collect(current)
-        for part in current.parts:
-            part.leaf = None
-        self.images += len(current.images)
-        self.compute += current.compute
-        self._publish(current)
+        self.diagnostics = replace(
+            self.diagnostics,
+            zero_share=current.zero_share,
+            agreement=agreement,
+            compute=current.compute,
+        )
+        self._keep_preview(current)
         self._warn_of_zeros(current)
+        self.images += len(current.images)
+        self._end_round()
 
     def skip(self) -> None:
-        """Instead of `collect`, where the round is void (NaN loss): nothing of it is kept."""
+        """Instead of `collect`, where the round is void (NaN loss): nothing of it is kept.
+
+        Without a `loss` before it, a round is left out altogether.
+        """
+        self.schedule.skip()
+        self._end_round()
+
+    def _end_round(self) -> None:
         if self._round is not None:
             self.compute += self._round.compute
-            self._round = None
-        self.schedule.skip()
+        self._round = None
+        self._ahead.end_round()
+        self._rounds += 1
 
     # -- state ---------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, pending copies included.
 
-        Tensors, numbers, strings, lists and dicts only: loads with ``weights_only=True``.
+        Tensors, numbers, strings, lists and dicts only: loads with ``weights_only=True``. Take it
+        between two rounds.
         """
         return {
             "version": 1,
@@ -279,7 +297,7 @@ class Adversary:
             "progress": self.progress,
             "compute": self.compute,
             "images": self.images,
-            "calls": self._calls,
+            "rounds": self._rounds,
             "seed": self.seed,
         }
 
@@ -304,208 +322,49 @@ class Adversary:
         self.progress = float(state["progress"])
         self.compute = float(state["compute"])
         self.images = int(state["images"])
-        self._calls = int(state["calls"])
-        self.seed = int(state["seed"])
+        self._rounds = int(state["rounds"])
+        self._streams.seed = int(state["seed"])
         self._round = None
 
     # -- inside --------------------------------------------------------------------------------
 
     def _is_joint(self, images: Tensor) -> bool:
-        separate_statistics = self._router is None or all(
-            module.statistics == "separate"
-            for module in self._bare.module.modules()
-            if isinstance(module, SplitNorm)
-        )
-        if self.forward == "separate" and not separate_statistics:
-            raise ValueError(
-                "forward='separate' with shared statistics: statistics over the mixed batch need "
-                "forward='joint'."
-            )
         if self.forward == "auto":
-            return not (separate_statistics and images.device.type == "cpu" and self._router)
+            cpu = images.device.type == "cpu"
+            return self._must_join is not None or not cpu or not self._routers
         return self.forward == "joint"
 
+    def _without_images(self, parts: list[Part]) -> list[nn.Parameter]:
+        names = {name for router in self._routers for name in router.branches}
+        if names <= {part.branch for part in parts} or finds_unused(self.model):
+            return []
+        return parameters_without_images(self._bare.module, parts)
+
     def _parts(
-        self, current: _Round, views: Mapping[str, tuple[Tensor, Any]] | None
+        self, current: RoundState, views: Mapping[str, tuple[Tensor, Any]] | None
     ) -> list[Part]:
         wants = self.schedule.wants_gradient(self.progress)
         parts = [Part(self.clean_branch, current.images, current.labels, False, wants)]
         for branch, (images, labels) in (views or {}).items():
             check_images(images)
-            _check_rows(images, labels)
-            parts.append(Part(branch, images, labels, False))
+            check_rows(images, labels)
+            parts.append(Part(branch, ordinary(images), labels, False))
         refine = self.schedule.wants_copy_gradients()
         for copies in current.copies:
             parts.append(Part(self.adversarial_branch, copies.images, copies.labels, True, refine))
         return parts
 
-    def _agreement(self, current: _Round) -> Tensor | None:
-        """Mean cosine of stale and fresh perturbations, in pixels, at the current weights."""
-        cosines = []
-        for copies in current.copies:
-            if copies.origins is None:
-                continue
-            fresh = current.perturb(copies.origins, copies.labels).images
-            stale = (copies.images - copies.origins).float().flatten(1)
-            new = (fresh - copies.origins).float().flatten(1)
-            cosines.append(nn.functional.cosine_similarity(stale, new))
-        return torch.cat(cosines).mean() if cosines else None
-
-    def _publish(self, current: _Round) -> None:
-        clean = [(p, loss) for p, loss in current.pairs() if not p.adversarial]
-        copies = [(p, loss) for p, loss in current.pairs() if p.adversarial]
-        self.diagnostics = Diagnostics(
-            clean_loss=_mean(clean),
-            adversarial_loss=_mean(copies),
-            zero_share=current.zero_share,
-            agreement=current.agreement,
-            images=current.images_trained,
-            compute=current.compute,
-            outputs=current.outputs,
-        )
-        for made in current.copies:
-            origins = made.origins[:16].clone() if made.origins is not None else None
-            self.preview = (origins, made.images[:16].clone(), made.labels)
-
-    def _warn_of_zeros(self, current: _Round) -> None:
-        """Now and then look at the zero share: an attack that went out must not stay unseen."""
-        if current.zero_share is None or self._calls % 100 != 1:
+    def _keep_preview(self, current: RoundState) -> None:
+        if not current.copies:
             return
-        share = float(current.zero_share)
-        if share > 0.5:
-            warnings.warn(
-                f"{share:.0%} of the input gradient is exactly zero, and sign(0) = 0 leaves those "
-                "pixels as they are. With fp16 the loss scale is too small for the gradient of "
-                "single images: scale the loss as a mean over the micro-batch and divide the "
-                "accumulated gradients once, or use bf16.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        copies = current.copies[-1]
+        few = min(PREVIEW_IMAGES, len(copies))
+        origins = None if copies.origins is None else copies.origins[:few].clone()
+        labels = rows(copies.labels, 0, few, len(copies))
+        self.preview = (origins, copies.images[:few].clone(), labels)
 
-
-class _Round:
-    """One loss() and its collect(); what a schedule sees. See `schedules.Round`."""
-
-    def __init__(
-        self, adversary: Adversary, images: Tensor, labels: Any, criterion: Criterion
-    ) -> None:
-        self._adversary = adversary
-        self.images = images
-        self.labels = labels
-        self.criterion = criterion
-        self.progress = adversary.progress
-        self.keep_origins = adversary.track_agreement
-        self.future = adversary._future
-        self.autocast = AutocastState(images.device)
-        self.copies: list[Copies] = []
-        self.parts: list[Part] = []
-        self.losses: list[Tensor] = []
-        self.clean_gradient: Tensor | None = None
-        self.copy_gradients: list[Tensor | None] = []
-        self.zero_share: Tensor | None = None
-        self.agreement: Tensor | None = None
-        self.images_trained = 0
-        self.compute = 0.0
-        self.outputs: Any = None
-        self._draws = 0
-
-    @property
-    def attack(self) -> Attack:
-        return self._adversary.attack
-
-    def pairs(self) -> list[tuple[Part, Tensor]]:
-        return list(zip(self.parts, self.losses, strict=True))
-
-    def _generator(self) -> torch.Generator:
-        """A stream that is a function of (seed, rank, round, draw): nothing to save but counts."""
-        adversary = self._adversary
-        rank = 0
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank = torch.distributed.get_rank()
-        self._draws += 1
-        key = (adversary.seed, rank, adversary._calls, self._draws)
-        mixed = 0
-        for number in key:  # splitmix64: close keys give unrelated streams
-            mixed = (mixed + number + 0x9E3779B97F4A7C15) & (2**64 - 1)
-            mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-            mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-            mixed ^= mixed >> 31
-        return torch.Generator(self.images.device).manual_seed(mixed >> 1)
-
-    def perturb(self, images: Tensor, labels: Any) -> Perturbed:
-        adversary = self._adversary
-        self.compute += ATTACK_STEP_COMPUTE * self.attack.steps * len(images)
-        return self.attack.perturb(
-            adversary._bare, images, labels, self.criterion, self._generator()
-        )
-
-    def noise(self, images: Tensor) -> Tensor:
-        return self.attack.noise(images, self._generator())
-
-    def side_stream(self) -> torch.cuda.Stream | None:
-        adversary = self._adversary
-        if self.images.device.type != "cuda":
-            return None
-        if adversary._side is None:
-            adversary._side = torch.cuda.Stream(self.images.device)
-        return adversary._side
-
-    def report_zero_share(self, share: Tensor) -> None:
-        self.zero_share = share
-
-
-def _resolve_schedule(schedule: str | Schedule) -> Schedule:
-    if isinstance(schedule, Schedule):
-        return schedule
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule={schedule!r}: allowed are {', '.join(SCHEDULES)}.")
-    return SCHEDULES[schedule]()
-
-
-def _check_model(model: nn.Module) -> None:
-    parameters = list(model.parameters())
-    if not parameters:
-        raise ValueError(
-            f"{type(model).__name__} has no parameters: there is nothing to train. Give the "
-            "network itself, not a loss or a container of functions."
-        )
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters):
-        raise ValueError(
-            f"{type(model).__name__} has lazy modules that have not seen data yet: run one batch "
-            "through it (model(images)) before split_norms and Adversary."
-        )
-
-
-def _warn_unsplit(model: nn.Module) -> None:
-    count = sum(isinstance(module, _BatchNorm) for module in model.modules())
-    if count:
-        warnings.warn(
-            f"The model has {count} batch-norm layers that clean and adversarial images share: "
-            "accuracy suffers. Call conadv.split_norms(model) first, or say that it is meant with "
-            "split_norms(model, statistics='shared').",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-def _check_rows(images: Tensor, labels: Any) -> None:
-    first = first_tensor(labels)
-    if first is not None and (first.ndim == 0 or first.shape[0] != images.shape[0]):
-        raise ValueError(
-            f"{images.shape[0]} images but labels of shape {tuple(first.shape)}: give one label "
-            "per image."
-        )
-
-
-def _mean(pairs: list[tuple[Part, Tensor]]) -> Tensor | None:
-    if not pairs:
-        return None
-    total = sum(len(part.images) for part, _ in pairs)
-    weighted = [loss * (len(part.images) / total) for part, loss in pairs]
-    return cast(Tensor, sum(weighted[1:], start=weighted[0]))
-
-
-def _detached(outputs: Any) -> Any:
-    from conadv._nested import map_tensors
-
-    return map_tensors(lambda tensor: tensor.detach(), outputs)
+    def _warn_of_zeros(self, current: RoundState) -> None:
+        """Now and then look at the zero share: an attack that went out must not stay unseen."""
+        if current.zero_share is None or self._rounds % ZERO_CHECK_EVERY:
+            return
+        warn_of_zeros(float(current.zero_share))

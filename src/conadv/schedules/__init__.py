@@ -25,6 +25,23 @@ SCHEDULES: dict[str, type[Schedule]] = {
     cls.name: cls for cls in (Vanilla, Sequential, Lookahead, Recycled, Noise)
 }
 
+
+def resolve_schedule(schedule: str | Schedule) -> Schedule:
+    """The schedule object itself, or a new one with the defaults of the name given.
+
+    Raises:
+        ValueError: no schedule of that name.
+    """
+    if isinstance(schedule, Schedule):
+        return schedule
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
+        raise ValueError(
+            f"schedule={schedule!r}: allowed are {', '.join(SCHEDULES)}, or a schedule object such "
+            "as Recycled(share=0.5)."
+        )
+    return SCHEDULES[schedule]()
+
+
 __all__ = [
     "SCHEDULES",
     "Copies",
@@ -36,4 +53,5 @@ __all__ = [
     "Schedule",
     "Sequential",
     "Vanilla",
+    "resolve_schedule",
 ]

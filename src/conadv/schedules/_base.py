@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from conadv._nested import map_tensors, rows
 from conadv.attack import Attack, Perturbed
 
 Scheduled = float | Callable[[float], float]
@@ -86,10 +87,13 @@ class Copies:
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> Copies:
         """The inverse of `state_dict`, on `device`."""
-        from conadv._nested import map_tensors
-
         moved = map_tensors(lambda tensor: tensor.to(device), dict(state))
         return cls(**moved)
+
+
+def own_labels(labels: Any, count: int, total: int) -> Any:
+    """The labels of the first `count` images, to keep: loaders may fill their tensors anew."""
+    return map_tensors(lambda tensor: tensor.detach().clone(), rows(labels, 0, count, total))
 
 
 class Round(Protocol):
@@ -143,8 +147,6 @@ class Schedule:
     """
 
     name: ClassVar[str] = "vanilla"
-    copy_branch_input: ClassVar[bool] = False
-    """Whether input gradients come from the clean images' own training pass."""
 
     def __init__(self, share: Scheduled = 1.0, weight: Scheduled | None = None) -> None:
         self.share = share
@@ -174,7 +176,7 @@ class Schedule:
         return round(self.share_at(progress) * images) if self.active(progress) else 0
 
     def fresh_images(self, total: int) -> int:
-        """How many fresh images a loader should give so that the budget for a step is `total`."""
+        """How many fresh images a loader should give for a budget of `total` images per step."""
         return total
 
     def resolve(self, attack: Attack, clean_branch: str, adversarial_branch: str) -> Attack:
@@ -183,8 +185,6 @@ class Schedule:
         Raises:
             ValueError: the schedule cannot take gradients in the way that the attack asks for.
         """
-        from dataclasses import replace
-
         return replace(attack, branch=attack.branch or adversarial_branch)
 
     def wants_gradient(self, progress: float) -> bool:
@@ -203,7 +203,7 @@ class Schedule:
         """Prepare what later rounds need. Called after the backward, before the update."""
 
     def skip(self) -> None:
-        """The round is void (a NaN, say): drop what it would have prepared."""
+        """The round is void (a NaN, say), or left out: drop what it would have prepared."""
 
     def state_dict(self) -> dict[str, Any]:
         """What is pending: tensors, numbers, lists and dicts only."""

@@ -6,9 +6,12 @@ from collections import deque
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
+from conadv._checks import check_images
+from conadv._loop_checks import check_rows
 from conadv._nested import map_tensors, rows
-from conadv.schedules._base import Copies, Round, Schedule, Scheduled
+from conadv.schedules._base import Copies, Round, Schedule, Scheduled, own_labels
 
 
 class Lookahead(Schedule):
@@ -20,8 +23,9 @@ class Lookahead(Schedule):
     sequence.
 
     The future batches come from ``adversary.batches(loader)`` or ``adversary.peek(...)``. The
-    first tau rounds have no copies and train on clean images alone; so does a round whose future
-    batch was never seen. tau = 0 is `Sequential`.
+    first tau rounds have no copies and train on clean images alone; so does a round whose batch
+    was not seen tau rounds before. Share and weight are those of the round that attacks; a share
+    or weight that has fallen to zero since drops the copies. tau = 0 is `Sequential`.
 
     Args:
         tau: staleness in rounds (calls of loss), 0 or more.
@@ -49,30 +53,30 @@ class Lookahead(Schedule):
         self.reads_ahead = tau
         self.stream = stream
         self._pending: deque[Copies | None] = deque([None] * tau)
-        self._early: tuple[Copies | None, torch.cuda.Event] | None = None
+        self._early: tuple[Round, Copies | None, torch.cuda.Event] | None = None
 
     def copies(self, round: Round) -> list[Copies]:
         """What was made for this round tau rounds ago."""
-        side = round.side_stream() if self.stream and self.tau else None
-        if side is not None and self._early is None:
+        self._early = None  # of a round that was never collected
+        side = round.side_stream() if self.stream and self.tau and round.future else None
+        if side is not None:
             # Both passes read the weights of this step; neither waits for the other.
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                made = self._attack(round, *(round.future or (None, None)))
-                self._early = (made, side.record_event())
+                made = self._attack(round, round.future)
+                self._early = (round, made, side.record_event())
         if self.tau == 0:
-            made = self._attack(round, round.images, round.labels)
+            made = self._attack(round, (round.images, round.labels))
             return [made] if made is not None else []
-        due = self._pending[0]
+        due = self._pending[0] if self.active(round.progress) else None
         return [due] if due is not None else []
 
     def collect(self, round: Round) -> None:
         """Attack the batch of tau rounds later, at this round's weights."""
         if self.tau == 0:
             return
-        if self._early is not None:
-            made, event = self._early
-            self._early = None
+        if self._early is not None and self._early[0] is round:
+            _, made, event = self._early
             current = torch.cuda.current_stream()
             current.wait_event(event)
             if made is not None:
@@ -80,14 +84,19 @@ class Lookahead(Schedule):
                 for tensor in (made.images, made.origins):
                     if tensor is not None:
                         tensor.record_stream(current)
+                map_tensors(lambda tensor: tensor.record_stream(current), made.labels)
         else:
-            made = self._attack(round, *(round.future or (None, None)))
+            made = self._attack(round, round.future)
+        self._early = None
         self._pending.popleft()
         self._pending.append(made)
 
-    def _attack(self, round: Round, images: Any, labels: Any) -> Copies | None:
-        if images is None:
+    def _attack(self, round: Round, batch: tuple[Tensor, Any] | None) -> Copies | None:
+        if batch is None:
             return None
+        images, labels = batch
+        check_images(images)
+        check_rows(images, labels)
         total = len(images)
         count = self.count(total, round.progress)
         if count == 0:
@@ -95,11 +104,17 @@ class Lookahead(Schedule):
         device = round.images.device
         origins = images[:count].detach().to(device, non_blocking=True)
         labels = map_tensors(
-            lambda tensor: tensor.to(device, non_blocking=True), rows(labels, 0, count, total)
+            lambda tensor: tensor.to(device, non_blocking=True),
+            own_labels(labels, count, total) if self.tau else rows(labels, 0, count, total),
         )
         perturbed = round.perturb(origins, labels)
         round.report_zero_share(perturbed.zero_share)
-        return Copies(perturbed.images, labels, origins if round.keep_origins else None)
+        # With tau = 0 they are this round's own images, kept by it anyway.
+        if self.tau and round.keep_origins:
+            kept: Tensor | None = origins.clone()
+        else:
+            kept = None if self.tau else origins
+        return Copies(perturbed.images, labels, kept)
 
     def skip(self) -> None:
         """Drop this round's copies and make none."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 
-from conadv._nested import rows
 from conadv.attack import Attack
-from conadv.schedules._base import Copies, Round, Schedule, Scheduled
+from conadv.schedules._base import Copies, Round, Schedule, Scheduled, own_labels
 
 Budget = Literal["extra", "fixed"]
 
@@ -35,9 +35,13 @@ class Recycled(Schedule):
         refine: gradient steps that a copy takes in its life. With more than one, a copy stays for
             as many rounds and its own backward, through the adversarial branch, gives its next
             step for free: a k-step attack as a pipeline over k rounds. Each round
-            1/refine of the copies retire and as many new ones enter. Give the attack a step_size.
+            1/refine of the copies retire and as many new ones enter. An attack without a
+            step_size takes 2.5 * epsilon / refine, as in Madry et al.
 
     The first round trains on clean images alone; the pipeline is full after `refine` rounds.
+
+    The gradient is of the loss as it is trained on: where clean images and copies share batch
+    statistics (``statistics="affine"`` or ``"shared"``), the copies' loss has a part in it.
 
     Raises:
         ValueError: arguments outside the ranges above; on binding, an attack that a recycled
@@ -79,11 +83,29 @@ class Recycled(Schedule):
         """How many copies accompany `images` fresh ones."""
         if self.budget == "extra" or not self.active(progress):
             return super().count(images, progress)
-        share = self.share_at(progress)
-        return round(images * share / (1 - share))
+        return self._copies_beside(images, self.share_at(progress))
+
+    @staticmethod
+    def _copies_beside(fresh: int, share: float) -> int:
+        """The most copies that are no more than `share` of the batch they make up."""
+        return math.floor(fresh * share / (1 - share) + 1e-6)
+
+    def weight_at(self, progress: float) -> float | None:
+        """Weight of the copies' mean loss; below 1, for the clean loss gives the gradient."""
+        weight = super().weight_at(progress)
+        if weight == 1:
+            raise ValueError(
+                f"weight=1 at progress {progress:g}: recycled takes the gradient of the clean "
+                "loss, which has no weight left then. Give a weight below 1, or use "
+                "schedule='sequential' or 'lookahead'."
+            )
+        return weight
 
     def fresh_images(self, total: int) -> int:
         """Fresh images per step: all of them, or with a fixed budget what the copies leave.
+
+        With the copies that accompany them they are `total` images where total * share is a
+        whole number, and otherwise `total` or a few less, never more.
 
         Raises:
             ValueError: the share changes over training, so that no one number fits.
@@ -95,7 +117,11 @@ class Recycled(Schedule):
                 "share follows a schedule: with budget='fixed' the number of fresh images would "
                 "change from step to step. Give share as one number, or use budget='extra'."
             )
-        return total - round(total * self.share_at(0.0))
+        share = self.share_at(0.0) if self.active(0.0) else 0.0
+        fresh = total - math.floor(total * share)
+        while fresh + self._copies_beside(fresh, share) > total:
+            fresh -= 1
+        return fresh
 
     def resolve(self, attack: Attack, clean_branch: str, adversarial_branch: str) -> Attack:
         """Refuse what the gradient of the clean training pass cannot be.
@@ -127,7 +153,10 @@ class Recycled(Schedule):
                 f"steps={attack.steps}: {because}, and that is one gradient; use "
                 f"Recycled(refine={attack.steps}), which spreads the steps over as many rounds."
             )
-        return replace(attack, branch=clean_branch)
+        step_size = attack.step_size
+        if step_size is None and self.refine > 1 and attack.epsilon > 0:
+            step_size = 2.5 * attack.epsilon / self.refine
+        return replace(attack, branch=clean_branch, step_size=step_size)
 
     def wants_gradient(self, progress: float) -> bool:
         """Always, while copies are being made."""
@@ -151,13 +180,17 @@ class Recycled(Schedule):
             stepped = round.attack.ascend(old.images, old.origins, gradient)
             pending.append(Copies(stepped.images, old.labels, old.origins, old.age + 1))
         total = len(round.images)
-        count = min(total, -(-self.count(total, round.progress) // self.refine))
+        wanted = self.count(total, round.progress)
+        # One cohort per round, until together they are as many as wanted; then those that
+        # retire are replaced.
+        cohort = -(-wanted // self.refine)
+        count = max(0, min(total, cohort, wanted - sum(map(len, pending))))
         if count and round.clean_gradient is not None:
             origins = round.images[:count].detach()
             stepped = round.attack.ascend(origins, origins, round.clean_gradient[:count])
             round.report_zero_share(stepped.zero_share)
-            keep = origins if self.refine > 1 or round.keep_origins else None
-            labels = rows(round.labels, 0, count, total)
+            keep = origins.clone() if self.refine > 1 or round.keep_origins else None
+            labels = own_labels(round.labels, count, total)
             pending.append(Copies(stepped.images, labels, keep, 1))
         self._pending = pending
 
@@ -167,8 +200,18 @@ class Recycled(Schedule):
 
     def state_dict(self) -> dict[str, Any]:
         """The copies of the next round."""
-        return {"pending": [copies.state_dict() for copies in self._pending]}
+        pending = [copies.state_dict() for copies in self._pending]
+        return {"pending": pending, "refine": self.refine}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Restore the copies of the next round."""
+        """Restore the copies of the next round.
+
+        Raises:
+            ValueError: they were made for another `refine`.
+        """
+        if state["refine"] != self.refine:
+            raise ValueError(
+                f"The state holds copies for refine={state['refine']}, this schedule has "
+                f"refine={self.refine}: continue with the one that the run began with."
+            )
         self._pending = [Copies.from_state_dict(c, device) for c in state["pending"]]
