@@ -1,0 +1,19 @@
+"""Optimizers and learning rates for large batches. Importing this package needs torch alone."""
+
+from conadv.optim.groups import param_groups
+from conadv.optim.lamb import LAMB
+from conadv.optim.lars import LARS
+from conadv.optim.scaling import linear_lr, sqrt_lr
+from conadv.optim.warmup import WarmupCosine, WarmupPolynomial, warmup_cosine, warmup_poly
+
+__all__ = [
+    "LAMB",
+    "LARS",
+    "WarmupCosine",
+    "WarmupPolynomial",
+    "linear_lr",
+    "param_groups",
+    "sqrt_lr",
+    "warmup_cosine",
+    "warmup_poly",
+]

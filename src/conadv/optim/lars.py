@@ -1,0 +1,148 @@
+"""The LARS optimizer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from conadv.optim._base import (
+    Implementation,
+    LayerwiseOptimizer,
+    at_least_zero,
+    gradients,
+    in_unit_interval,
+    learning_rate,
+)
+from conadv.optim._fused import fused_lars
+from conadv.optim.multi_tensor import lars_list_
+from conadv.optim.reference import LARSSettings, lars_
+
+
+class LARS(LayerwiseOptimizer):
+    r"""Layer-wise adaptive rate scaling: SGD whose step is a share of each layer's norm.
+
+    By default the learning rate is inside the momentum buffer, as in TensorFlow, the MLPerf
+    references and optax, with which the published recipes were tuned::
+
+        ratio = trust_coefficient * |w| / (|g| + weight_decay * |w| + eps)
+        v = momentum * v + lr * ratio * (g + weight_decay * w)
+        w = w - v
+
+    ``lr_in_momentum=False`` gives timm's form, in which a change of the learning rate acts at
+    once on the whole of v. The two differ as soon as the learning rate changes::
+
+        v = momentum * v + ratio * (g + weight_decay * w)
+        w = w - lr * v
+
+    The ratio is 1 where |w| or |g| is 0, and in groups with ``adapt=False``: pass
+    ``param_groups(model, weight_decay)`` so that bias and norm are neither adapted nor decayed.
+    Unlike timm's Lars, a group without weight decay is adapted, and ``trust_clip`` bounds the
+    ratio itself, not ratio / lr. optax's ``lars`` has ``|g + weight_decay * w|`` in the
+    denominator; the two are equal without weight decay.
+
+    Args:
+        params: parameters or groups; a group may set any of the arguments below and ``adapt``.
+        lr: learning rate, a number or a tensor with one element (on the device of the
+            parameters if a CUDA graph is to see it change).
+        momentum: decay of the buffer, in [0, 1).
+        weight_decay: L2 penalty, part of the gradient.
+        trust_coefficient: size of a step as a share of the layer's norm.
+        eps: added to the denominator of the ratio.
+        nesterov: step with ``momentum * v`` plus the newest term instead of v.
+        lr_in_momentum: whether the learning rate is inside v.
+        trust_clip: upper bound of the ratio, or None.
+        maximize: climb instead of descend.
+        capturable: for CUDA graphs. LARS never reads a value back from the device, so this only
+            declares the intention; give ``lr`` as a tensor on the device.
+        foreach: multi-tensor operations (True or None) or one tensor at a time (False).
+        fused: compile the step with torch.compile: on the CPU less than half of the time, after
+            some seconds of compilation in the first step. Needs a C++ compiler (CPU) or Triton
+            (GPU); without one there is one warning, and the multi-tensor operations do the step.
+
+    Raises:
+        ValueError: a setting out of its range, or a complex parameter.
+
+    Example:
+        >>> import torch
+        >>> from conadv.optim import LARS, param_groups
+        >>> model = torch.nn.Linear(4, 2)
+        >>> optimizer = LARS(param_groups(model, weight_decay=5e-5), lr=10.0)
+        >>> model(torch.ones(3, 4)).sum().backward()
+        >>> optimizer.step()
+
+    References:
+        You, Gitman and Ginsburg, *Large Batch Training of Convolutional Networks*, arXiv
+        1708.03888; the place of the learning rate: MLPerf Training, ResNet-50 reference.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+        eps: float = 0.0,
+        nesterov: bool = False,
+        lr_in_momentum: bool = True,
+        trust_clip: float | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        fused: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "trust_coefficient": trust_coefficient,
+                "eps": eps,
+                "nesterov": nesterov,
+                "lr_in_momentum": lr_in_momentum,
+                "trust_clip": trust_clip,
+                "maximize": maximize,
+                "capturable": capturable,
+                "foreach": foreach,
+                "fused": fused,
+            },
+        )
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        at_least_zero(self, group, "trust_coefficient")
+        in_unit_interval(self, "momentum", group["momentum"])
+        if group["nesterov"] and group["momentum"] == 0:
+            raise ValueError("LARS: nesterov=True needs a momentum above 0.")
+
+    def _update(
+        self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
+    ) -> None:
+        settings = LARSSettings(
+            lr=learning_rate(group),
+            momentum=float(group["momentum"]),
+            weight_decay=float(group["weight_decay"]),
+            trust_coefficient=float(group["trust_coefficient"]),
+            eps=float(group["eps"]),
+            trust_clip=group["trust_clip"],
+            nesterov=group["nesterov"],
+            lr_in_momentum=group["lr_in_momentum"],
+            adapt=group["adapt"],
+            maximize=group["maximize"],
+        )
+        grads = gradients(params)
+        buffers = [self._buffer(p) for p in params] if group["momentum"] else None
+        if implementation == "fused":
+            fused_lars(params, grads, buffers, settings)
+        elif implementation == "foreach":
+            lars_list_(params, grads, buffers, settings)
+        else:
+            for index, (p, grad) in enumerate(zip(params, grads, strict=True)):
+                lars_(p, grad, buffers[index] if buffers else None, settings)
+
+    def _buffer(self, p: Tensor) -> Tensor:
+        state: dict[str, Tensor] = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return state["momentum_buffer"]

@@ -1,0 +1,162 @@
+"""LARS and LAMB on lists of tensors, by torch's multi-tensor operations.
+
+The same results as :mod:`conadv.optim.reference` up to rounding, with fewer passes over the
+memory. On the CPU the lists are cut into pieces that stay in the cache from one operation to the
+next. Nothing here reads a value back from the device, so a CUDA graph can capture it.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from conadv.optim.reference import (
+    LAMBSettings,
+    LARSSettings,
+    Number,
+    lamb_ratio,
+    lars_ratio,
+)
+
+CACHED_ELEMENTS = 1 << 18
+"""Elements of each tensor list that are worked on at a time on the CPU."""
+
+
+def lars_list_(
+    weights: list[Tensor], grads: list[Tensor], buffers: list[Tensor] | None, s: LARSSettings
+) -> None:
+    """One LARS step of a list of tensors of one device and dtype, in place.
+
+    Args:
+        weights: w.
+        grads: g; not changed.
+        buffers: v, or None without momentum.
+        s: settings of the group; of its numbers only ``lr`` may be a tensor.
+    """
+    for part in _pieces(weights):
+        _lars_(weights[part], grads[part], buffers[part] if buffers is not None else None, s)
+
+
+def lamb_list_(
+    weights: list[Tensor],
+    grads: list[Tensor],
+    firsts: list[Tensor],
+    seconds: list[Tensor],
+    corrections: tuple[Number, Number],
+    s: LAMBSettings,
+) -> None:
+    """One LAMB step of a list of tensors of one device and dtype, in place.
+
+    Args:
+        weights: w.
+        grads: g; not changed.
+        firsts: m.
+        seconds: v.
+        corrections: ``1 - beta ** step`` of both moments: a float for all tensors, or a tensor of
+            one dimension with a value for each.
+        s: settings of the group; of its numbers only ``lr`` may be a tensor.
+    """
+    first, second = corrections
+    for part in _pieces(weights):
+        here = (
+            first[part] if isinstance(first, Tensor) else first,
+            second[part] if isinstance(second, Tensor) else second,
+        )
+        _lamb_(weights[part], grads[part], firsts[part], seconds[part], here, s)
+
+
+def _lars_(
+    weights: list[Tensor], grads: list[Tensor], buffers: list[Tensor] | None, s: LARSSettings
+) -> None:
+    # The sign of `maximize` goes into the factors, so g is neither copied nor changed.
+    sign = -1.0 if s.maximize else 1.0
+    inside = sign * s.lr if s.lr_in_momentum else sign
+    outside = 1.0 if s.lr_in_momentum else s.lr
+    if s.adapt:
+        inside = lars_ratio(_norms(weights), _norms(grads), s) * inside
+    directions = grads
+    if s.weight_decay != 0:
+        directions = _list(torch._foreach_add(grads, weights, alpha=sign * s.weight_decay))
+    if buffers is not None:
+        torch._foreach_mul_(buffers, s.momentum)
+        _add_scaled_(buffers, directions, inside)
+    if buffers is None or s.nesterov:
+        _add_scaled_(weights, directions, inside * -outside)
+    if buffers is not None:
+        _add_scaled_(weights, buffers, -outside * s.momentum if s.nesterov else -outside)
+
+
+def _lamb_(
+    weights: list[Tensor],
+    grads: list[Tensor],
+    firsts: list[Tensor],
+    seconds: list[Tensor],
+    corrections: tuple[Number, Number],
+    s: LAMBSettings,
+) -> None:
+    new = 1.0 - s.beta1 if s.grad_averaging else 1.0
+    torch._foreach_mul_(firsts, s.beta1)
+    torch._foreach_add_(firsts, grads, alpha=-new if s.maximize else new)
+    torch._foreach_mul_(seconds, s.beta2)
+    torch._foreach_addcmul_(seconds, grads, grads, value=1.0 - s.beta2)
+    # m / c1 / (sqrt(v / c2) + eps) = scale * m / (sqrt(v) + eps * sqrt(c2)), scale = sqrt(c2) / c1:
+    # the corrections cost no pass of their own.
+    root = corrections[1] ** 0.5
+    scale = root / corrections[0]
+    denominators = _list(torch._foreach_sqrt(seconds))
+    _add_number_(denominators, s.eps * root)
+    updates = _list(torch._foreach_div(firsts, denominators))
+    del denominators
+    if s.weight_decay != 0:
+        _add_scaled_(updates, weights, s.weight_decay / scale)
+    rate = -s.lr * scale
+    if s.adapt:
+        rate = lamb_ratio(_norms(weights), _norms(updates) * scale, s) * rate
+    _add_scaled_(weights, updates, rate)
+
+
+def _add_scaled_(targets: list[Tensor], sources: list[Tensor], scale: Number) -> None:
+    """``target += scale * source``; a ``scale`` of one dimension has a value for each tensor."""
+    if isinstance(scale, Tensor):
+        torch._foreach_addcmul_(targets, sources, _each(scale, len(targets)))
+    else:
+        torch._foreach_add_(targets, sources, alpha=scale)
+
+
+def _add_number_(targets: list[Tensor], number: Number) -> None:
+    """``target += number``, likewise."""
+    if isinstance(number, Tensor):
+        torch._foreach_add_(targets, _each(number, len(targets)))
+    else:
+        torch._foreach_add_(targets, number)
+
+
+def _each(number: Tensor, count: int) -> list[Tensor]:
+    return list(number.unbind()) if number.ndim else [number] * count
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    """L2 norm of each tensor, at least in float32, as one tensor of one dimension."""
+    low = tensors[0].dtype in (torch.float16, torch.bfloat16)
+    return torch.stack(_list(torch._foreach_norm(tensors, 2, dtype=torch.float32 if low else None)))
+
+
+def _list(tensors: list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
+    """The multi-tensor operations return a list or a tuple, depending on the version of torch."""
+    return list(tensors)
+
+
+def _pieces(tensors: list[Tensor]) -> Iterator[slice]:
+    """Runs of tensors to work on together: what fits the cache on the CPU, all elsewhere."""
+    if not tensors:
+        return
+    if tensors[0].device.type != "cpu" or torch.compiler.is_compiling():
+        yield slice(0, len(tensors))
+        return
+    start, elements = 0, 0
+    for index, tensor in enumerate(tensors):
+        if index > start and elements + tensor.numel() > CACHED_ELEMENTS:
+            yield slice(start, index)
+            start, elements = index, 0
+        elements += tensor.numel()
+    yield slice(start, len(tensors))
