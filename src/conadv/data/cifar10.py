@@ -89,7 +89,17 @@ def load_cifar10(
 
 
 def _dataset(arrays: Arrays) -> ImageDataset:
-    dataset = ImageDataset(
+    dataset = _assemble(arrays)
+    if dataset.fingerprint != FINGERPRINT:
+        raise DataError(
+            f"the images are not CIFAR-10's (SHA-256 {dataset.fingerprint[:16]}..., expected "
+            f"{FINGERPRINT[:16]}...)."
+        )
+    return dataset
+
+
+def _assemble(arrays: Arrays) -> ImageDataset:
+    return ImageDataset(
         "cifar10",
         torch.from_numpy(arrays["train_images"]),
         torch.from_numpy(arrays["train_labels"]).long(),
@@ -99,17 +109,12 @@ def _dataset(arrays: Arrays) -> ImageDataset:
         source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
         licence="none given",
     )
-    if dataset.fingerprint != FINGERPRINT:
-        raise DataError(
-            f"the images are not CIFAR-10's (SHA-256 {dataset.fingerprint[:16]}..., expected "
-            f"{FINGERPRINT[:16]}...)."
-        )
-    return dataset
 
 
 def _read(file: Path) -> Arrays:
     try:
-        with np.load(file, allow_pickle=False) as content:
+        # Opened here: np.load leaves the file open where it is no archive at all.
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
     except Exception as error:  # zipfile, zlib, numpy and the disk each have their own
         raise DataError(f"{file} is damaged ({type(error).__name__}: {error}).") from error
