@@ -310,3 +310,48 @@ def test_quickstart(tmp_path: Path, fake: Fake) -> None:
     called = fake("conadv.quickstart", "run", None)
     assert main(["quickstart", "--out", str(tmp_path)]) == 0
     assert called["arguments"] == (tmp_path,)
+
+
+# -- all together ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_from_recipe_to_exported_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    small = ["data.synthetic.train_images=144", "train.steps=2", "evaluation.robust_images=16"]
+    train = ["train", "smoke", *small, "hardware.threads=1", "--out", str(folder)]
+    assert main(train) == 0
+    assert json.loads((folder / "result.json").read_text())["steps"] == 2
+    assert load_recipe(folder) == load_recipe("smoke", [*small, "hardware.threads=1"])
+    capsys.readouterr()
+    assert main(train) == 2, "the folder holds a run"
+    assert "already holds a run" in capsys.readouterr().err
+    assert main([*train, "optimizer.lr=3", "--resume"]) == 2
+    assert "optimizer.lr (was 2.0, now 3.0)" in capsys.readouterr().err
+    assert main(["train", str(folder), "--resume"]) == 0
+    assert main(["evaluate", str(folder), "--steps", "2", "--branch", "adversarial"]) == 0
+    assert "branch adversarial" in capsys.readouterr().out
+    assert main(["export", str(folder)]) == 0
+
+    from safetensors.torch import load_file
+
+    from conadv.training.models import create_model
+
+    model = create_model("cifar/resnet8", in_chans=3, num_classes=4)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+
+
+def test_data_fetch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "fetch", "synthetic"]) == 0
+    assert "512 training and 128 test images, 16 x 16, 3 channel(s)" in capsys.readouterr().out
+    assert main(["data", "fetch", "cifar"]) == 2
+    assert "Did you mean cifar10?" in capsys.readouterr().err
+
+
+def test_recipes_and_data_know_the_same_data_sets() -> None:
+    from conadv.data import DATASETS
+    from conadv.training.recipe.fields import all_fields
+
+    assert list(DATASETS) == all_fields()["data.dataset"].allowed.split(", ")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from conadv.data.sampler import steps_per_epoch
 from conadv.errors import RecipeError
+from conadv.optim.scaling import linear_lr, sqrt_lr
 from conadv.training.recipe._values import Flag, Number, Text, Whole
 from conadv.training.recipe.checks import problems
 from conadv.training.recipe.sections import (
@@ -109,9 +110,10 @@ class Recipe(Section):
     @property
     def peak_lr(self) -> float:
         """Peak learning rate, the scaling rule applied."""
-        ratio = self.batch.global_batch / self.optimizer.lr_base_batch
-        factor = {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}
-        return self.optimizer.lr * factor[self.optimizer.lr_rule]
+        lr, base = self.optimizer.lr, self.optimizer.lr_base_batch
+        rules = {"linear": linear_lr, "sqrt": sqrt_lr}
+        rule = rules.get(self.optimizer.lr_rule)
+        return lr if rule is None else rule(lr, base, self.batch.global_batch)
 
     @property
     def method_label(self) -> str:
@@ -145,9 +147,7 @@ class Recipe(Section):
                 f"images per step, but only {train_images} images of {self.data.dataset} are "
                 "there to train on. Lower batch.global_batch, or data.validation."
             )
-        exact = train_images / self.fresh_per_step
-        whole = {"wrap": exact, "drop": math.floor(exact), "keep": math.ceil(exact)}
-        return float(whole[self.data.order_tail])
+        return steps_per_epoch(self.fresh_per_step, train_images, self.data.order_tail)
 
     def total_steps(self, train_images: int) -> int:
         """Weight updates of the whole run, at least one; see `steps_per_epoch`."""
