@@ -95,12 +95,12 @@ def augment_batch(images: Tensor, augment: Augment, numbers: Draws) -> Tensor:
     pad, device = augment.crop_padding, images.device
     rows = torch.arange(height).expand(count, -1)
     columns = torch.arange(width).expand(count, -1)
-    if augment.flip:
-        flipped = numbers.numbers[:, 2, None] < 0.5
-        columns = torch.where(flipped, columns.flip(1), columns)
     if pad:
         rows = rows + numbers.integers(0, 2 * pad + 1)[:, None] - pad
         columns = columns + numbers.integers(1, 2 * pad + 1)[:, None] - pad
+    if augment.flip:  # the image is flipped first, then cropped: so indices are mirrored last
+        flipped = numbers.numbers[:, 2, None] < 0.5
+        columns = torch.where(flipped, width - 1 - columns, columns)
     valid_rows = (rows >= 0) & (rows < height)
     valid_columns = (columns >= 0) & (columns < width)
     flat = (rows.clamp(0, height - 1) * width)[:, :, None] + columns.clamp(0, width - 1)[:, None]
