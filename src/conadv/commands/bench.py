@@ -60,7 +60,7 @@ def steps(
 def optimizers(
     model: Annotated[
         str, typer.Option(help="Network whose parameters are updated.")
-    ] = "torchvision/resnet50",
+    ] = "timm/resnet50",
     device: Device = "cpu",
     dtype: Annotated[str, typer.Option(help="Of the parameters: fp32 or bf16.")] = "fp32",
     repeats: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 20,
