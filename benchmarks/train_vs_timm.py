@@ -1,0 +1,141 @@
+"""Images per second of `conadv train` against timm's own training script, both vanilla.
+
+    git clone https://github.com/huggingface/pytorch-image-models
+    python benchmarks/train_vs_timm.py --timm-script pytorch-image-models/train.py \
+        --json benchmarks/results/train-vs-timm-cpu.json
+
+Same model, batch, precision and images (CIFAR-10), on the same machine; runs alternate, and the
+ratio is taken pair by pair. Both trainers' rates are medians over steps, start-up excluded. timm
+gets its quicker options: channels_last, no augmentation but the resize that it always does, no
+mixing; `conadv train` crops and flips. The number of loader workers is timm's choice to lose: two
+settings are run and the faster one counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from conadv.bench import machine
+from conadv.data import load_dataset
+
+BARS = {"cifar/resnet18": 1.1, "cifar/resnet20": 1.5}
+SKIP = 3
+"""Steps at the start of a run that are not counted: workers start, kernels are chosen."""
+RUNNER = Path(__file__).with_name("_timm_runner.py")
+
+
+def write_cifar(folder: Path, images: int, test: int) -> None:
+    """The first images in the layout that torchvision's CIFAR10 reads, so timm decodes nothing."""
+    data = load_dataset("cifar10")
+    target = folder / "cifar-10-batches-py"
+    target.mkdir(parents=True)
+
+    def batch(name: str, pixels: Any, labels: Any) -> None:
+        content = {"data": pixels.flatten(1).numpy(), "labels": labels.tolist()}
+        (target / name).write_bytes(pickle.dumps(content))
+
+    part = images // 5
+    for i in range(5):
+        rows = slice(i * part, (i + 1) * part)
+        batch(f"data_batch_{i + 1}", data.train_images[rows], data.train_labels[rows])
+    batch("test_batch", data.test_images[:test], data.test_labels[:test])
+    meta = {"label_names": list(data.classes)}
+    (target / "batches.meta").write_bytes(pickle.dumps(meta))
+
+
+def timm_rate(script: Path, folder: Path, model: str, batch: int, workers: int) -> float:
+    """Images per second of timm's script: median over its logged steps."""
+    with tempfile.TemporaryDirectory() as output:
+        command = [
+            *(sys.executable, str(RUNNER), str(script)),
+            *("--dataset", "torch/cifar10", "--data-dir", str(folder)),
+            *("--model", "conadv_" + model.split("/")[1], "--num-classes", "10"),
+            *("--input-size", "3", "32", "32", "--batch-size", str(batch)),
+            *("--mean", "0.4914", "0.4822", "0.4465", "--std", "0.247", "0.2435", "0.2616"),
+            *("--opt", "sgd", "--lr", "0.1", "--momentum", "0.9", "--sched", "none"),
+            *("--epochs", "1", "--warmup-epochs", "0", "--cooldown-epochs", "0"),
+            *("--amp", "--amp-dtype", "bfloat16", "--device", "cpu", "--channels-last"),
+            *("--no-aug", "--workers", str(workers), "--log-interval", "1"),
+            *("--output", output),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    log = done.stdout + done.stderr
+    rates = [float(r) for r in re.findall(r"Time: [\d.]+s, +([\d.]+)/s", log)]
+    if done.returncode != 0 or len(rates) <= SKIP:
+        raise SystemExit(f"timm's script failed:\n{log[-3000:]}")
+    return statistics.median(rates[SKIP:])
+
+
+def conadv_rate(model: str, batch: int, images: int) -> float:
+    """Images per second of our trainer: median over the steps in its run folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        command = [
+            *(sys.executable, "-m", "conadv", "train", "cifar10-resnet18-vanilla"),
+            *("--out", str(out), f"model.name={model}", "optimizer.name=sgd", "optimizer.lr=0.1"),
+            *(f"batch.global_batch={batch}", f"batch.micro_batch={batch}", "batch.norm_group=null"),
+            *(f"data.train_images={images}", "data.validation=0", "train.epochs=1"),
+            *("lr_schedule.warmup_epochs=0", "evaluation.robust_images=64"),
+            "hardware.precision=bf16",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"conadv train failed:\n{(done.stdout + done.stderr)[-3000:]}")
+        lines = (out / "timing.jsonl").read_text().splitlines()
+    seconds = [json.loads(line)["seconds"] for line in lines if '"seconds"' in line]
+    return batch / statistics.median(seconds[SKIP:])
+
+
+def main() -> None:
+    """Alternate the two, print the ratios, write the file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--timm-script", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", default=list(BARS))
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--images", type=int, default=2560, help="trained on in each run")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_cifar(Path(folder), options.images, test=128)
+        for model in options.models:
+            ratios, ours, theirs = [], [], []
+            for pair in range(options.pairs):
+                mine = conadv_rate(model, options.batch, options.images)
+                rates = {
+                    w: timm_rate(options.timm_script, Path(folder), model, options.batch, w)
+                    for w in options.workers
+                }
+                best = max(rates.values())
+                ratios.append(mine / best)
+                ours.append(mine)
+                theirs.append(rates)
+                print(f"{model} pair {pair + 1}: ours {mine:.1f}/s, timm {rates}", flush=True)
+            row = {
+                "model": model,
+                "batch": options.batch,
+                "ratio": machine.spread(ratios),
+                "bar": BARS.get(model),
+                "conadv_images_per_second": ours,
+                "timm_images_per_second_by_workers": theirs,
+            }
+            print(f"{model}: x{row['ratio']['median']:.2f} of timm's rate", flush=True)
+            rows.append(row)
+    if options.json:
+        content = {"rows": rows, "environment": machine.environment()}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

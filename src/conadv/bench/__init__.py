@@ -1,0 +1,1 @@
+"""How fast it is: ratios, interleaved in one run. Each benchmark returns a JSON-able dict."""
