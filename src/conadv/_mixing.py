@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -56,21 +57,24 @@ def weights_of(parts: Sequence[Part], adversarial_weight: float | None) -> list[
 
 
 def forward_joint(model: nn.Module, parts: Sequence[Part]) -> list[Any]:
-    """One forward over the concatenated parts; returns each part's rows of the outputs."""
-    wanted = any(part.wants_gradient for part in parts)
-    if len(parts) == 1:
-        mixed = parts[0].images.detach()
-    else:
-        mixed = torch.cat([part.images.detach() for part in parts])
-    if wanted:
+    """One forward over the concatenated parts; returns each part's rows of the outputs.
+
+    Neighbouring parts of one branch (cohorts of copies) are normalised together.
+    """
+    images = [part.images.detach() for part in parts]
+    mixed = images[0] if len(images) == 1 else torch.cat(images)
+    if any(part.wants_gradient for part in parts):
         mixed.requires_grad_()
-    total, start = len(mixed), 0
-    with route(model, [(part.branch, len(part.images)) for part in parts]):
+    layout = [
+        (branch, sum(len(part.images) for part in group))
+        for branch, group in groupby(parts, key=lambda part: part.branch)
+    ]
+    with route(model, layout):
         outputs = model(mixed)
-    results = []
+    results, start = [], 0
     for part in parts:
         stop = start + len(part.images)
-        results.append(rows(outputs, start, stop, total))
+        results.append(rows(outputs, start, stop, len(mixed)))
         if part.wants_gradient:
             part.leaf, part.offset = mixed, start
         start = stop
@@ -80,17 +84,11 @@ def forward_joint(model: nn.Module, parts: Sequence[Part]) -> list[Any]:
 def forward_separate(
     model: nn.Module, parts: Sequence[Part], routers: Sequence[Router]
 ) -> list[Any]:
-    """One forward per part: no concatenation of activations inside every split layer."""
-    results = []
-    for part in parts:
-        images = part.images.detach()
-        if part.wants_gradient:
-            images.requires_grad_()
-            part.leaf, part.offset = images, 0
-        with route(model, [(part.branch, len(images))]):
-            results.append(model(images))
+    """One forward per branch: no concatenation of activations inside every split layer."""
+    groups = [list(group) for _, group in groupby(parts, key=lambda part: part.branch)]
+    results = [output for group in groups for output in forward_joint(model, group)]
     for router in routers:
-        router.ambiguous = len(parts) > 1
+        router.ambiguous = len(groups) > 1
     return results
 
 
