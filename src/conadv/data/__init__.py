@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from conadv.data.augment import Augment
 from conadv.data.cache import cache_dir
 from conadv.data.dataset import ImageDataset
-from conadv.data.resident import Augment, ResidentSource, standardise
-from conadv.data.sampler import rank_slice, sample_indices, split, steps_per_epoch
+from conadv.data.resident import ResidentSource, standardise
+from conadv.data.sampler import rank_slice, sample_indices, steps_per_epoch
+from conadv.data.split import split
 from conadv.errors import DataError
 
 DATASETS: dict[str, str] = {
@@ -33,7 +35,7 @@ def load_dataset(
     Args:
         name: one of `DATASETS`.
         root: folder for fetched data; None: `cache_dir`.
-        say: called with a line of text at every stage of a download.
+        say: called with a line of text at every stage of a download; None prints to stderr.
         options: of ``"synthetic"``: size, classes, channels, train_images, test_images, seed.
 
     Raises:

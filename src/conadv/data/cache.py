@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from conadv.errors import DataError
+
+Say = Callable[[str], None]
+"""Told a line of text at every stage of something slow."""
+
+LOCK = ".conadv.lock"
+_SCRATCH = ".conadv-download-"
+_PART = ".conadv-part"
 
 
 def cache_dir() -> Path:
@@ -25,57 +35,106 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "conadv"
 
 
+def say_to_stderr(line: str) -> None:
+    """Print a line where it mixes with no output that a program reads."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name, flush to the disk, rename: readers see all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write under a temporary name, flush to the disk, rename: readers see all or nothing.
+
+    Args:
+        path: the file that comes to be, or is replaced.
+        write: puts the content into an open file.
+
+    Raises:
+        DataError: the disk is full, or the folder may not be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise DataError(
-            f"{path} could not be written ({error.strerror or error}): free some disk, or name "
-            "another folder in CONADV_DATA."
-        ) from error
 
 
 @contextmanager
-def locked(folder: Path, wait_seconds: float = 1800) -> Iterator[None]:
+def scratch(folder: Path) -> Iterator[Path]:
+    """An empty folder for what is being fetched; it goes away, whatever happens."""
+    with tempfile.TemporaryDirectory(
+        prefix=_SCRATCH, dir=folder, ignore_cleanup_errors=True
+    ) as name:
+        yield Path(name)
+
+
+@contextmanager
+def locked(folder: Path, say: Say, wait_seconds: float = 1800) -> Iterator[None]:
     """One process at a time in a folder; the lock of a process that died is free again.
 
+    What dead processes left half done in the folder is removed. Where the file system knows no
+    locks, processes may fetch the same thing twice, but each file is still whole.
+
     Raises:
-        DataError: another process held it all the time.
+        DataError: another process held it all the time, or the folder may not be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    with file:  # closing the file gives the lock back
         deadline = time.monotonic() + wait_seconds
-        while not _try_lock(file.fileno()):
+        told = False
+        while (state := _try_lock(file.fileno())) == "held":
+            if not told:
+                say(f"waiting for another process that works in {folder}")
+                told = True
             if time.monotonic() > deadline:
                 raise DataError(
                     f"Another process has been working in {folder} for {wait_seconds:.0f} s: wait "
                     "for it, or end it."
                 )
-            time.sleep(0.2)
-        yield  # closing the file gives the lock back
+            time.sleep(0.1)
+        if state == "ours":
+            _remove_leftovers(folder)
+        yield
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> str:
     try:
         import fcntl
-    except ImportError:  # Windows: without locks, atomic renames still keep files whole
-        return True
+    except ImportError:  # Windows
+        return "unknown"
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    except BlockingIOError:
+        return "held"
+    except OSError:  # some network file systems
+        return "unknown"
+    return "ours"
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for left in folder.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(f".*{_PART}"):
+        with suppress(OSError):
+            left.unlink()
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path} could not be written ({error.strerror or error}): free some disk, or name "
+        "another folder in CONADV_DATA."
+    )

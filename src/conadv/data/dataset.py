@@ -11,7 +11,7 @@ from torch import Tensor
 from conadv.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors do not compare to one truth value
 class ImageDataset:
     """Images and labels, training and test, on the CPU.
 
@@ -30,10 +30,10 @@ class ImageDataset:
     """
 
     name: str
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
+    train_images: Tensor = field(repr=False)
+    train_labels: Tensor = field(repr=False)
+    test_images: Tensor = field(repr=False)
+    test_labels: Tensor = field(repr=False)
     classes: tuple[str, ...]
     source: str = ""
     licence: str = ""
@@ -68,6 +68,12 @@ class ImageDataset:
     def _check(self, part: str) -> None:
         images: Tensor = getattr(self, f"{part}_images")
         labels: Tensor = getattr(self, f"{part}_labels")
+        for what, value in (("images", images), ("labels", labels)):
+            if not isinstance(value, Tensor) or value.device.type != "cpu":
+                kind = f"on {value.device}" if isinstance(value, Tensor) else f"a {type(value)}"
+                raise DataError(
+                    f"{self.name}: {part} {what} are {kind}: give a torch.Tensor on the CPU."
+                )
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise DataError(
                 f"{self.name}: {part} images are {images.dtype} of shape {tuple(images.shape)}: "
@@ -78,14 +84,18 @@ class ImageDataset:
                 f"{self.name}: {part} labels are {labels.dtype} of shape {tuple(labels.shape)} "
                 f"for {len(images)} images: give int64, one per image."
             )
-        if len(images) == 0:
-            raise DataError(f"{self.name}: there are no {part} images.")
+        if images.numel() == 0:
+            raise DataError(
+                f"{self.name}: there are no {part} images, or they have no pixels: their shape is "
+                f"{tuple(images.shape)}."
+            )
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(self.classes):
-            wrong = low if low < 0 else high
+            wrong, known = low if low < 0 else high, len(self.classes)
+            hint = " Do they begin at 1? Subtract 1." if low == 1 and high == known else ""
             raise DataError(
-                f"{self.name}: a {part} label is {wrong}, but with {len(self.classes)} classes "
-                f"labels run from 0 to {len(self.classes) - 1}. Do they begin at 1?"
+                f"{self.name}: a {part} label is {wrong}, but with {known} classes labels run "
+                f"from 0 to {known - 1}.{hint}"
             )
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conadv.data.dataset import ImageDataset
 from conadv.errors import DataError
 
 Tail = Literal["wrap", "drop", "keep"]
@@ -26,7 +25,8 @@ def permutation(seed: int, epoch: int, size: int) -> Tensor:
     """The order of epoch `epoch`, int64, shape (size,).
 
     A sort of 64-bit Philox draws: numpy guarantees the stream of a bit generator across versions
-    and platforms, which it does not for shuffling methods, nor torch for randperm.
+    and platforms, which it does not for shuffling methods, nor torch for randperm. The tensor is
+    kept and shared: do not write to it.
     """
     generator = np.random.Philox(key=np.array([seed % 2**64, epoch], dtype=np.uint64))
     keys = generator.random_raw(size)
@@ -64,7 +64,7 @@ def sample_indices(seed: int, step: int, count: int, size: int, tail: Tail = "wr
             the last step of an epoch is smaller.
 
     Raises:
-        DataError: a step needs more images than there are.
+        DataError: a step needs more images than there are, or none.
         ValueError: an unknown `tail`, or a negative step.
     """
     check_count(count, size)
@@ -74,7 +74,7 @@ def sample_indices(seed: int, step: int, count: int, size: int, tail: Tail = "wr
         raise ValueError(f"step={step}: steps count from 0.")
     if tail != "wrap":
         epoch, place = divmod(step, int(steps_per_epoch(count, size, tail)))
-        return permutation(seed, epoch, size)[place * count : (place + 1) * count]
+        return permutation(seed, epoch, size)[place * count : (place + 1) * count].clone()
     first, last = step * count, (step + 1) * count
     parts = []
     while first < last:
@@ -82,7 +82,7 @@ def sample_indices(seed: int, step: int, count: int, size: int, tail: Tail = "wr
         stop = min(size, offset + last - first)
         parts.append(permutation(seed, epoch, size)[offset:stop])
         first += stop - offset
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return torch.cat(parts)  # a copy, also of one part: what is kept must not change
 
 
 def rank_slice(samples: Tensor, rank: int, world_size: int) -> Tensor:
@@ -90,40 +90,3 @@ def rank_slice(samples: Tensor, rank: int, world_size: int) -> Tensor:
     if not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} of {world_size}: ranks run from 0 to {world_size - 1}.")
     return samples.tensor_split(world_size)[rank]
-
-
-def split(
-    dataset: ImageDataset, validation: float, seed: int, train_images: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Hold out part of the training images, class-balanced: (train indices, validation indices).
-
-    Args:
-        dataset: its training images are split; test images are not touched.
-        validation: share to hold out of each class, in [0, 1).
-        seed: which images.
-        train_images: use only so many images of the data set, class-balanced as far as they go;
-            validation comes out of these. None: all.
-
-    Raises:
-        DataError: more images are asked for than there are, or nothing is left to train on.
-    """
-    total = len(dataset.train_labels)
-    wanted = total if train_images is None else train_images
-    if not 1 <= wanted <= total:
-        raise DataError(
-            f"data.train_images={wanted}, but {dataset.name} has {total}: give 1 to {total}."
-        )
-    if not 0 <= validation < 1:
-        raise DataError(f"validation={validation}: give a share from 0 to below 1.")
-    # Take the classes in turn, each in a random order of its own: every prefix is balanced.
-    order = permutation(seed, 2**32, total)
-    labels = dataset.train_labels[order].numpy()
-    rank_in_class = np.empty(total, dtype=np.int64)
-    for label in range(len(dataset.classes)):
-        members = np.flatnonzero(labels == label)
-        rank_in_class[members] = np.arange(len(members))
-    chosen = order[torch.from_numpy(np.argsort(rank_in_class, kind="stable"))][:wanted]
-    held_out = round(wanted * validation)
-    if held_out == wanted:
-        raise DataError(f"validation={validation} of {wanted} images leaves none to train on.")
-    return chosen[held_out:].sort().values, chosen[:held_out].sort().values

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from conadv.data.dataset import ImageDataset
+from conadv.errors import DataError
 
 
 def make_synthetic(
@@ -25,7 +26,20 @@ def make_synthetic(
         train_images: number of training images, classes in turn.
         test_images: number of test images.
         seed: of the patterns and the noise.
+
+    Raises:
+        DataError: a number below 1.
     """
+    numbers = {
+        "size": size,
+        "classes": classes,
+        "channels": channels,
+        "train_images": train_images,
+        "test_images": test_images,
+    }
+    for name, number in numbers.items():
+        if number < 1:
+            raise DataError(f"synthetic: {name}={number}: give 1 or more.")
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(classes, channels, 4, 4, generator=generator)
     patterns = torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear")
