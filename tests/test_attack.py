@@ -133,6 +133,21 @@ class TestPixelUnits:
         assert size <= epsilon + 1e-6
         assert size > 0.9 * epsilon
 
+    def test_the_range_holds_to_the_last_bit_in_the_units_of_the_model(self):
+        """Rounding of image + delta / std must not pass what a white pixel is."""
+        mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (MEAN, STD))
+        images = (torch.rand(4000, 3, 1, 1) - mean) / std
+        white, black = (1 - mean) / std, (0 - mean) / std
+        model = Linear((3, 1, 1))
+        model.weight.data.fill_(1.0)
+        copies = Attack(1.0, MEAN, STD)(model, images, None, total)
+        assert (copies <= white).all()
+        torch.testing.assert_close(copies, white.expand_as(copies))
+        model.weight.data.fill_(-1.0)
+        copies = Attack(1.0, MEAN, STD)(model, images, None, total)
+        assert (copies >= black).all()
+        torch.testing.assert_close(copies, black.expand_as(copies))
+
     def test_saturated_pixels_only_move_inwards(self):
         pixels = torch.tensor([[[[0.0, 1.0]]]])
         model = Linear((1, 1, 2))
