@@ -167,8 +167,13 @@ class RoundState:
         return cast(Tensor, sum(weighted[1:], start=weighted[0]))
 
     def agreement(self) -> Tensor | None:
-        """Mean cosine, in pixels, of the copies' perturbations and fresh ones at these weights."""
+        """Mean cosine, in pixels, of the copies' perturbations and fresh ones at these weights.
+
+        The fresh ones take the round's first random numbers again, so that measuring changes no
+        run, and what was made in this very round agrees with itself.
+        """
         cosines = []
+        draws, self._draws = self._draws, 0
         for copies in self.copies:
             if copies.origins is None:
                 continue
@@ -180,4 +185,5 @@ class RoundState:
                 for images in (copies.images, fresh)
             )
             cosines.append(nn.functional.cosine_similarity(stale, new))
+        self._draws = draws
         return torch.cat(cosines).mean() if cosines else None

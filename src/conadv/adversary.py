@@ -202,7 +202,7 @@ class Adversary:
         """
         check_images(images)
         check_rows(images, labels)
-        images = ordinary(images)
+        images, labels = ordinary(images), map_tensors(ordinary, labels)
         self._ahead.begin_round()
         if self._round is not None:  # begun anew: what it cost was paid
             self.compute += self._round.compute
@@ -348,6 +348,7 @@ class Adversary:
         for branch, (images, labels) in (views or {}).items():
             check_images(images)
             check_rows(images, labels)
+            labels = map_tensors(ordinary, labels)
             parts.append(Part(branch, ordinary(images), labels, False))
         refine = self.schedule.wants_copy_gradients()
         for copies in current.copies:
