@@ -21,11 +21,11 @@ _BLOCK = 4
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to training images, all of it before standardisation.
+    """What is done to training images before standardisation: flip, then crop, then cutout.
 
     Args:
         crop_padding: pad by so many black pixels on each side, crop the original size at random.
-        flip: mirror every second image, at random.
+        flip: mirror left to right with probability one half.
         cutout: black out a square of this side at a random centre (DeVries & Taylor, 2017,
             arXiv 1708.04552); the part of it outside the image is lost.
 

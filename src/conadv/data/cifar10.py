@@ -68,8 +68,10 @@ def _kept(file: Path, say: Say) -> ImageDataset | None:
     if not file.is_file():
         return None
     try:
-        with np.load(file, allow_pickle=False) as content:
-            return _dataset({name: content[name] for name in content.files})
+        # Opened here: np.load leaves the file open where it is no archive at all.
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+        return _dataset(arrays)
     except Exception as error:  # zipfile, zlib, numpy and the disk each have their own
         say(f"{file} is damaged ({_reason(error)}) and will be replaced")
         return None
@@ -96,7 +98,17 @@ def _fetch(
 
 
 def _dataset(arrays: Arrays) -> ImageDataset:
-    dataset = ImageDataset(
+    dataset = _assemble(arrays)
+    if dataset.fingerprint != FINGERPRINT:
+        raise DataError(
+            f"the images are not CIFAR-10's (SHA-256 {dataset.fingerprint[:16]}..., expected "
+            f"{FINGERPRINT[:16]}...)"
+        )
+    return dataset
+
+
+def _assemble(arrays: Arrays) -> ImageDataset:
+    return ImageDataset(
         "cifar10",
         torch.from_numpy(arrays["train_images"]),
         torch.from_numpy(arrays["train_labels"]).long(),
@@ -106,12 +118,6 @@ def _dataset(arrays: Arrays) -> ImageDataset:
         source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
         licence="none given",
     )
-    if dataset.fingerprint != FINGERPRINT:
-        raise DataError(
-            f"the images are not CIFAR-10's (SHA-256 {dataset.fingerprint[:16]}..., expected "
-            f"{FINGERPRINT[:16]}...)"
-        )
-    return dataset
 
 
 def _reason(error: Exception) -> str:

@@ -112,6 +112,9 @@ class ResidentSource:
         )
         chosen = samples.to(device)
         rows, columns, flips, cut_rows, cut_columns = drawn.to(device)
+        if self._augment.flip:
+            # An image is flipped first, then cropped. Flipping the mirrored crop is the same.
+            columns = torch.where(flips == 1, 2 * self._augment.crop_padding - columns, columns)
         images = self._windows[chosen, rows, columns]  # (N, H, W, C)
         if self._augment.flip:
             images = flip_some(images, flips == 1)
