@@ -179,6 +179,7 @@ def test_recycled_refuses_what_its_gradient_is_not(setting: str, attack: dict[st
     [
         (["method.budget=fixed", "method.share=0.6"], "method.share=0.6 with budget='fixed'"),
         (["method.budget=fixed", "method.share=[[0,0.2],[1,0]]"], "share follows a schedule"),
+        (["method.weight=1"], "method.weight=1"),
         (["method.schedule=noise", "method.budget=fixed"], "only recycled"),
         (["method.schedule=sequential", "method.refine=2"], "only recycled"),
         (["method.schedule=lookahead", "method.tau=0"], "method.schedule=sequential"),

@@ -139,10 +139,12 @@ def _recycled(recipe: Recipe) -> Iterator[str]:
     if method.schedule != "recycled":
         return
     share = as_schedule(method.share)
-    found = list(_message(lambda: Recycled(share, None, method.budget, method.refine), "method."))
+    weight = None if method.weight is None else as_schedule(method.weight)
+    make = partial(Recycled, share, weight, method.budget, method.refine)
+    found = list(_message(make, "method."))
     yield from found
     if method.budget == "fixed" and not found:
-        schedule = Recycled(share, None, "fixed", method.refine)
+        schedule = make()
         refused = list(_message(lambda: schedule.fresh_images(recipe.micro_batch), "method."))
         yield from refused
         if not refused and schedule.fresh_images(recipe.micro_batch) < 1:

@@ -10,8 +10,9 @@ from pydantic_core import PydanticCustomError
 from conadv.data.sampler import steps_per_epoch
 from conadv.errors import RecipeError
 from conadv.optim.scaling import linear_lr, sqrt_lr
+from conadv.schedules import Recycled
 from conadv.training.recipe._values import Flag, Number, Text, Whole
-from conadv.training.recipe.checks import problems
+from conadv.training.recipe.checks import as_schedule, problems
 from conadv.training.recipe.sections import (
     AttackSection,
     BatchSection,
@@ -98,9 +99,12 @@ class Recipe(Section):
     @property
     def fresh_per_micro_batch(self) -> int:
         """Fresh images per forward pass: with a fixed budget, what the copies leave."""
-        if self.method.budget == "fixed" and isinstance(self.method.share, float):
-            return self.micro_batch - round(self.micro_batch * self.method.share)
-        return self.micro_batch
+        method = self.method
+        if method.schedule != "recycled":
+            return self.micro_batch
+        share = as_schedule(method.share)
+        schedule = Recycled(share, None, method.budget, method.refine)
+        return schedule.fresh_images(self.micro_batch)
 
     @property
     def fresh_per_step(self) -> int:
