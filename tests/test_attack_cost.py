@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.utils.flop_counter import FlopCounterMode
 
 import conadv
@@ -141,3 +142,16 @@ def test_compiled_in_place():
     got = Attack(0.1)(model, images, labels, F.cross_entropy)
     torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
     assert backend.backward_outputs == [1]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_many_models_in_one_process_are_all_compiled():
+    """The compiler counts recompilations per function: the models must not share one."""
+    torch._dynamo.reset()
+    backend = CompileCounter()
+    images, labels = torch.rand(4, 4), torch.tensor([0, 1, 2, 0])
+    models = torch._dynamo.config.recompile_limit + 2
+    for width in range(models):
+        model = nn.Sequential(nn.Linear(4, 3 + width), nn.Tanh(), nn.Linear(3 + width, 3))
+        Attack(0.1)(torch.compile(model, backend=backend), images, labels, F.cross_entropy)
+    assert backend.frame_count == models

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from types import FunctionType
 from typing import Any, Literal
 
 import torch
@@ -27,17 +28,20 @@ class BareForward:
     def __init__(self, model: nn.Module) -> None:
         self.module, compiler = unwrap(model)
         self.compiled = compiler is not None
-        self._call: Any = compiler(self._functional) if compiler is not None else None
-
-    def _functional(self, parameters: dict[str, Tensor], images: Tensor) -> Any:
-        return torch.func.functional_call(self.module, parameters, (images,))
+        self._call: Any = None
+        if compiler is not None:
+            # The compiler counts recompilations per code object and gives up after eight: each
+            # model gets one of its own.
+            code = _functional.__code__.replace()
+            self._call = compiler(FunctionType(code, _functional.__globals__))
 
     def __call__(self, images: Tensor) -> Any:
         if not self.compiled:
             # A view: tools that hook module inputs (the FLOP counter) refuse leaves in
             # autograd.grad. A compiler in turn warns of inputs that are no leaves.
             return self.module(images.view_as(images))
-        return self._call({n: p.detach() for n, p in self.module.named_parameters()}, images)
+        parameters = {n: p.detach() for n, p in self.module.named_parameters()}
+        return self._call(self.module, parameters, images)
 
     @contextmanager
     def attacking(
@@ -67,6 +71,10 @@ class BareForward:
             stack.enter_context(forked_rng(generator))
             stack.enter_context(torch.enable_grad())
             yield
+
+
+def _functional(module: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Any:
+    return torch.func.functional_call(module, parameters, (images,))
 
 
 @contextmanager

@@ -134,6 +134,8 @@ def route(
 
     The routing that was in force before comes back at the end, also after an exception. Blocks
     nest. Routing is per model and not per thread: do not run one split model from two threads.
+    DDP demands a gradient of every parameter: in steps that leave a branch out, wrap the model
+    with ``find_unused_parameters=True`` (`Adversary` sees to it itself).
 
     Raises:
         ValueError: an unknown branch or a negative number of images; a batch whose rows do not
@@ -177,7 +179,7 @@ def _check_splittable(model: nn.Module) -> None:
         if isinstance(module, SplitNorm):
             raise ValueError("The model is split already: use plain(model) first to split it anew.")
         if isinstance(module, _BatchNorm) and any(
-            nn.parameter.is_lazy(value)
+            value is not None and nn.parameter.is_lazy(value)
             for value in (*module._parameters.values(), *module._buffers.values())
         ):
             raise ValueError(
