@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -164,7 +164,7 @@ class RoundState:
             return None
         total = sum(count for count, _ in pairs)
         weighted = [loss * (count / total) for count, loss in pairs]
-        return cast(Tensor, sum(weighted[1:], start=weighted[0]))
+        return sum(weighted[1:], start=weighted[0])
 
     def agreement(self) -> Tensor | None:
         """Mean cosine, in pixels, of the copies' perturbations and fresh ones at these weights.

@@ -24,9 +24,9 @@ class Affine(nn.Module):
         super().__init__()
         for name in ("weight", "bias"):
             value = getattr(norm, name, None)
-            clone = None if value is None else nn.Parameter(value.detach().clone())
-            if clone is not None:
-                clone.requires_grad_(value.requires_grad)
+            clone = None
+            if value is not None:
+                clone = nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
             self.register_parameter(name, clone)
 
 
@@ -114,10 +114,10 @@ class SplitNorm(nn.Module):
         """All rows through one branch: always one call of the real layer, so bit-exact."""
         if branch in self.norms:
             return self.norms[branch](x)  # type: ignore[no-any-return]
-        norm = self.norms[self.router.branches[0]]
+        norm: Any = self.norms[self.router.branches[0]]
         if branch not in self.affines:
             return norm(x)  # type: ignore[no-any-return]
-        own = dict(self.affines[branch].named_parameters())
+        own: dict[str, Tensor] = dict(self.affines[branch].named_parameters())
         return torch.func.functional_call(norm, own, (x,))  # type: ignore[no-any-return]
 
     # -- statistics over a mixed batch ---------------------------------------------------------
@@ -143,7 +143,7 @@ class SplitNorm(nn.Module):
         return torch.cat([group[i] for i in range(len(sizes)) for group in done])
 
     def _mixed_group(self, x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
-        norm = self.norms[self.router.branches[0]]
+        norm: Any = self.norms[self.router.branches[0]]
         if self.statistics == "shared" or norm.weight is None:
             return norm(x)  # type: ignore[no-any-return]
         forward = forward_of(norm)
@@ -163,10 +163,10 @@ class SplitNorm(nn.Module):
             y = y + self._per_row("bias", layout, sizes).view(shape).to(y.dtype)
         for module in after:
             y = module(y)
-        return y
+        return y  # type: ignore[no-any-return]
 
     def _per_row(self, name: str, layout: Layout, sizes: list[int]) -> Tensor:
-        norm = self.norms[self.router.branches[0]]
+        norm: Any = self.norms[self.router.branches[0]]
         values = []
         for (branch, _), size in zip(layout, sizes, strict=True):
             source = self.affines[branch] if branch in self.affines else norm
@@ -175,7 +175,7 @@ class SplitNorm(nn.Module):
 
     def _select_rows(self, x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
         """For a layer whose inside is unknown: the whole batch through every branch it needs."""
-        norm = self.norms[self.router.branches[0]]
+        norm: Any = self.norms[self.router.branches[0]]
         outputs: dict[str, Tensor] = {}
         for branch, _ in layout:
             if not outputs:
@@ -187,21 +187,21 @@ class SplitNorm(nn.Module):
         return torch.cat(parts)
 
 
-def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
+def _normalise(norm: Any, x: Tensor) -> Tensor:
     """`_BatchNorm.forward` without the affine: normalise, and update the running statistics."""
-    norm._check_input_dim(x)  # type: ignore[operator]
+    norm._check_input_dim(x)
     average_factor = norm.momentum or 0.0
     tracked = norm.running_mean is not None
     if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)  # type: ignore[operator]
+        norm.num_batches_tracked.add_(1)
         if norm.momentum is None:  # a cumulative average
-            average_factor = 1.0 / float(norm.num_batches_tracked)  # type: ignore[arg-type]
+            average_factor = 1.0 / float(norm.num_batches_tracked)
     use_running = tracked and (not norm.training or bool(norm.track_running_stats))
     return nn.functional.batch_norm(
         x,
-        norm.running_mean if use_running else None,  # type: ignore[arg-type]
-        norm.running_var if use_running else None,  # type: ignore[arg-type]
+        norm.running_mean if use_running else None,
+        norm.running_var if use_running else None,
         training=norm.training or not tracked,
-        momentum=average_factor,  # type: ignore[arg-type]
-        eps=norm.eps,  # type: ignore[arg-type]
+        momentum=average_factor,
+        eps=norm.eps,
     )
