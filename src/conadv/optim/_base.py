@@ -42,9 +42,11 @@ class LayerwiseOptimizer(Optimizer):
             What the closure returned, or None without one.
 
         Raises:
-            RuntimeError: a gradient is sparse.
+            RuntimeError: a gradient is sparse, or a CUDA graph captures this step of an optimizer
+                without ``capturable=True``.
         """
-        self._cuda_graph_capture_health_check()
+        if not torch.compiler.is_compiling():
+            self._check_capture()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -119,6 +121,16 @@ class LayerwiseOptimizer(Optimizer):
             raise ValueError(
                 f"{type(self).__name__}: foreach=True and fused=True exclude each other; fused "
                 "alone is the faster one."
+            )
+
+    def _check_capture(self) -> None:
+        if not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing():
+            return
+        if not all(group["capturable"] for group in self.param_groups):
+            raise RuntimeError(
+                f"A CUDA graph captures a step of {type(self).__name__}, which would replay this "
+                "step's learning rate and step count for ever. Make the optimizer with "
+                "capturable=True, and lr as a tensor on the device if it is to change."
             )
 
     def _sparse(self, p: Tensor) -> str:

@@ -152,9 +152,10 @@ class _Kernel:
             self._compiled(*arguments)
         except errors as error:
             self._works = False
-            first = next((line for line in str(error).splitlines() if line.strip()), "")
+            cause = getattr(error, "inner_exception", error)
+            first = next((line for line in str(cause).splitlines() if line.strip()), "")
             warnings.warn(
-                f"fused=True: torch.compile failed ({type(error).__name__}: {first[:200]}). The "
+                f"fused=True: torch.compile failed ({type(cause).__name__}: {first[:200]}). The "
                 "step is done by multi-tensor operations instead: the same results, slower. On "
                 "the CPU a C++ compiler is needed (g++ or clang, or named by CXX), on a GPU "
                 "Triton; or pass fused=False.",

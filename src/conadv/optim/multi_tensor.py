@@ -52,15 +52,15 @@ def lamb_list_(
         grads: g; not changed.
         firsts: m.
         seconds: v.
-        corrections: ``1 - beta ** step`` of both moments: a float for all tensors, or a tensor of
-            one dimension with a value for each.
+        corrections: ``1 - beta ** step`` of both moments: a number for all tensors, or a tensor
+            of one dimension with a value for each.
         s: settings of the group; of its numbers only ``lr`` may be a tensor.
     """
     first, second = corrections
     for part in _pieces(weights):
         here = (
-            first[part] if isinstance(first, Tensor) else first,
-            second[part] if isinstance(second, Tensor) else second,
+            first[part] if isinstance(first, Tensor) and first.ndim else first,
+            second[part] if isinstance(second, Tensor) and second.ndim else second,
         )
         _lamb_(weights[part], grads[part], firsts[part], seconds[part], here, s)
 
