@@ -10,6 +10,8 @@ import torch
 Layout = tuple[tuple[str, int], ...]
 """((branch, images), ...) in the order of the rows of a batch; -1 images: all of them."""
 
+_saved_tensor_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
 
 class Router:
     """Where the rows of the batch in flight go. One instance is shared by all split layers."""
@@ -110,7 +112,7 @@ class Router:
         torch has no public way to ask: the checkpoint's frame hangs on the saved-tensor hook that
         it has set. Where a release of torch hides it, `last` has to do.
         """
-        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        hooks = _saved_tensor_hooks(True) if _saved_tensor_hooks is not None else None
         if hooks is None:
             return
         for cell in getattr(hooks[0], "__closure__", None) or ():

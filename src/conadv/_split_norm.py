@@ -46,6 +46,7 @@ class SplitNorm(nn.Module):
         self.router = router
         self.statistics = statistics
         self.group_size = group_size
+        self.fused = bool(norm._modules) and type(norm) is not nn.SyncBatchNorm
         first, *others = router.branches
         self.norms = nn.ModuleDict({first: norm})
         self.affines = nn.ModuleDict()
@@ -84,6 +85,11 @@ class SplitNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise rows by branch; shapes are the wrapped layer's."""
         layout = self.router.current()
+        if self.fused and type(self.norms[self.router.branches[0]]) is nn.SyncBatchNorm:
+            raise RuntimeError(
+                "This layer had an activation inside (timm's BatchNormAct2d) and lost it in a "
+                "conversion: torch's convert_sync_batchnorm does not know it, use timm's."
+            )
         if len(layout) == 1:
             (branch, count) = layout[0]
             return self._in_groups(branch, x, rows_per_image(len(x), layout) if count > 0 else 1)

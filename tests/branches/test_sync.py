@@ -59,6 +59,13 @@ def test_every_branch_stays_alive(converter, net, statistics, first):
                 torch.testing.assert_close(b, a, msg=name)
 
 
+def test_an_activation_that_torch_s_converter_loses_is_an_error():
+    """Unsplit, the same mistake is silent."""
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(conadv.split_norms(timm_net()))
+    with pytest.raises(RuntimeError, match="use timm's"):
+        model(images())
+
+
 def test_a_layer_with_a_process_group_is_split_and_copied():
     """A process group cannot be copied: the branches and the plain model share it."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
