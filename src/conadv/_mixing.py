@@ -117,14 +117,18 @@ def mean_loss(
 # -- what the wrapper and the layers allow ------------------------------------------------------
 
 
+def find_distributed(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
+    """The DistributedDataParallel wrapper around the model or within another one, or None."""
+    for module in model.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            return module
+    return None
+
+
 def finds_unused(model: nn.Module) -> bool:
     """Whether DistributedDataParallel looks for unused parameters after each forward."""
-    return any(
-        isinstance(module, nn.parallel.DistributedDataParallel)
-        and module.find_unused_parameters
-        and not module.static_graph
-        for module in model.modules()
-    )
+    wrapper = find_distributed(model)
+    return wrapper is not None and wrapper.find_unused_parameters and not wrapper.static_graph
 
 
 def why_joint(model: nn.Module) -> str | None:

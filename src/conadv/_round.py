@@ -99,6 +99,8 @@ class RoundState:
         self.zero_share: Tensor | None = None
         self.compute = 0.0
         self.outputs: Any = None
+        self.unused: list[nn.Parameter] = []
+        """Those that DDP knows to be unused: a gradient in the backward would be one too many."""
         self._forward = forward
         self._streams = streams
         self._number = number
@@ -152,6 +154,9 @@ class RoundState:
         self.copy_gradients = [part.gradient() for part in rest if part.adversarial]
         for part in self.parts:
             part.leaf = None
+        for parameter in self.unused:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def mean_loss(self, adversarial: bool) -> Tensor | None:
         """Mean loss over the images of one kind, or None where there are none."""

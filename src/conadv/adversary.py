@@ -20,6 +20,7 @@ from conadv._loop_checks import (
 )
 from conadv._mixing import (
     Part,
+    find_distributed,
     finds_unused,
     forward_joint,
     forward_separate,
@@ -62,7 +63,9 @@ class Adversary:
         forward: ``"joint"``: one forward over the mixed batch. ``"separate"``: one forward per
             branch, the same gradient for separate statistics; it saves the split layers a copy of
             their activations and suits devices that a part of the batch already keeps busy.
-            ``"auto"``: separate on a CPU if the statistics are separate, otherwise joint.
+            ``"auto"``: separate on a CPU if the statistics are separate, otherwise joint; joint
+            in DistributedDataParallel too, whose every forward communicates: ranks of which one
+            has no copies would wait for each other.
         clean_branch: name of the branch for the images given; None: the model's first.
         adversarial_branch: name of the branch for the copies.
         track_agreement: measure how well stale perturbations agree with fresh ones, at the cost
@@ -111,10 +114,12 @@ class Adversary:
             check_branch(self._routers, self.attack.branch, "Attack(branch=...)")
         if not self._routers and self.schedule.name != "vanilla":
             warn_unsplit(self._bare.module)
-        self._must_join = why_joint(model)
-        if forward == "separate" and self._must_join is not None:
-            raise ValueError(f"forward='separate' {self._must_join}: use forward='joint'.")
+        must_join = why_joint(model)
+        if forward == "separate" and must_join is not None:
+            raise ValueError(f"forward='separate' {must_join}: use forward='joint'.")
         self.forward = forward
+        distributed = find_distributed(model) is not None
+        self._prefers_joint = must_join is not None or distributed or not self._routers
         self.track_agreement = track_agreement
         self.progress = 0.0
         """Share of training done, in [0, 1]: set it each step if share or weight follow it."""
@@ -192,8 +197,8 @@ class Adversary:
             views: further views, {branch: (images, labels)}, each through its own branch.
 
         Returns:
-            0-dim tensor: the weighted mean over all parts, times `fraction`. Its backward gives
-            parameters of branches that have no images in this round a gradient of zero.
+            0-dim tensor: the weighted mean over all parts, times `fraction`. Parameters of
+            branches that have no images in this round get a gradient of zero.
 
         Raises:
             ValueError: images are not floating point, labels of another length or out of range,
@@ -227,7 +232,11 @@ class Adversary:
             outputs = forward_separate(self.model, parts, self._routers)
         weights = weights_of(parts, self.schedule.weight_at(self.progress))
         loss, current.losses = mean_loss(parts, outputs, weights, current.criterion)
-        loss = with_zero_gradients(loss, self._without_images(parts))
+        absent = self._without_images(parts)
+        if finds_unused(self.model):
+            current.unused = absent
+        else:
+            loss = with_zero_gradients(loss, absent)
         current.compute += current.images_trained
         current.outputs = map_tensors(lambda tensor: tensor.detach(), outputs[0])
         self.diagnostics = Diagnostics(
@@ -330,13 +339,12 @@ class Adversary:
 
     def _is_joint(self, images: Tensor) -> bool:
         if self.forward == "auto":
-            cpu = images.device.type == "cpu"
-            return self._must_join is not None or not cpu or not self._routers
+            return self._prefers_joint or images.device.type != "cpu"
         return self.forward == "joint"
 
     def _without_images(self, parts: list[Part]) -> list[nn.Parameter]:
         names = {name for router in self._routers for name in router.branches}
-        if names <= {part.branch for part in parts} or finds_unused(self.model):
+        if names <= {part.branch for part in parts}:
             return []
         return parameters_without_images(self._bare.module, parts)
 

@@ -1,0 +1,168 @@
+"""Training on two gloo ranks, all cases in one pair of processes, for starting one takes seconds.
+
+The functions here run in the child processes; `tests/distributed` looks at what they leave.
+"""
+
+import os
+import tempfile
+import time
+import traceback
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import conadv
+from conadv.overlap import DeferredAllReduce
+from support.loops import ATTACK, SCHEDULES, batches, cross_entropy, network, pending, sgd
+
+WORLD = 2
+STEPS = 5
+SIZE = 6
+"""Images of one rank in one round."""
+
+WRAPPERS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "static": {"static_graph": True},
+    "bucket view": {"gradient_as_bucket_view": True},
+    "finds unused": {"find_unused_parameters": True},
+    "static, finds unused": {"static_graph": True, "find_unused_parameters": True},
+}
+FORWARDS = ("joint", "separate")
+
+
+def global_batches(count: int = STEPS) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return batches(count, size=WORLD * SIZE, seed=11)
+
+
+def part_of(rank: int, count: int = STEPS) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    rows = slice(rank * SIZE, (rank + 1) * SIZE)
+    return [(images[rows], labels[rows]) for images, labels in global_batches(count)]
+
+
+def result_of(model: nn.Module, adversary: conadv.Adversary, **more: Any) -> dict[str, Any]:
+    return {
+        "parameters": {n: p.detach().clone() for n, p in model.named_parameters()},
+        "pending": pending(adversary),
+        **more,
+    }
+
+
+def train(
+    rank: int, schedule: str, wrapper: str = "default", forward: str = "auto", overlap: bool = False
+) -> dict[str, Any]:
+    model = network()
+    ddp = DistributedDataParallel(model, **WRAPPERS[wrapper])
+    hook = DeferredAllReduce(ddp) if overlap else None
+    adversary = conadv.Adversary(ddp, ATTACK, SCHEDULES[schedule](), forward=forward)
+    optimizer = sgd(model)
+    for images, labels in adversary.batches(part_of(rank)):
+        adversary.loss(images, labels, cross_entropy).backward()
+        adversary.collect()
+        if hook is not None:
+            hook.wait()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return result_of(model, adversary, compute=adversary.compute)
+
+
+def accumulate(rank: int, schedule: str) -> dict[str, Any]:
+    """Every batch in a micro-batch of four and one of two; the first without communication."""
+    model = network()
+    ddp = DistributedDataParallel(model)
+    adversary = conadv.Adversary(ddp, ATTACK, SCHEDULES[schedule]())
+    optimizer, micro = sgd(model), []
+    for images, labels in part_of(rank):
+        micro += zip(images.split(4), labels.split(4), strict=True)
+    for number, (images, labels) in enumerate(adversary.batches(micro)):
+        with ddp.no_sync() if number % 2 == 0 else nullcontext():
+            fraction = len(images) / SIZE
+            adversary.loss(images, labels, cross_entropy, fraction=fraction).backward()
+        adversary.collect()
+        if number % 2:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return result_of(model, adversary)
+
+
+def skip_on_one_rank(rank: int, schedule: str) -> dict[str, Any]:
+    """A rank that leaves a round out has no copies in the next; the other one has."""
+    model = network()
+    adversary = conadv.Adversary(DistributedDataParallel(model), ATTACK, SCHEDULES[schedule]())
+    optimizer, had_copies = sgd(model), []
+    for number, (images, labels) in enumerate(adversary.batches(part_of(rank))):
+        adversary.loss(images, labels, cross_entropy).backward()
+        had_copies.append(adversary.diagnostics.adversarial_loss is not None)
+        if number == 2 and rank == 1:
+            adversary.skip()
+        else:
+            adversary.collect()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return result_of(model, adversary, had_copies=had_copies)
+
+
+def refuse(rank: int) -> dict[str, Any]:
+    ddp = DistributedDataParallel(network(), find_unused_parameters=True)
+    try:
+        conadv.Adversary(ddp, ATTACK, forward="separate")
+    except ValueError as error:
+        return {"message": str(error)}
+    return {"message": ""}
+
+
+def cases() -> dict[tuple[str, ...], Any]:
+    """Name -> function of the rank, in the same order on every rank."""
+    found: dict[tuple[str, ...], Any] = {}
+    for schedule in SCHEDULES:
+        for wrapper in WRAPPERS:
+            for forward in FORWARDS:
+                if wrapper == "finds unused" and forward == "separate":
+                    continue
+                found["train", schedule, wrapper, forward] = (
+                    lambda r, a=(schedule, wrapper, forward): train(r, *a)
+                )
+        found["auto", schedule] = lambda r, s=schedule: train(r, s)
+        found["overlap", schedule] = lambda r, s=schedule: train(r, s, "bucket view", overlap=True)
+        found["accumulate", schedule] = lambda r, s=schedule: accumulate(r, s)
+        found["skip", schedule] = lambda r, s=schedule: skip_on_one_rank(r, s)
+    found["refuse",] = refuse
+    return found
+
+
+def rank_main(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD
+    )
+    results: dict[tuple[str, ...], Any] = {}
+    for name, case in cases().items():
+        torch.manual_seed(0)
+        try:
+            results[name] = case(rank)
+        except Exception:
+            results[name] = {"error": traceback.format_exc()}
+    torch.save(results, Path(folder) / f"rank{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def run_all() -> list[dict[tuple[str, ...], Any]]:
+    """Start the ranks, wait, and return each one's results."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        context = torch.multiprocessing.spawn(rank_main, (folder,), WORLD, join=False)
+        try:
+            deadline = time.monotonic() + 150
+            while not context.join(timeout=1):  # True once all of them are done
+                if time.monotonic() > deadline:
+                    raise TimeoutError("The ranks wait for each other.")
+        finally:
+            for process in context.processes:
+                if process.is_alive():
+                    process.kill()
+        return [torch.load(Path(folder) / f"rank{r}.pt", weights_only=True) for r in range(WORLD)]
