@@ -83,7 +83,9 @@ def snapshot(model):
             for n, m in model.named_modules()
             if isinstance(m, nn.modules.batchnorm._NormBase)
         },
-        "routers": [(r.layout, r.last, list(r._blocks)) for r in conadv.branches.find_routers(model)],
+        "routers": [
+            (r.layout, r.last, list(r._blocks)) for r in conadv.branches.find_routers(model)
+        ],
         "random": torch.get_rng_state(),
     }
 
