@@ -51,8 +51,9 @@ class Attack:
         random_start: probability, per image, of starting from a random point of the ball.
         target: None climbs the loss of the true label; ``"random"`` descends towards a random
             wrong class.
-        branch: normalisation branch the attack goes through; None lets the schedule choose
-            (its adversarial branch; recycled: the clean one).
+        branch: normalisation branch the attack goes through, whatever `route` says around it.
+            None lets the schedule choose (its adversarial branch; recycled: the clean one);
+            without a schedule it is the model's first branch.
         mode: ``"train"`` attacks the model as it stands: in a training step with batch statistics
             and dropout (a layer in eval mode stays in eval mode). ``"eval"`` attacks it with
             running statistics and without dropout. None means train. Users of other libraries
