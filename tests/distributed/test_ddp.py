@@ -1,9 +1,11 @@
 """DistributedDataParallel on two gloo ranks, against the same training in this process."""
 
 import copy
+import os
 
 import pytest
 import torch
+from filelock import FileLock
 
 import conadv
 from support.loops import ATTACK, SCHEDULES, concatenated, cross_entropy, network, run, sgd
@@ -22,8 +24,16 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 
 
 @pytest.fixture(scope="module")
-def ranks():
-    return run_all()
+def ranks(tmp_path_factory):
+    """Every case's results, per rank. Where pytest has several workers, one of them runs it."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        return run_all(folder)
+    folder = tmp_path_factory.getbasetemp().parent / f"ranks-{run}"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        return run_all(folder)
 
 
 def results(ranks, *name):

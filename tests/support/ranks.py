@@ -4,7 +4,6 @@ The functions here run in the child processes; `tests/distributed` looks at what
 """
 
 import os
-import tempfile
 import time
 import traceback
 from contextlib import nullcontext
@@ -151,11 +150,12 @@ def rank_main(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def run_all() -> list[dict[tuple[str, ...], Any]]:
-    """Start the ranks, wait, and return each one's results."""
-    with tempfile.TemporaryDirectory() as folder:
+def run_all(folder: Path) -> list[dict[tuple[str, ...], Any]]:
+    """Start the ranks, wait, and return each one's results; they stay in the folder."""
+    files = [folder / f"rank{rank}.pt" for rank in range(WORLD)]
+    if not all(file.exists() for file in files):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        context = torch.multiprocessing.spawn(rank_main, (folder,), WORLD, join=False)
+        context = torch.multiprocessing.spawn(rank_main, (str(folder),), WORLD, join=False)
         try:
             deadline = time.monotonic() + 150
             while not context.join(timeout=1):  # True once all of them are done
@@ -165,4 +165,4 @@ def run_all() -> list[dict[tuple[str, ...], Any]]:
             for process in context.processes:
                 if process.is_alive():
                     process.kill()
-        return [torch.load(Path(folder) / f"rank{r}.pt", weights_only=True) for r in range(WORLD)]
+    return [torch.load(file, weights_only=True) for file in files]
