@@ -178,8 +178,10 @@ SCHEDULES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("schedule", "dtype"),
+    [(s, d) for s in SCHEDULES for d in (None, torch.bfloat16)] + [("recycled", torch.float16)],
+)
 def test_continuing_from_a_state_is_exact(schedule: str, dtype: torch.dtype | None) -> None:
     make_schedule = SCHEDULES[schedule]
     feed = RandomFeed([4, 4])
