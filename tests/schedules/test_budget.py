@@ -26,7 +26,7 @@ def test_the_models_batch_is_the_budget_from_round_two(share, total, fresh) -> N
 
 
 @given(
-    total=st.integers(1, 5000),
+    total=st.integers(2, 5000),
     share=st.floats(0.0, 0.5),
     refine=st.integers(1, 4),
 )
@@ -48,6 +48,11 @@ def test_the_budget_is_met_where_the_share_is_of_whole_images(size, parts, refin
     schedule = conadv.Recycled(share=1 / parts, budget="fixed", refine=refine)
     fresh = schedule.fresh_images(size * parts)
     assert fresh == size * (parts - 1) and schedule.count(fresh, 0.0) == size
+
+
+def test_a_budget_of_one_image_has_no_room_for_an_image_and_its_copy() -> None:
+    assert conadv.Recycled(share=0.5, budget="fixed").fresh_images(1) == 0
+    assert conadv.Recycled(share=0.25, budget="fixed").fresh_images(1) == 1
 
 
 def test_large_shares_need_a_longer_life() -> None:
