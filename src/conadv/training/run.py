@@ -261,7 +261,7 @@ class Run:
             seed=recipe.seed,
             steps=self.trainer.step,
             images_seen=adversary.images,
-            compute=adversary.compute,
+            compute=round(adversary.compute, 3),  # thirds add up to rounding
             step_seconds_median=statistics.median(seconds) if seconds else None,
             train_accuracy=train_accuracy,
             val_accuracy=self.val_accuracy,

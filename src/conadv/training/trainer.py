@@ -205,7 +205,7 @@ class Trainer:
             gradient_norm=read.gradient_norm,
             zero_share=read.zero_share,
             images=self.adversary.images,
-            compute=self.adversary.compute,
+            compute=round(self.adversary.compute, 3),
             skipped=not finite,
         )
 
