@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import conadv
 from support.loops import ATTACK, batches, network, run, sgd
+
+QUICK = settings(max_examples=60, deadline=None)
 
 
 @pytest.mark.parametrize(("share", "total", "fresh"), [(0.25, 32, 24), (0.5, 10, 5), (0.1, 20, 18)])
@@ -25,6 +27,7 @@ def test_the_models_batch_is_the_budget_from_round_two(share, total, fresh) -> N
     assert adversary.compute == fresh + 3 * total
 
 
+@QUICK
 @given(
     total=st.integers(2, 5000),
     share=st.floats(0.0, 0.5),
@@ -43,6 +46,7 @@ def test_fresh_images_and_copies_never_pass_the_budget(total, share, refine) -> 
     assert copies <= share * (fresh + copies) + 1e-3
 
 
+@QUICK
 @given(size=st.integers(1, 400), parts=st.integers(2, 9), refine=st.integers(1, 4))
 def test_the_budget_is_met_where_the_share_is_of_whole_images(size, parts, refine) -> None:
     schedule = conadv.Recycled(share=1 / parts, budget="fixed", refine=refine)

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import conadv
 from conadv._mixing import Part, weights_of
 from support.loops import ATTACK, SCHEDULES, batches, cross_entropy, network, run, sgd
+
+QUICK = settings(max_examples=60, deadline=None)
 
 MAKERS = {
     "sequential": conadv.Sequential,
@@ -27,6 +29,7 @@ def made(sizes):
 # -- weights_of --------------------------------------------------------------------------------
 
 
+@QUICK
 @given(parts, st.none() | st.floats(0, 1))
 def test_weights_sum_to_one_and_are_never_negative(sizes, weight) -> None:
     weights = weights_of(made(sizes), weight)
@@ -34,6 +37,7 @@ def test_weights_sum_to_one_and_are_never_negative(sizes, weight) -> None:
     assert all(w >= 0 for w in weights)
 
 
+@QUICK
 @given(parts, st.none() | st.floats(0.01, 0.99))
 def test_images_of_one_kind_count_the_same(sizes, weight) -> None:
     weights = weights_of(made(sizes), weight)
@@ -44,6 +48,7 @@ def test_images_of_one_kind_count_the_same(sizes, weight) -> None:
         assert all(math.isclose(w, each[0]) for w in each)
 
 
+@QUICK
 @given(parts, st.floats(0, 1))
 def test_the_copies_share_their_weight(sizes, weight) -> None:
     weights = weights_of(made(sizes), weight)
@@ -53,6 +58,7 @@ def test_the_copies_share_their_weight(sizes, weight) -> None:
     assert math.isclose(total, expected, abs_tol=1e-12)
 
 
+@QUICK
 @given(parts)
 def test_without_a_weight_every_image_counts_the_same(sizes) -> None:
     total = sum(n for n, _ in sizes)
@@ -120,6 +126,7 @@ def test_piecewise_linear() -> None:
     assert repr(line).startswith("PiecewiseLinear([(0.2, 1.0)")
 
 
+@QUICK
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(-5, 5)), min_size=1, max_size=6),
     st.floats(0, 1),
