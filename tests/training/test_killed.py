@@ -29,7 +29,7 @@ def _start(out: Path, *more: str) -> subprocess.Popen[str]:
 
 def _wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
     metrics = out / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "the run does not get on"
@@ -44,6 +44,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # on a machine that does much else
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_and_resumed_equals_unbroken(
     number: signal.Signals, unbroken: Path, tmp_path: Path
@@ -52,7 +53,7 @@ def test_killed_and_resumed_equals_unbroken(
     process = _start(out)
     _wait_for_step(process, out, 20)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     if number == signal.SIGKILL:
         assert process.returncode == -number
     else:
@@ -63,7 +64,7 @@ def test_killed_and_resumed_equals_unbroken(
     assert not (out / "pictures.npz").exists()  # it was stopped on the way
 
     process = _start(out, "--resume")
-    printed, errors = process.communicate(timeout=120)
+    printed, errors = process.communicate()
     assert process.returncode == 0, errors
     assert (out / "metrics.jsonl").read_bytes() == (unbroken / "metrics.jsonl").read_bytes()
     assert_same_state(final_state(out), final_state(unbroken))
