@@ -17,19 +17,21 @@ Case = tuple[str, str]
 
 
 COMPUTED = [(c, i) for c in support.OPTIONS for i in ("reference", "foreach")]
-# Tracing takes half a second a test: every option goes through the fused path once, and two
-# through the whole contract.
+# Tracing takes half a second for each set of options: every one goes through the fused path once,
+# and two through the whole contract.
 TRACED = [("lars-nesterov", "fused"), ("lamb", "fused")]
 ALL_TRACED = [(c, "fused") for c in support.OPTIONS]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _traced() -> Iterator[None]:
+    with support.traced_not_compiled():
+        yield
+
+
 @pytest.fixture
-def case(request: pytest.FixtureRequest) -> Iterator[Case]:
-    if request.param[1] == "fused":
-        with support.traced_not_compiled():
-            yield request.param
-    else:
-        yield request.param
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

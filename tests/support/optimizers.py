@@ -85,7 +85,7 @@ def traced_not_compiled() -> Iterator[None]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-        patch.setattr(_fused, "MIN_ELEMENTS", 1)
+        patch.setattr(_fused, "MIN_ELEMENTS", 2)
         for cache in caches:
             cache.cache_clear()
         yield

@@ -171,10 +171,10 @@ def gradients(params: Iterable[Tensor]) -> list[Tensor]:
     return [p.grad for p in params if p.grad is not None]
 
 
-def learning_rate(group: dict[str, Any]) -> float | Tensor:
-    """The group's learning rate; a tensor comes without dimensions."""
+def learning_rate(group: dict[str, Any], device: torch.device) -> float | Tensor:
+    """The group's learning rate; a tensor comes without dimensions and on the device."""
     lr: float | Tensor = group["lr"]
-    return lr.reshape(()) if isinstance(lr, Tensor) else float(lr)
+    return lr.reshape(()).to(device) if isinstance(lr, Tensor) else float(lr)
 
 
 def _is_ordinary(p: Tensor) -> bool:

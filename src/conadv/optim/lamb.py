@@ -116,7 +116,7 @@ class LAMB(LayerwiseOptimizer):
     ) -> None:
         beta1, beta2 = (float(beta) for beta in group["betas"])
         settings = LAMBSettings(
-            lr=learning_rate(group),
+            lr=learning_rate(group, params[0].device),
             beta1=beta1,
             beta2=beta2,
             eps=float(group["eps"]),

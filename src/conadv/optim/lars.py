@@ -120,7 +120,7 @@ class LARS(LayerwiseOptimizer):
         self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
     ) -> None:
         settings = LARSSettings(
-            lr=learning_rate(group),
+            lr=learning_rate(group, params[0].device),
             momentum=float(group["momentum"]),
             weight_decay=float(group["weight_decay"]),
             trust_coefficient=float(group["trust_coefficient"]),

@@ -94,9 +94,12 @@ def _lamb_(
     corrections: tuple[Number, Number],
     s: LAMBSettings,
 ) -> None:
-    new = 1.0 - s.beta1 if s.grad_averaging else 1.0
-    torch._foreach_mul_(firsts, s.beta1)
-    torch._foreach_add_(firsts, grads, alpha=-new if s.maximize else new)
+    if s.grad_averaging and not s.maximize:
+        torch._foreach_lerp_(firsts, grads, 1.0 - s.beta1)  # one pass less
+    else:
+        new = 1.0 - s.beta1 if s.grad_averaging else 1.0
+        torch._foreach_mul_(firsts, s.beta1)
+        torch._foreach_add_(firsts, grads, alpha=-new if s.maximize else new)
     torch._foreach_mul_(seconds, s.beta2)
     torch._foreach_addcmul_(seconds, grads, grads, value=1.0 - s.beta2)
     # m / c1 / (sqrt(v / c2) + eps) = scale * m / (sqrt(v) + eps * sqrt(c2)), scale = sqrt(c2) / c1:
