@@ -14,6 +14,7 @@ settings are run and the faster one counts.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import pickle
 import re
@@ -61,7 +62,7 @@ def timm_rate(script: Path, folder: Path, model: str, batch: int, workers: int) 
             *("--model", "conadv_" + model.split("/")[1], "--num-classes", "10"),
             *("--input-size", "3", "32", "32", "--batch-size", str(batch)),
             *("--mean", "0.4914", "0.4822", "0.4465", "--std", "0.247", "0.2435", "0.2616"),
-            *("--opt", "sgd", "--lr", "0.1", "--momentum", "0.9", "--sched", "none"),
+            *("--opt", "sgd", "--lr", "0.1", "--momentum", "0.9", "--sched", "cosine"),
             *("--epochs", "1", "--warmup-epochs", "0", "--cooldown-epochs", "0"),
             *("--amp", "--amp-dtype", "bfloat16", "--device", "cpu", "--channels-last"),
             *("--no-aug", "--workers", str(workers), "--log-interval", "1"),
@@ -80,7 +81,7 @@ def conadv_rate(model: str, batch: int, images: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [
-            *(sys.executable, "-m", "conadv", "train", "cifar10-resnet18-vanilla"),
+            *(sys.executable, "-m", "conadv", "train", "cifar10-resnet18-small-batch"),
             *("--out", str(out), f"model.name={model}", "optimizer.name=sgd", "optimizer.lr=0.1"),
             *(f"batch.global_batch={batch}", f"batch.micro_batch={batch}", "batch.norm_group=null"),
             *(f"data.train_images={images}", "data.validation=0", "train.epochs=1"),
@@ -133,7 +134,12 @@ def main() -> None:
             print(f"{model}: x{row['ratio']['median']:.2f} of timm's rate", flush=True)
             rows.append(row)
     if options.json:
-        content = {"rows": rows, "environment": machine.environment()}
+        script = hashlib.sha256(options.timm_script.read_bytes()).hexdigest()
+        content = {
+            "rows": rows,
+            "timm_script_sha256": script,
+            "environment": machine.environment(),
+        }
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -30,6 +30,15 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def _program() -> list[str]:
+    """What was typed before the arguments, without the folders of this machine."""
+    path = Path(sys.argv[0])
+    if path.suffix != ".py" or path.stem == "__main__":
+        return ["conadv"]
+    relative = os.path.relpath(path)
+    return ["python", path.name if relative.startswith("..") else Path(relative).as_posix()]
+
+
 def environment(device: str = "cpu") -> dict[str, Any]:
     """Hardware, versions and the command, for a results file."""
     from importlib.metadata import PackageNotFoundError, version
@@ -40,9 +49,8 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         except PackageNotFoundError:
             return None
 
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     return {
-        "command": shlex.join(command),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
