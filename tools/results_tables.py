@@ -1,0 +1,158 @@
+"""Write the tables of results in the documentation from the committed result files.
+
+    python tools/results_tables.py            # rewrite the tables
+    python tools/results_tables.py --check    # say whether they are up to date; nothing is written
+
+A table stands between `<!-- results: NAME -->` and `<!-- end of results -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; the first column to the left, the others to the right."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def read(name: str) -> Any:
+    """A file of results."""
+    return json.loads((ROOT / name).read_text(encoding="utf-8"))
+
+
+def spread(values: dict[str, float]) -> str:
+    """Median and the range from the 10th to the 90th percentile."""
+    return f"{values['median']:.2f} ({values['p10']:.2f}-{values['p90']:.2f})"
+
+
+def machine(environment: dict[str, Any]) -> str:
+    """Where it was measured."""
+    return (
+        f"{environment['cpu']}, {environment['threads']} threads, torch {environment['torch']}, "
+        f"Python {environment['python']}"
+    )
+
+
+def remade(environment: dict[str, Any]) -> str:
+    """The line below a table."""
+    return f"\nMeasured on {machine(environment)}; `{environment['command']}` remakes it.\n"
+
+
+def steps() -> str:
+    """Cost of a step of each schedule."""
+    found = read("benchmarks/results/steps-cpu.json")
+    rows = [
+        [
+            row["schedule"],
+            str(row["images"]),
+            f"{row['flops_ratio']:.3f}",
+            spread(row["step_ratio"]),
+            "" if row["memory_ratio"] is None else f"{row['memory_ratio']:.2f}",
+        ]
+        for row in found["rows"]
+    ]
+    header = ["schedule", "images per step", "operations", "step time (p10-p90)", "peak memory"]
+    settings = found["settings"]
+    note = (
+        f"\nEverything as a multiple of vanilla: {settings['model']}, {settings['batch']} images, "
+        f"{settings['dtype']}, {settings['repeats']} interleaved rounds.\n"
+    )
+    return table(header, rows) + note + remade(found["environment"])
+
+
+def optimizers() -> str:
+    """Time of a step of the optimizers against timm's."""
+    found = read("benchmarks/results/optimizers-cpu.json")
+    rows = [
+        [
+            f"{row['optimizer']} {row['implementation']}",
+            spread(row["step_ratio"]),
+            f"{1000 * row['step_seconds_median']:.1f} ms",
+        ]
+        for row in found["rows"]
+    ]
+    header = ["optimizer", "time over timm's (p10-p90)", "median"]
+    return table(header, rows) + remade(found["environment"])
+
+
+def training() -> str:
+    """Images per second against timm's training script."""
+    found = read("benchmarks/results/train-vs-timm-cpu.json")
+    rows = [
+        [
+            f"{row['model']}, timm's augmentation: {row['timm_augmentation']}",
+            str(row["batch"]),
+            spread(row["ratio"]),
+            "" if row["goal"] is None else f"{row['goal']:.1f}",
+        ]
+        for row in found["rows"]
+    ]
+    header = ["network", "batch", "images/s over timm's (p10-p90)", "goal"]
+    return table(header, rows) + remade(found["environment"])
+
+
+def quickstart() -> str:
+    """What `make quickstart` measured."""
+    names = ("small-batch", "vanilla", "sequential", "recycled")
+    found = {name: read(f"results/quickstart/{name}/result.json") for name in names}
+    base = found["vanilla"]
+    rows = [
+        [
+            r["method"],
+            f"{r['global_batch']:,}",
+            f"{r['test_accuracy']:.1%}",
+            f"{r['robust_accuracy']:.1%}",
+            f"{r['compute'] / base['compute']:.2f}",
+            "" if name == "small-batch" else _step(r, base),
+        ]
+        for name, r in found.items()
+    ]
+    header = ["method", "batch", "test accuracy", "under attack", "compute", "step time"]
+    return table(header, rows)
+
+
+def _step(result: dict[str, Any], base: dict[str, Any]) -> str:
+    return f"{result['step_seconds_median'] / base['step_seconds_median']:.2f}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "steps": steps,
+    "optimizers": optimizers,
+    "training": training,
+    "quickstart": quickstart,
+}
+
+
+def render(text: str) -> str:
+    """The page with every table written anew."""
+    return BLOCK.sub(lambda m: m[1] + TABLES[m[2]]() + m[3], text)
+
+
+def main() -> int:
+    """Rewrite, or check."""
+    stale = []
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = render(before)
+        if after != before:
+            stale.append(str(page.relative_to(ROOT)))
+            if "--check" not in sys.argv:
+                page.write_text(after, encoding="utf-8")
+    verb = "out of date" if "--check" in sys.argv else "rewritten"
+    print(f"{verb}: {', '.join(stale)}" if stale else "all tables are up to date")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
