@@ -1,0 +1,90 @@
+"""One colour per method, everywhere: tables, curves, bars; in light and in dark."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Colour:
+    """How a method is drawn.
+
+    Attributes:
+        light: Hex colour on a light background.
+        dark: Hex colour on a dark background.
+        symbol: Plotly's name of the marker, a second cue beside the colour.
+    """
+
+    light: str
+    dark: str
+    symbol: str
+
+
+# Hues after Okabe and Ito's set for colour-blind readers, each moved to at least 4:1 contrast on
+# its background. Adversarial methods have one hue each; ordinary training is grey.
+_FAMILIES = {
+    "vanilla": Colour("#59636e", "#b4bec9", "circle"),
+    "recycled": Colour("#0969b8", "#5ab0f7", "square"),
+    "recycled/fixed": Colour("#00806a", "#33cba6", "diamond"),
+    "sequential": Colour("#bf4a00", "#ff9d5c", "triangle-up"),
+    "lookahead": Colour("#a0348c", "#ea93d8", "triangle-down"),
+    "noise": Colour("#857000", "#ddc544", "x"),
+}
+_OTHERS = (
+    Colour("#5b4bc4", "#aea4ff", "star"),
+    Colour("#0b7a8a", "#55d3e2", "pentagon"),
+    Colour("#c0265f", "#ff86ac", "cross"),
+    Colour("#7b4d2b", "#d3a885", "hexagon"),
+)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+
+@dataclass(frozen=True)
+class MethodKey:
+    """What makes two runs share a colour: the table's name, the schedule and the image budget."""
+
+    method: str
+    schedule: str
+    budget: str = "extra"
+
+
+def colours(methods: Iterable[tuple[MethodKey, int | None]]) -> dict[MethodKey, Colour]:
+    """Give every method its colour.
+
+    A method whose schedule is known has the colour of that schedule, in every report alike. Two
+    methods of one schedule share it if they never meet at one batch size, where the line style
+    tells them apart; otherwise the later one, like every method with a schedule of its own, takes
+    the next free colour.
+
+    Args:
+        methods: Each method with a batch size at which it was run, in the order of the report.
+    """
+    batches: dict[MethodKey, set[int | None]] = {}
+    for key, batch in methods:
+        batches.setdefault(key, set()).add(batch)
+    chosen: dict[MethodKey, Colour] = {}
+    for key, own in batches.items():
+        wanted = _FAMILIES.get(_family(key))
+        rivals = {colour for other, colour in chosen.items() if own & batches[other]}
+        kin = {chosen[other] for other in chosen if other.schedule == key.schedule}
+        taken = set(chosen.values()) - kin | rivals
+        chosen[key] = wanted if wanted and wanted not in taken else _next_free(chosen)
+    return chosen
+
+
+def _family(key: MethodKey) -> str:
+    fixed = key.schedule == "recycled" and key.budget == "fixed"
+    return "recycled/fixed" if fixed else key.schedule
+
+
+def _next_free(chosen: dict[MethodKey, Colour]) -> Colour:
+    taken = set(chosen.values())
+    for colour in (*_OTHERS, *_FAMILIES.values()):
+        if colour not in taken:
+            return colour
+    return _OTHERS[len(chosen) % len(_OTHERS)]
+
+
+def dashes(batches: Iterable[int | None]) -> dict[int | None, str]:
+    """A line style per batch size: solid for the largest, broken ones for smaller batches."""
+    ordered = sorted(set(batches), key=lambda batch: -1 if batch is None else -batch)
+    return {batch: DASHES[i % len(DASHES)] for i, batch in enumerate(ordered)}

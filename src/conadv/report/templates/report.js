@@ -1,0 +1,70 @@
+"use strict";
+// Draws the figures, and keeps their colours, sizes and axes in step with the page.
+(() => {
+  const root = document.documentElement;
+  const narrow = matchMedia("(max-width: 680px)");
+  const charts = [...document.querySelectorAll(".chart")].map((node) => ({
+    node,
+    figure: JSON.parse(document.querySelector(`script[data-for="${node.id}"]`).textContent),
+  }));
+  const hidden = new Set();
+  const pressed = document.querySelector(".axes [aria-pressed=true]");
+  let axis = pressed ? { slug: pressed.dataset.axis, title: pressed.dataset.title } : null;
+
+  const variable = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+
+  function draw(width) {
+    const ink = variable("--ink");
+    const soft = variable("--soft");
+    const grid = variable("--grid");
+    const font = { family: getComputedStyle(document.body).fontFamily, size: 13, color: soft };
+    for (const { node, figure } of charts) {
+      const data = figure.data.map((trace) => {
+        const colour = variable(`--m${trace.meta.method}`);
+        return {
+          ...trace,
+          x: axis ? trace.meta.x[axis.slug] : trace.x,
+          visible: !hidden.has(trace.meta.run),
+          line: { ...trace.line, color: colour },
+          marker: { ...trace.marker, color: colour },
+        };
+      });
+      const xTitle = axis ? axis.title : figure.layout.xaxis.title.text;
+      const layout = {
+        ...figure.layout,
+        ...(width ? { width, height: 240 } : {}),
+        autosize: !width,
+        font,
+        paper_bgcolor: "rgba(0,0,0,0)",
+        plot_bgcolor: "rgba(0,0,0,0)",
+        hoverlabel: { bgcolor: variable("--card"), bordercolor: variable("--line"), font: { ...font, color: ink } },
+        xaxis: { ...figure.layout.xaxis, gridcolor: grid, linecolor: soft, title: { text: xTitle, font, standoff: 8 }, nticks: narrow.matches ? 5 : 7 },
+        yaxis: { ...figure.layout.yaxis, gridcolor: grid, title: { ...figure.layout.yaxis.title, font, standoff: 8 } },
+      };
+      Plotly.react(node, data, layout, { displayModeBar: false, responsive: true });
+    }
+  }
+
+  document.querySelectorAll("[data-run]").forEach((button) => {
+    button.addEventListener("click", () => {
+      const run = Number(button.dataset.run);
+      if (!hidden.delete(run)) hidden.add(run);
+      button.setAttribute("aria-pressed", String(!hidden.has(run)));
+      draw();
+    });
+  });
+  document.querySelectorAll("[data-axis]").forEach((button) => {
+    button.addEventListener("click", () => {
+      axis = { slug: button.dataset.axis, title: button.dataset.title };
+      document.querySelectorAll("[data-axis]").forEach((other) => {
+        other.setAttribute("aria-pressed", String(other === button));
+      });
+      draw();
+    });
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
+  narrow.addEventListener("change", () => draw());
+  // A printed page is light and narrower than the window: 320 px fit twice into A4 and Letter.
+  matchMedia("print").addEventListener("change", (event) => draw(event.matches ? 320 : undefined));
+  draw();
+})();
