@@ -125,12 +125,12 @@ def measure_seconds_per_image(recipe: Recipe) -> float:
     trainer = build(recipe).trainer
     batches = trainer.batches()
     times = []
-    for _ in range(12):
+    for _ in range(min(12, trainer.feed.total_steps)):
         began = time.perf_counter()
         trainer.train_step(batches)
         times.append(time.perf_counter() - began)
     # The first steps allocate memory and choose kernels.
-    return statistics.median(times[2:]) / recipe.batch.global_batch
+    return statistics.median(times[2:] or times) / recipe.batch.global_batch
 
 
 def fitting_epochs(
@@ -153,8 +153,10 @@ def fitting_epochs(
         return None
     per_epoch = _OVERHEAD * seconds_per_image * images * sum(cost for _, cost in known)
     longest = max(epochs for epochs, _ in known)
+    if longest * per_epoch <= budget:
+        return None
     fit = int(budget / per_epoch)
-    return None if fit >= longest else max(SHORTEST, fit) if longest > SHORTEST else None
+    return max(SHORTEST, fit) if longest > SHORTEST else None
 
 
 def command_prefix() -> str:

@@ -100,6 +100,14 @@ def test_agreement_is_one_where_nothing_is_stale() -> None:
         assert adversary.diagnostics.agreement == pytest.approx(1)
 
 
+def test_agreement_with_random_starts_takes_the_same_ones_again() -> None:
+    attack = conadv.Attack(0.05, mean=MEAN, std=STD, random_start=1.0)
+    adversary = conadv.Adversary(network(dropout=0.3), attack, "sequential", track_agreement=True)
+    adversary.loss(*batches(1)[0], cross_entropy).backward()
+    adversary.collect()
+    assert adversary.diagnostics.agreement == pytest.approx(1)
+
+
 @pytest.mark.parametrize("make", [conadv.Recycled, conadv.Lookahead, lambda: conadv.Lookahead(2)])
 def test_agreement_is_the_cosine_of_stale_and_fresh_perturbations_in_pixels(make) -> None:
     model, data = network(), batches(4)

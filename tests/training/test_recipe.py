@@ -60,7 +60,8 @@ def test_recipes_of_a_family_differ_in_the_method_alone(family: str) -> None:
         fields = {f.split()[0] for f in differing_fields(vanilla, load_recipe(name))}
         fields = {f for f in fields if not f.startswith("method.")} - {"name"}
         budget = {"train.epochs", "lr_schedule.warmup_epochs"} if "budget" in name else set()
-        assert fields == budget, name
+        # The learning rate is tuned for each method, from the same grid.
+        assert fields - {"optimizer.lr"} == budget, name
 
 
 @pytest.mark.parametrize("family", FAMILIES)
