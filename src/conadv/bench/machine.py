@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from conadv._command import as_typed
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -30,15 +30,6 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _program() -> list[str]:
-    """What was typed before the arguments, without the folders of this machine."""
-    path = Path(sys.argv[0])
-    if path.suffix != ".py" or path.stem == "__main__":
-        return ["conadv"]
-    relative = os.path.relpath(path)
-    return ["python", path.name if relative.startswith("..") else Path(relative).as_posix()]
-
-
 def environment(device: str = "cpu") -> dict[str, Any]:
     """Hardware, versions and the command, for a results file."""
     from importlib.metadata import PackageNotFoundError, version
@@ -50,7 +41,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
             return None
 
     return {
-        "command": shlex.join([*_program(), *sys.argv[1:]]),
+        "command": as_typed(),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

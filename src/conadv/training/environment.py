@@ -3,14 +3,14 @@
 import importlib.metadata
 import os
 import platform
-import shlex
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from conadv._command import as_typed
 
 _PACKAGES = ("conadv", "torch", "torchvision", "timm", "numpy", "pydantic", "safetensors")
 
@@ -27,7 +27,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": as_typed(),
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": {
             "platform": platform.platform(),
