@@ -77,10 +77,11 @@ LAYERS: dict[str, set[str]] = {
     "analysis": CORE | {"data", "optim"},
     "planning": CORE,
     "precision": {"errors"},
+    "distributed": {"errors"},
     "integrations": CORE | {"optim"},
     # A report reads run folders: it never needs the code that made the run.
     "report": {"errors"},
-    "training": CORE | {"optim", "data", "analysis", "precision", "recipes"},
+    "training": CORE | {"optim", "data", "analysis", "precision", "recipes", "distributed"},
     "bench": CORE | {"optim", "data", "precision", "training", "analysis"},
     "study": CORE | {"training", "report", "analysis", "data", "optim"},
 }

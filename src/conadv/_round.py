@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from conadv._forward import AutocastState, BareForward
 from conadv._mixing import Part
+from conadv._random import mixed_seed
 from conadv.attack import Attack, Criterion, Perturbed
 from conadv.schedules import Copies
 
@@ -44,19 +45,22 @@ class Streams:
         self.seed = seed
         self._side: torch.cuda.Stream | None = None
 
-    def generator(self, round_number: int, draw: int, device: torch.device) -> torch.Generator:
-        """A stream that is a function of (seed, rank, round, draw): nothing to save but counts."""
+    def generator(
+        self, round_number: int, draw: int, device: torch.device, *, of_rank: bool
+    ) -> torch.Generator:
+        """A stream that is a function of (seed, rank, round, draw): nothing to save but counts.
+
+        Args:
+            round_number: the round.
+            draw: how often the round has drawn before.
+            device: of the generator.
+            of_rank: ranks draw differently; False: the same on all.
+        """
         rank = 0
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if of_rank and torch.distributed.is_available() and torch.distributed.is_initialized():
             rank = torch.distributed.get_rank()
-        mixed = 0
-        for number in (self.seed, rank, round_number, draw):
-            # splitmix64: close keys give unrelated streams
-            mixed = (mixed + number + 0x9E3779B97F4A7C15) & (2**64 - 1)
-            mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-            mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-            mixed ^= mixed >> 31
-        return torch.Generator(device).manual_seed(mixed >> 1)
+        seed = mixed_seed(self.seed, rank, round_number, draw)
+        return torch.Generator(device).manual_seed(seed)
 
     def side(self, device: torch.device) -> torch.cuda.Stream | None:
         """A CUDA stream beside the current one, always the same; None on other devices."""
@@ -76,6 +80,7 @@ class RoundState:
         attack: Attack,
         streams: Streams,
         number: int,
+        of_rank: bool,
         images: Tensor,
         labels: Any,
         criterion: Criterion,
@@ -104,6 +109,7 @@ class RoundState:
         self._forward = forward
         self._streams = streams
         self._number = number
+        self._of_rank = of_rank
         self._draws = 0
 
     # -- for the schedule ----------------------------------------------------------------------
@@ -129,7 +135,7 @@ class RoundState:
 
     def _generator(self, device: torch.device) -> torch.Generator:
         self._draws += 1
-        return self._streams.generator(self._number, self._draws, device)
+        return self._streams.generator(self._number, self._draws, device, of_rank=self._of_rank)
 
     # -- for the adversary ---------------------------------------------------------------------
 

@@ -127,6 +127,9 @@ class Adversary:
         """Total cost so far, in units of one forward and backward over one image."""
         self.images = 0
         """Fresh images given so far."""
+        self.key: int | None = None
+        """Names the round in the attack's random stream; None: its own count and the rank's number.
+        Set it to the micro-batch's place in the run, and any number of devices draws the same."""
         self.diagnostics = Diagnostics()
         self.preview: tuple[Tensor | None, Tensor, Any] | None = None
         """(clean images or None, their copies, labels) of up to 16 of the last copies."""
@@ -216,7 +219,8 @@ class Adversary:
             self._bare,
             self.attack,
             self._streams,
-            self._rounds,
+            self._rounds if self.key is None else self.key,
+            self.key is None,
             images,
             labels,
             criterion if self._checked else checking(criterion),
@@ -282,6 +286,20 @@ class Adversary:
         Without a `loss` before it, a round is left out altogether.
         """
         self.schedule.skip()
+        self._end_round()
+
+    def idle(self) -> None:
+        """A round without images: nothing is trained and nothing is pending for later.
+
+        Keeps the pipelines of several devices in step, where one of them has fewer micro-batches
+        in a short last step than others.
+
+        Raises:
+            RuntimeError: in the middle of a round.
+        """
+        if self._round is not None:
+            raise RuntimeError("idle() after loss(): finish the round with collect() or skip().")
+        self.schedule.idle()
         self._end_round()
 
     def _end_round(self) -> None:

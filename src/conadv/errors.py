@@ -29,5 +29,9 @@ class NonFiniteError(ConadvError):
     """The loss became NaN or infinite and the recipe says to stop."""
 
 
+class DistributedError(ConadvError):
+    """Processes of one run that cannot work together."""
+
+
 class Interrupted(ConadvError):
     """Training was asked to stop (Ctrl-C or SIGTERM) and has written a checkpoint."""

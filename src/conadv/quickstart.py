@@ -123,11 +123,10 @@ def run(
 def measure_seconds_per_image(recipe: Recipe) -> float:
     """Train for a few steps on this machine: seconds per image, forward and backward."""
     trainer = build(recipe).trainer
-    batches = trainer.batches()
     times = []
     for _ in range(min(12, trainer.feed.total_steps)):
         began = time.perf_counter()
-        trainer.train_step(batches)
+        trainer.train_step()
         times.append(time.perf_counter() - began)
     # The first steps allocate memory and choose kernels.
     return statistics.median(times[2:] or times) / recipe.batch.global_batch

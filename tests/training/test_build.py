@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ import torch
 import conadv
 from conadv.errors import DataError, RecipeError
 from conadv.training.build import build
+from conadv.training.checkpoint import CheckpointStore
 from conadv.training.method import make_schedule, make_test_attack
-from conadv.training.run import Run
 from conadv.training.splits import load_splits
 from conadv.training.updates import learning_rate_factor
 from support.runs import quietly, tiny
@@ -20,15 +21,14 @@ CPU = torch.device("cpu")
 
 
 def test_lookahead_counts_updates() -> None:
-    schedule = make_schedule(
-        tiny("method.schedule=lookahead", "method.tau=3", "batch.micro_batch=4")
-    )
+    recipe = tiny("method.schedule=lookahead", "method.tau=3", "batch.micro_batch=4")
+    schedule = build(recipe).trainer.adversary.schedule
     assert isinstance(schedule, conadv.Lookahead) and schedule.tau == 3 * 4
 
 
 def test_share_and_weight_may_follow_training() -> None:
     recipe = tiny("method.share=[[0, 1.0], [1, 0.0]]", "method.weight=[[0, 0.5], [0.6, 0.0]]")
-    schedule = make_schedule(recipe)
+    schedule = make_schedule(recipe, 1)
     assert schedule.share_at(0.25) == 0.75
     assert schedule.weight_at(0.3) == 0.25
 
@@ -115,15 +115,15 @@ def test_checkpoints_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     import conadv.training.run as module
 
     saved: list[int] = []
-    original = Run._checkpoint
+    original = CheckpointStore.save
 
-    def spy(self: Run, *, best: bool = False) -> None:
-        saved.append(self.trainer.step)
-        original(self, best=best)
+    def spy(self: CheckpointStore, state: Any, step: int, *, best: bool = False) -> Path:
+        saved.append(step)
+        return original(self, state, step, best=best)
 
     seconds = iter(range(0, 100_000, 20))  # each look at the clock is 20 seconds later
     clock = SimpleNamespace(monotonic=lambda: next(seconds), perf_counter=time.perf_counter)
     monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(Run, "_checkpoint", spy)
+    monkeypatch.setattr(CheckpointStore, "save", spy)
     quietly(tiny("data.validation=0", "checkpoint.every_minutes=0.9"), tmp_path / "a")
     assert saved == [3, 6]

@@ -148,10 +148,10 @@ def test_crash_between_checkpoints_repeats_the_lost_steps(
     """No warning, no signal: the process is gone in the middle of a step."""
     original = Trainer.train_step
 
-    def dying(self: Trainer, batches: Any) -> Any:
+    def dying(self: Trainer, wishes: Any) -> Any:
         if self.step == died_at:
             raise RuntimeError("power cut")
-        return original(self, batches)
+        return original(self, wishes)
 
     recipe = tiny("checkpoint.every_steps=2")
     with monkeypatch.context() as patch:
@@ -245,18 +245,13 @@ def _poison(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Make the images of one step NaN."""
     from conadv.training.feed import ResidentFeed
 
-    original = ResidentFeed.stream
+    original = ResidentFeed.micro_batch
 
-    def poisoned(self: ResidentFeed, start: int) -> Any:
-        done = start
-        count = 0
-        for images, labels in original(self, start):
-            yield (images * float("nan") if done == step else images), labels
-            count += 1
-            if count == len(self.sizes(done)):
-                done, count = done + 1, 0
+    def poisoned(self: ResidentFeed, at: int, index: int) -> Any:
+        images, labels = original(self, at, index)
+        return (images * float("nan") if at == step else images), labels
 
-    monkeypatch.setattr(ResidentFeed, "stream", poisoned)
+    monkeypatch.setattr(ResidentFeed, "micro_batch", poisoned)
 
 
 def test_nan_stops_with_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 import conadv
 from conadv.errors import NonFiniteError
 from conadv.schedules import Schedule
+from conadv.training.parallel import Alone
 from conadv.training.trainer import MAX_SKIPS_IN_A_ROW, Numerics, StepReport, Trainer
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -40,10 +40,9 @@ class RandomFeed:
             images[0] = float("nan")
         return images, torch.randint(0, 4, (total,), generator=generator)
 
-    def stream(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for s in range(step, self.total_steps):
-            images, labels = self.whole(s)
-            yield from zip(images.split(self._sizes), labels.split(self._sizes), strict=True)
+    def micro_batch(self, step: int, index: int) -> tuple[Tensor, Tensor]:
+        images, labels = self.whole(step)
+        return images.split(self._sizes)[index], labels.split(self._sizes)[index]
 
     def sample_ids(self, step: int) -> list[int]:
         return [1000 * step + i for i in range(sum(self._sizes))]
@@ -80,14 +79,16 @@ def make(
         feed,
         lambda step: 1 - step / STEPS,
         Numerics(CPU, **numerics),
+        Alone(model),
+        len(feed.sizes(0)),
+        schedule.tau // len(feed.sizes(0)) if isinstance(schedule, conadv.Lookahead) else 0,
     )
 
 
 def run(trainer: Trainer, until: int = STEPS) -> list[StepReport]:
-    batches = trainer.batches()
     reports = []
     while trainer.step < until:
-        reports.append(trainer.train_step(batches))
+        reports.append(trainer.train_step())
     return reports
 
 
@@ -103,15 +104,13 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 def test_it_is_the_loop_that_a_library_user_writes() -> None:
     feed = RandomFeed([8])
-    trainer = make(feed)
-    by_hand = make(feed)
-    torch.manual_seed(9)
+    trainer = make(feed, model=network(dropout=0.0))
+    by_hand = make(feed, model=network(dropout=0.0))
     reports = run(trainer)
-
-    torch.manual_seed(9)
     adversary, optimizer = by_hand.adversary, by_hand.optimizer
     losses = []
-    for step, (images, labels) in enumerate(adversary.batches(feed.stream(0))):
+    for step in range(STEPS):
+        images, labels = feed.whole(step)
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / STEPS)
         adversary.progress = step / STEPS
         loss = adversary.loss(images, labels, by_hand.criterion)
@@ -169,7 +168,7 @@ def test_clipping_bounds_the_update() -> None:
 SCHEDULES: dict[str, Any] = {
     "vanilla": lambda: "vanilla",
     "sequential": lambda: "sequential",
-    "lookahead": lambda: conadv.Lookahead(tau=1),
+    "lookahead": lambda: conadv.Lookahead(tau=2),
     "lookahead2": lambda: conadv.Lookahead(tau=4),
     "recycled": lambda: "recycled",
     "fixed": lambda: conadv.Recycled(share=0.25, budget="fixed"),
@@ -194,11 +193,11 @@ def test_continuing_from_a_state_is_exact(schedule: str, dtype: torch.dtype | No
     torch.manual_seed(11)
     early = run(first, 3)
     file = io.BytesIO()
-    torch.save(first.state_dict(), file)
+    torch.save([first.state_dict(), first.rank_state_dict()], file)
     file.seek(0)
     second = make(feed, make_schedule(), **options)
     torch.manual_seed(99)
-    second.load_state_dict(torch.load(file, weights_only=True))
+    second.load_state_dict(*torch.load(file, weights_only=True))
     late = run(second)
     assert [*early, *late] == reports
     assert_same(weights(second), weights(unbroken))
@@ -253,18 +252,17 @@ def test_nan_stops_with_step_rate_and_samples_and_leaves_the_weights() -> None:
 def test_nan_skipped_leaves_no_trace(schedule: str) -> None:
     feed = RandomFeed([4, 4], bad=(2,))
     trainer = make(feed, SCHEDULES[schedule](), nonfinite="skip", ema_decay=0.5)
-    batches = trainer.batches()
     for _ in range(2):
-        trainer.train_step(batches)
+        trainer.train_step()
     before = copy.deepcopy(weights(trainer))
     momentum = copy.deepcopy(trainer.optimizer.state_dict()["state"])
-    report = trainer.train_step(batches)
+    report = trainer.train_step()
     assert report.skipped and report.step == 3 and report.images == 24
     assert_same(weights(trainer), before)
     for key, state in trainer.optimizer.state_dict()["state"].items():
         assert torch.equal(state["momentum_buffer"], momentum[key]["momentum_buffer"])
     for _ in range(STEPS - 3):
-        later = trainer.train_step(batches)
+        later = trainer.train_step()
         assert not later.skipped
         assert later.loss == later.loss
     assert all(v.isfinite().all() for v in weights(trainer).values())

@@ -22,6 +22,16 @@ class Robustness:
     robust: int
     """Classified correctly without an attack and under every restart of it."""
 
+    @classmethod
+    def joined(cls, parts: Iterable["Robustness"]) -> "Robustness":
+        """The counts over all images of the parts."""
+        parts = list(parts)
+        return cls(
+            sum(part.images for part in parts),
+            sum(part.correct for part in parts),
+            sum(part.robust for part in parts),
+        )
+
     @property
     def clean_accuracy(self) -> float:
         """Fraction in [0, 1]."""

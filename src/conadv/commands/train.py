@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,19 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the run folder, bit for bit.")
     ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Images per weight update, the same as batch.global_batch=N."),
+    ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processes on this machine, one per GPU (many machines: torchrun)."
+        ),
+    ] = None,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="With --devices: start failed processes again so often.")
+    ] = 0,
 ) -> None:
     """Train a network as a recipe says.
 
@@ -40,15 +54,27 @@ def train(
     """
     from conadv.training.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])  # before the imports that take seconds
+    changes = [*(overrides or []), *([f"batch.global_batch={batch}"] if batch is not None else [])]
+    loaded = load_recipe(recipe, changes)  # before the imports that take seconds
+
+    if devices is not None and devices > 1 and "RANK" not in os.environ:
+        from conadv.commands._launch import launch, own_arguments, without
+        from conadv.distributed import World
+
+        World(size=devices).slots(loaded.micro_steps)  # says at once which numbers can
+        arguments = without(without(own_arguments(), "--devices"), "--max-restarts")
+        raise typer.Exit(launch(arguments, devices, max_restarts))
 
     from rich.console import Console
 
     from conadv.training.loop import train as run
 
     folder = out or _default_folder(recipe, loaded)
+    # Started again by the launcher after a failure: the run is there already.
+    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     result = run(loaded, folder, resume=resume, console=Console(stderr=True))
-    typer.echo(_summary(result, folder))
+    if int(os.environ.get("RANK", "0")) == 0:
+        typer.echo(_summary(result, folder))
 
 
 def _default_folder(given: str, recipe: Recipe) -> Path:

@@ -205,6 +205,9 @@ class Schedule:
     def skip(self) -> None:
         """The round is void (a NaN, say), or left out: drop what it would have prepared."""
 
+    def idle(self) -> None:
+        """A round without images: what is counted in rounds moves on, the rest stays."""
+
     def state_dict(self) -> dict[str, Any]:
         """What is pending: tensors, numbers, lists and dicts only."""
         return {}

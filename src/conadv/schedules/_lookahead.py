@@ -123,6 +123,10 @@ class Lookahead(Schedule):
             self._pending.popleft()
             self._pending.append(None)
 
+    def idle(self) -> None:
+        """Like `skip`: the copies for this round have no images to go with."""
+        self.skip()
+
     def state_dict(self) -> dict[str, Any]:
         """The copies of the next tau rounds."""
         return {"pending": [c.state_dict() if c is not None else None for c in self._pending]}

@@ -1,15 +1,19 @@
 """From a recipe to a trainer that is ready for its first step."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from conadv.analysis import robust_accuracy
+from conadv.analysis import Robustness, robust_accuracy
+from conadv.distributed import World
+from conadv.distributed.world import local_device
 from conadv.precision import autocast_dtype, resolve_device
 from conadv.training.feed import ResidentFeed
 from conadv.training.measure import Images, Score, score
 from conadv.training.method import make_adversary, make_model, make_test_attack
+from conadv.training.parallel import Alone, DataParallel, Exchange
 from conadv.training.recipe import Recipe
 from conadv.training.splits import Splits, load_splits
 from conadv.training.trainer import Numerics, Trainer
@@ -21,6 +25,7 @@ class Built:
     """A recipe made real."""
 
     recipe: Recipe
+    world: World
     device: torch.device
     splits: Splits
     validation: Images | None
@@ -29,39 +34,57 @@ class Built:
     """Steps between looks at the validation split."""
 
     def score(self, images: Images) -> Score:
-        """Loss and accuracy of the model as it is now (its average, with EMA)."""
+        """Loss and accuracy of the model as it is now (its average, with EMA).
+
+        Each rank takes a part of the images.
+        """
         settings = self.recipe.evaluation
-        batches = images.batches(
+        part = images.part(self.world.rank, self.world.size)
+        batches = part.batches(
             settings.batch, self.device, channels_last=self.recipe.hardware.channels_last
         )
         model, numerics = self.trainer.evaluated_model, self.trainer.numerics
-        return score(model, batches, numerics.autocast(), settings.branch)
+        own = None
+        if len(part) or self.world.size == 1:
+            own = score(model, batches, numerics.autocast(), settings.branch)
+        return Score.joined([found for found in self.world.gather(own) if found is not None])
 
     def robust_accuracy(self) -> float:
         """Accuracy of the model as it is now under the recipe's test attack."""
         settings = self.recipe.evaluation
         images = self.splits.test().first(settings.robust_images)
-        with self.trainer.numerics.autocast():
-            found = robust_accuracy(
-                self.trainer.evaluated_model,
-                images.batches(settings.batch, self.device),
-                make_test_attack(self.recipe, self.splits.dataset),
-                branch=settings.branch,
-                seed=self.recipe.seed,
-            )
-        return found.robust_accuracy
+        part = images.part(self.world.rank, self.world.size)
+        own = None
+        if len(part) or self.world.size == 1:
+            with self.trainer.numerics.autocast():
+                own = robust_accuracy(
+                    self.trainer.evaluated_model,
+                    part.batches(settings.batch, self.device),
+                    make_test_attack(self.recipe, self.splits.dataset),
+                    branch=settings.branch,
+                    seed=self.recipe.seed + self.world.rank,
+                )
+        parts = [found for found in self.world.gather(own) if found is not None]
+        return Robustness.joined(parts).robust_accuracy
 
 
-def build(recipe: Recipe) -> Built:
+def build(recipe: Recipe, world: World | None = None) -> Built:
     """Load the data and make model, optimizer, adversary and trainer.
 
     Reseeds torch's global random stream: the initial weights are a function of the recipe.
 
+    Args:
+        recipe: What to train and how.
+        world: This process among those of the run; None is a process on its own.
+
     Raises:
         RecipeError: The recipe does not fit its data or this machine.
         DataError: The data cannot be had.
+        DistributedError: The recipe cannot be carried by so many processes.
     """
-    device = resolve_device(recipe.hardware.device)
+    world = world or World()
+    slots = world.slots(recipe.micro_steps)  # before anything that takes time
+    device = resolve_device(local_device(recipe.hardware.device, world))
     splits = load_splits(recipe, device)
     count = len(splits.train_indices)
     feed = ResidentFeed(recipe, splits.dataset, splits.train_indices, device)
@@ -69,9 +92,10 @@ def build(recipe: Recipe) -> Built:
     model = make_model(recipe, splits.dataset).to(device)
     if recipe.hardware.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    exchange = _exchange(recipe, model, world)
     trainer = Trainer(
         model=model,
-        adversary=make_adversary(recipe, model, splits.dataset),
+        adversary=make_adversary(recipe, exchange.wrapped, splits.dataset, len(slots)),
         optimizer=make_optimizer(recipe, model),
         criterion=nn.CrossEntropyLoss(label_smoothing=recipe.train.label_smoothing),
         feed=feed,
@@ -83,6 +107,16 @@ def build(recipe: Recipe) -> Built:
             nonfinite=recipe.train.nonfinite,
             ema_decay=recipe.train.ema_decay,
         ),
+        exchange=exchange,
+        micro_steps=recipe.micro_steps,
+        tau=recipe.method.tau if recipe.method.schedule == "lookahead" else 0,
     )
+    if world.size > 1:
+        trainer.settle()
     every = round(recipe.evaluation.every_epochs * recipe.steps_per_epoch(count))
-    return Built(recipe, device, splits, splits.validation(), trainer, max(1, every))
+    return Built(recipe, world, device, splits, splits.validation(), trainer, max(1, every))
+
+
+def _exchange(recipe: Recipe, model: nn.Module, world: World) -> Exchange:
+    called: Any = torch.compile(model) if recipe.hardware.compile else model
+    return Alone(called) if world.size == 1 else DataParallel(model, called, world)

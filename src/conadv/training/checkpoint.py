@@ -10,11 +10,13 @@ import re
 import shutil
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from conadv.distributed import World
 from conadv.errors import CheckpointError
 from conadv.training.files import write_atomic
 
@@ -80,33 +82,47 @@ class CheckpointStore:
     """The checkpoints of one run: ``step_*.pt`` (the newest ``keep``), ``last.pt``, ``best.pt``.
 
     ``last.pt`` and ``best.pt`` are further names of a step's file, so they cost no space while that
-    file is kept, and outlive it when it is pruned.
+    file is kept, and outlive it when it is pruned. A run on several devices adds a small file for
+    each rank but the first, ``step_*.rank_R_of_N.pt``, with what is that rank's alone. A checkpoint
+    counts once all its files are there, so the ranks need not wait for one another.
 
     Args:
         folder: An existing folder.
-        keep: How many of the newest step files to keep, at least 1.
+        keep: How many of the newest checkpoints to keep, at least 1.
+        world: This process among those of the run.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, world: World | None = None) -> None:
         self.folder = folder
         self.keep = keep
+        self.world = world or World()
         self.last = folder / "last.pt"
         self.best = folder / "best.pt"
 
     def save(self, state: dict[str, Any], step: int, *, best: bool = False) -> Path:
-        """Write the checkpoint of a step, then drop the ones that are too old.
+        """Write this rank's file of the checkpoint of a step, then drop what is too old.
+
+        Args:
+            state: On rank 0 the state of the run, elsewhere what is the rank's own.
+            step: The step.
+            best: Whether it is the best so far; rank 0 names it so.
 
         Raises:
             CheckpointError: Writing failed; all earlier checkpoints are intact.
         """
-        path = self.folder / f"step_{step:08d}.pt"
-        save_checkpoint(path, state)
-        _also_named(path, self.last)
-        if best:
-            _also_named(path, self.best)
-        for old in self.steps()[self.keep :]:
-            old.unlink(missing_ok=True)
+        path = self.path(step, self.world.rank, self.world.size)
+        save_checkpoint(path, {**state, "ranks": self.world.size})
+        if self.world.main:
+            _also_named(path, self.last)
+            if best:
+                _also_named(path, self.best)
+            self._prune()
         return path
+
+    def path(self, step: int, rank: int = 0, ranks: int = 1) -> Path:
+        """Where a rank's part of a checkpoint is."""
+        part = f".rank_{rank}_of_{ranks}" if rank else ""
+        return self.folder / f"step_{step:08d}{part}.pt"
 
     def steps(self) -> list[Path]:
         """The step files, newest first."""
@@ -115,24 +131,66 @@ class CheckpointStore:
         ]
         return [p for _, p in sorted(found, key=lambda pair: int(pair[0].group(1)), reverse=True)]
 
-    def load_newest(self) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read, or None when there never was one.
+    def load_newest(
+        self, own: Callable[[int, Callable[[int], dict[str, Any]]], dict[str, Any]] | None = None
+    ) -> dict[str, Any] | None:
+        """The newest checkpoint that every rank can read, or None when there never was one.
 
-        Warns about each newer one that is damaged.
+        Warns about each newer one that is damaged or was not finished.
+
+        Args:
+            own: ``own(ranks, read)`` puts together this rank's own state from what the ``ranks``
+                of the run that wrote it had, ``read(rank)``; its outcome becomes ``state["own"]``.
 
         Raises:
             CheckpointError: There are checkpoints, and none can be read.
         """
         problem: CheckpointError | None = None
-        for path in self.steps():
-            try:
-                return load_checkpoint(path)
-            except CheckpointError as error:
-                problem = error
-                warnings.warn(f"{error} Trying the checkpoint before it.", stacklevel=2)
+        for name in self.world.first([path.name for path in self.steps()]):
+            found = self._try(self.folder / name, own)
+            failed = [e for e in self.world.gather(_error_of(found)) if e is not None]
+            if not failed and isinstance(found, dict):
+                return found
+            problem = failed[0]
+            if self.world.main:
+                warnings.warn(f"{problem} Trying the checkpoint before it.", stacklevel=2)
         if problem is not None:
             raise problem
         return None
+
+    def _try(self, path: Path, own: Any) -> dict[str, Any] | CheckpointError:
+        try:
+            state = load_checkpoint(path)
+            if own is not None:
+                ranks = int(state["ranks"])
+
+                def read(rank: int) -> dict[str, Any]:
+                    if rank == 0:
+                        return dict(state["own"])
+                    step = int(state["step"])
+                    return dict(load_checkpoint(self.path(step, rank, ranks))["own"])
+
+                state["own"] = own(ranks, read)
+        except CheckpointError as error:
+            return error
+        return state
+
+    def _prune(self) -> None:
+        complete = 0
+        for path in self.steps():
+            if complete >= self.keep:
+                path.unlink(missing_ok=True)  # first: without it the parts mean nothing
+                for part in self._parts(path):
+                    part.unlink(missing_ok=True)
+            elif len(self._parts(path)) == self.world.size - 1:
+                complete += 1
+
+    def _parts(self, path: Path) -> list[Path]:
+        return list(self.folder.glob(f"{path.stem}.rank_*_of_*.pt"))
+
+
+def _error_of(found: dict[str, Any] | CheckpointError) -> CheckpointError | None:
+    return found if isinstance(found, CheckpointError) else None
 
 
 def _torch_save(state: dict[str, Any], file: BinaryIO) -> None:

@@ -15,11 +15,12 @@ from conadv._command import as_typed
 _PACKAGES = ("conadv", "torch", "torchvision", "timm", "numpy", "pydantic", "safetensors")
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
+def describe_environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Everything about the machine that a reader of the run may ask for.
 
     Args:
         device: The device of the run.
+        processes: How many processes train together.
 
     Returns:
         Plain values, ready for JSON: ``started`` (UTC), ``command``, ``versions``, ``hardware``
@@ -33,6 +34,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
             "platform": platform.platform(),
             "processor": _processor(),
             "cores": os.cpu_count(),
+            "processes": processes,
             "threads": torch.get_num_threads(),
             "memory": _memory(),
             "device": str(device),

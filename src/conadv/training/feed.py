@@ -1,7 +1,5 @@
 """The images of each step, cut into micro-batches: a pure function of the seed and the step."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -12,8 +10,8 @@ from conadv.training.recipe import Recipe
 class ResidentFeed:
     """Micro-batches from a data set that lies on the device as bytes; see `trainer.Feed`.
 
-    Nothing is kept between steps. A resumed run, and lookahead after it, read the same batches
-    again; a run on several devices will give each rank its own micro-batches of the same step.
+    Nothing is kept between steps. A resumed run, and lookahead, read the same batches again; on
+    several devices each rank reads its own micro-batches of the same step.
 
     Args:
         recipe: Batch sizes, augmentation, order, length, seed.
@@ -30,6 +28,7 @@ class ResidentFeed:
     ) -> None:
         self.total_steps = recipe.total_steps(len(indices))
         self._recipe = recipe
+        self._recent: dict[int, list[Tensor]] = {}
         self._indices = indices
         self._steps_per_epoch = recipe.steps_per_epoch(len(indices))
         settings = recipe.data
@@ -44,15 +43,12 @@ class ResidentFeed:
         """Fresh images in each micro-batch of a step."""
         return [len(part) for part in self._parts(step)]
 
-    def stream(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Micro-batches (images, labels) from the first one of ``step`` to the end of the run."""
-        for current in range(step, self.total_steps):
-            parts = self._parts(current)
-            total = sum(len(part) for part in parts)
-            start = 0
-            for part in parts:
-                yield self._source.batch(part, current, start=start, total=total)
-                start += len(part)
+    def micro_batch(self, step: int, index: int) -> tuple[Tensor, Tensor]:
+        """(images, labels) of one micro-batch of a step, the same on every rank."""
+        parts = self._parts(step)
+        sizes = [len(part) for part in parts]
+        start = sum(sizes[:index])
+        return self._source.batch(parts[index], step, start=start, total=sum(sizes))
 
     def sample_ids(self, step: int) -> list[int]:
         """Positions in the data set's training images of a step's samples."""
@@ -63,6 +59,13 @@ class ResidentFeed:
         return step / self._steps_per_epoch
 
     def _parts(self, step: int) -> list[Tensor]:
+        if step not in self._recent:
+            # Lookahead reads two steps in turn.
+            self._recent = dict([*self._recent.items()][-1:])
+            self._recent[step] = self._cut(step)
+        return self._recent[step]
+
+    def _cut(self, step: int) -> list[Tensor]:
         recipe = self._recipe
         chosen = sample_indices(
             recipe.seed,

@@ -1,10 +1,13 @@
 """One run, from a recipe to ``result.json``."""
 
+import os
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from conadv.distributed import World, join
+from conadv.distributed.world import local_device
 from conadv.errors import RecipeError
 from conadv.precision import resolve_device
 from conadv.training.allocator import keep_freed_memory
@@ -42,37 +45,57 @@ def train(
         What ``result.json`` holds.
 
     Raises:
+        DistributedError: The processes of the launch cannot work together.
         RunFolderError: ``out`` holds a run and ``resume`` is off, or cannot be written.
         RecipeError: ``resume`` with another recipe than the run was started with.
         CheckpointError: No checkpoint of the run can be read, or the last could not be written.
         NonFiniteError: The loss was NaN or infinite and the recipe says stop.
         Interrupted: Asked to stop; a checkpoint is written and the message says how to go on.
     """
-    folder = RunFolder(out)
-    resuming = resume and folder.recipe.exists()
-    if resuming:
-        _check_same_recipe(folder, recipe)
-        if folder.result.exists() and (done := Result.read(folder.result)).status == "finished":
+    with join(recipe.hardware.device, recipe.hardware.timeout) as world:
+        folder = RunFolder(out)
+        done = world.on_main(lambda: _begin(folder, recipe, resume))
+        if isinstance(done, Result):
             return done
-    else:
+        device = resolve_device(local_device(recipe.hardware.device, world))
+        if device.type == "cpu":
+            keep_freed_memory()
+        threads = torch.get_num_threads()
+        streams = [device] if device.type == "cuda" else []
+        if not world.main:
+            console = Console(quiet=True)
+        try:
+            if wanted := _threads(recipe, world, device):
+                torch.set_num_threads(wanted)
+            with torch.random.fork_rng(devices=streams), stop or StopRequest() as request:
+                run = Run(
+                    recipe, folder, request, console or Console(stderr=True), log_every, world
+                )
+                try:
+                    run.open(resuming=done)
+                    return run.complete()
+                finally:
+                    run.close()
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _begin(folder: RunFolder, recipe: Recipe, resume: bool) -> Result | bool:
+    """The result of a finished run, or whether there is a run to be resumed."""
+    if not (resume and folder.recipe.exists()):
         folder.require_free()
-    device = resolve_device(recipe.hardware.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    threads = torch.get_num_threads()
-    streams = [device] if device.type == "cuda" else []
-    try:
-        if recipe.hardware.threads is not None:
-            torch.set_num_threads(recipe.hardware.threads)
-        with torch.random.fork_rng(devices=streams), stop or StopRequest() as request:
-            run = Run(recipe, folder, request, console or Console(stderr=True), log_every)
-            try:
-                run.open(resuming)
-                return run.complete()
-            finally:
-                run.close()
-    finally:
-        torch.set_num_threads(threads)
+        return False
+    _check_same_recipe(folder, recipe)
+    if folder.result.exists() and (done := Result.read(folder.result)).status == "finished":
+        return done
+    return True
+
+
+def _threads(recipe: Recipe, world: World, device: torch.device) -> int | None:
+    """CPU threads of this process; None leaves torch's choice."""
+    if recipe.hardware.threads is None and world.size > 1 and device.type == "cpu":
+        return max(1, (os.cpu_count() or 1) // world.local_size)
+    return recipe.hardware.threads
 
 
 def _check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:

@@ -1,6 +1,6 @@
 """Loss and accuracy of a model on images that lie as bytes in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -39,6 +39,13 @@ class Images:
         chosen = torch.arange(count, device=self.labels.device) * len(self) // count
         return Images(self.images[chosen], self.labels[chosen], self.mean, self.std)
 
+    def part(self, rank: int, size: int) -> "Images":
+        """A contiguous part for one of several ranks; parts differ by one image at most."""
+        if size == 1:
+            return self
+        images, labels = self.images.tensor_split(size)[rank], self.labels.tensor_split(size)[rank]
+        return Images(images, labels, self.mean, self.std)
+
     def batches(
         self, size: int, device: torch.device, *, channels_last: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -55,6 +62,16 @@ class Score:
 
     loss: float
     accuracy: float
+    images: int
+
+    @classmethod
+    def joined(cls, parts: Sequence["Score"]) -> "Score":
+        """The score over all images of the parts."""
+        if len(parts) == 1:
+            return parts[0]
+        total = sum(part.images for part in parts)
+        loss = sum(part.loss * part.images for part in parts) / total
+        return cls(loss, sum(part.accuracy * part.images for part in parts) / total, total)
 
 
 @torch.no_grad()
@@ -87,4 +104,6 @@ def score(
             total += len(labels)
     if total == 0:
         raise ValueError("There are no images to evaluate on.")
-    return Score(float(torch.stack(losses).sum()) / total, int(torch.stack(hits).sum()) / total)
+    return Score(
+        float(torch.stack(losses).sum()) / total, int(torch.stack(hits).sum()) / total, total
+    )

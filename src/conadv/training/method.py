@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 import conadv
@@ -52,21 +51,33 @@ def make_model(recipe: Recipe, dataset: ImageDataset) -> nn.Module:
     )
 
 
-def make_adversary(recipe: Recipe, model: nn.Module, dataset: ImageDataset) -> conadv.Adversary:
-    """The adversary on the model, or on its compiled form."""
+def make_adversary(
+    recipe: Recipe, model: nn.Module, dataset: ImageDataset, rounds: int
+) -> conadv.Adversary:
+    """The adversary on the model, or on what it is wrapped in.
+
+    Args:
+        recipe: Schedule and attack.
+        model: Bare, compiled or in DistributedDataParallel.
+        dataset: Its mean and std.
+        rounds: Micro-batches of a step on this rank.
+    """
     names = ("norm", "steps", "step_size", "random_start", "target", "branch", "mode")
     settings: dict[str, Any] = {name: getattr(recipe.attack, name) for name in names}
     attack = conadv.Attack(recipe.attack.epsilon, mean=dataset.mean, std=dataset.std, **settings)
-    called: Any = torch.compile(model) if recipe.hardware.compile else model
-    return conadv.Adversary(called, attack, make_schedule(recipe), seed=recipe.seed)
+    return conadv.Adversary(model, attack, make_schedule(recipe, rounds), seed=recipe.seed)
 
 
-def make_schedule(recipe: Recipe) -> Schedule:
+def make_schedule(recipe: Recipe, rounds: int) -> Schedule:
     """The schedule object.
 
     Lookahead's staleness is counted in rounds, one per micro-batch: ``tau`` steps are
-    ``tau * micro_steps`` rounds, so the copies of a step's micro-batches are all made at the
+    ``tau * rounds`` rounds, so the copies of a step's micro-batches are all made at the
     weights of the step that lies ``tau`` steps before it.
+
+    Args:
+        recipe: Names the schedule.
+        rounds: Micro-batches of a step on this rank.
     """
     method = recipe.method
     share = as_schedule(method.share)
@@ -75,7 +86,7 @@ def make_schedule(recipe: Recipe) -> Schedule:
         "vanilla": conadv.Vanilla,
         "sequential": lambda: conadv.Sequential(share, weight),
         "noise": lambda: conadv.Noise(share, weight),
-        "lookahead": lambda: conadv.Lookahead(method.tau * recipe.micro_steps, share, weight),
+        "lookahead": lambda: conadv.Lookahead(method.tau * rounds, share, weight),
         "recycled": lambda: conadv.Recycled(share, weight, method.budget, method.refine),
     }
     return makers[method.schedule]()

@@ -3,25 +3,26 @@
 import math
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from torch import Tensor
 
+from conadv.distributed import World
 from conadv.errors import CheckpointError, Interrupted, NonFiniteError
 from conadv.training.build import Built, build
 from conadv.training.checkpoint import CheckpointStore
 from conadv.training.environment import describe_environment
-from conadv.training.events import open_events
+from conadv.training.events import NoEvents, open_events
 from conadv.training.pictures import write_pictures
 from conadv.training.progress import make_watcher
 from conadv.training.recipe import Recipe, dump_recipe
+from conadv.training.redeal import redeal
 from conadv.training.result import Result, Status
-from conadv.training.run_folder import JsonLines, RunFolder, read_lines, truncate_after
+from conadv.training.run_folder import JsonLines, NoLines, RunFolder, read_lines, truncate_after
 from conadv.training.signals import StopRequest
-from conadv.training.trainer import StepReport
+from conadv.training.trainer import StepReport, Wishes
+from conadv.training.writer import BackgroundWriter, snapshot
 
 EVENT_POINTS = 1000
 """About how many points TensorBoard gets per curve; ``metrics.jsonl`` has every one."""
@@ -30,7 +31,11 @@ TRAIN_IMAGES_SCORED = 10_000
 
 
 class Run:
-    """A run in progress: the trainer, and the files and clocks around it."""
+    """A run in progress: the trainer, and the files and clocks around it.
+
+    Every rank of a run on several devices goes through the same calls; rank 0 alone writes (but
+    for the ranks' parts of checkpoints) and talks.
+    """
 
     def __init__(
         self,
@@ -39,18 +44,22 @@ class Run:
         stop: StopRequest,
         console: Console,
         log_every: int,
+        world: World | None = None,
     ) -> None:
         self.recipe = recipe
+        self.world = world or World()
         self.folder = folder
         self.stop = stop
         self.console = console
         self.log_every = log_every
-        self.built: Built = build(recipe)
+        self.built: Built = build(recipe, self.world)
         self.trainer = self.built.trainer
         self.total = self.trainer.feed.total_steps
         self.event_every = max(1, self.total // EVENT_POINTS)
         self.evaluated_step = 0
-        self.best_accuracy = -1.0
+        self.best_accuracy = self._best_before = -1.0
+        self._before = (0, False)
+        """What a failed write puts back: the step saved before, and whether it was the best."""
         self.val_accuracy: float | None = None
         self.clock = 0.0
         """When the last thing ended that timing does not count, or the last step."""
@@ -58,17 +67,18 @@ class Run:
 
     def open(self, resuming: bool) -> None:
         """Create the folder, or bring everything back to the newest checkpoint."""
-        environment = describe_environment(self.built.device)
-        if resuming:
-            self.folder.reopen(environment)
-        else:
-            self.folder.create(dump_recipe(self.recipe), environment)
-        self.store = CheckpointStore(self.folder.checkpoints, self.recipe.checkpoint.keep)
+        self.world.on_main(lambda: self._open_folder(resuming))
+        keep = self.recipe.checkpoint.keep
+        self.store = CheckpointStore(self.folder.checkpoints, keep, self.world)
+        self.writer = self._closing(BackgroundWriter())
         if resuming:
             self._restore()
-        self.metrics = self._closing(JsonLines(self.folder.metrics))
-        self.timing = self._closing(JsonLines(self.folder.timing))
-        self.events = self._closing(open_events(self.folder.events, self.trainer.step))
+        main = self.world.main
+        self.metrics = self._closing(JsonLines(self.folder.metrics) if main else NoLines())
+        self.timing = self._closing(JsonLines(self.folder.timing) if main else NoLines())
+        self.events = self._closing(
+            open_events(self.folder.events, self.trainer.step) if main else NoEvents()
+        )
         self.watcher = self._closing(
             make_watcher(self.console, self.recipe.name, self.trainer.step, self.total)
         )
@@ -78,16 +88,22 @@ class Run:
     def complete(self) -> Result:
         """Take the remaining steps and measure the outcome."""
         self._evaluate_if_due()
-        batches = self.trainer.batches()
         self.clock = time.perf_counter()
+        stop = self.world.size == 1 and self.stop.requested
         while not self.trainer.finished:
-            if self.stop.requested:
+            if stop:
                 self._interrupt()
-            self._step(batches)
+            agreed = self._step()
+            # Ranks agree on what happens between steps, for they have to do it together; a signal
+            # that reaches one of them during a step is heard after the next.
+            stop = agreed.stop if self.world.size > 1 else self.stop.requested
             self._evaluate_if_due()
-            self._checkpoint_if_due()
+            self._look_at_writer()
+            if agreed.checkpoint:
+                self._try_checkpoint()
+        self._look_at_writer(wait=True)
         if self.saved_step != self.trainer.step:
-            self._checkpoint()
+            self._checkpoint_now()
         return self._finish()
 
     def close(self) -> None:
@@ -97,9 +113,20 @@ class Run:
 
     # -- a step and what follows it ------------------------------------------------------------
 
-    def _step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+    def _open_folder(self, resuming: bool) -> None:
+        environment = describe_environment(self.built.device, self.world.size)
+        if resuming:
+            self.folder.reopen(environment)
+        else:
+            self.folder.create(dump_recipe(self.recipe), environment)
+
+    def _step(self) -> Wishes:
+        wishes = Wishes(
+            stop=self.world.size > 1 and self.stop.requested,
+            checkpoint=self.world.main and self._checkpoint_is_due(),
+        )
         try:
-            report = self.trainer.train_step(batches)
+            report = self.trainer.train_step(wishes)
         except NonFiniteError as error:
             self._write_result("diverged")
             raise NonFiniteError(f"{error} The run is in {self.folder.root}.") from error
@@ -123,6 +150,7 @@ class Run:
                 f"step {report.step}: loss {report.loss:g}, gradient norm "
                 f"{report.gradient_norm:g}: skipped, as train.nonfinite says"
             )
+        return self.trainer.agreed
 
     def _log(self, report: StepReport) -> None:
         line = {"kind": "train", **_finite(asdict(report))}
@@ -151,38 +179,60 @@ class Run:
         )
         self.evaluated_step = step
         self.val_accuracy = found.accuracy
-        best_before = self.best_accuracy
-        if found.accuracy > best_before:
-            self.best_accuracy = found.accuracy
-            if not self._try_checkpoint(best=True):
-                self.best_accuracy = best_before  # the next one that is as good gets its chance
+        if found.accuracy > self.best_accuracy:
+            self._look_at_writer(wait=True)
+            self._best_before, self.best_accuracy = self.best_accuracy, found.accuracy
+            self._try_checkpoint(best=True)
         self.clock = time.perf_counter()
 
     # -- checkpoints ---------------------------------------------------------------------------
 
-    def _checkpoint_if_due(self) -> None:
+    def _checkpoint_is_due(self) -> bool:
+        """Whether one is to be written after the coming step."""
         settings = self.recipe.checkpoint
-        steps = self.trainer.step - max(self.saved_step, self.tried_step)
+        steps = self.trainer.step + 1 - max(self.saved_step, self.tried_step)
         minutes = (time.monotonic() - self.saved_time) / 60
-        if (settings.every_steps is not None and steps >= settings.every_steps) or (
-            settings.every_minutes is not None and steps and minutes >= settings.every_minutes
-        ):
-            self._try_checkpoint()
+        return (settings.every_steps is not None and steps >= settings.every_steps) or (
+            settings.every_minutes is not None and minutes >= settings.every_minutes
+        )
 
-    def _try_checkpoint(self, *, best: bool = False) -> bool:
+    def _try_checkpoint(self, *, best: bool = False) -> None:
+        """Start writing one; `_look_at_writer` sees to what goes wrong."""
+        if self.saved_step == self.trainer.step and not best:
+            return
+        self._look_at_writer(wait=True)
+        state, step = self._state(), self.trainer.step
+        self._before = (self.saved_step, best)
+        self.saved_step, self.saved_time = step, time.monotonic()
+        self.writer.start(lambda: self.store.save(state, step, best=best))
+        self.clock = time.perf_counter()
+
+    def _look_at_writer(self, *, wait: bool = False) -> None:
         """A disk that is full for a while must not cost a run that is in good health."""
         try:
-            self._checkpoint(best=best)
-            return True
+            self.writer.finished(wait=wait)
         except CheckpointError as error:
-            self.tried_step, self.saved_time = self.trainer.step, time.monotonic()
+            self.tried_step = self.saved_step
+            self.saved_step, best = self._before
+            if best:
+                self.best_accuracy = self._best_before  # the next that is as good gets its chance
             self.watcher.say(f"warning: {error} Training goes on.")
-            return False
 
-    def _checkpoint(self, *, best: bool = False) -> None:
+    def _checkpoint_now(self) -> None:
+        """Write one and wait until it is there, on every rank."""
+        self.store.save(self._state(), self.trainer.step)
+        self.saved_step = self.trainer.step
+        self.world.barrier()
+
+    def _state(self) -> dict[str, Any]:
+        """This rank's part of a checkpoint, copied."""
+        own = {"step": self.trainer.step, "own": self.trainer.rank_state_dict()}
+        if not self.world.main:
+            return snapshot(own)  # type: ignore[no-any-return]
         self.metrics.sync()
         self.timing.sync()
         state = {
+            **own,
             "trainer": self.trainer.state_dict(),
             "recipe": self.recipe.model_dump(mode="json"),
             "data": self.built.splits.facts,
@@ -190,15 +240,17 @@ class Run:
             "best_accuracy": self.best_accuracy,
             "val_accuracy": self.val_accuracy,
         }
-        self.store.save(state, self.trainer.step, best=best)
-        self.saved_step, self.saved_time = self.trainer.step, time.monotonic()
-        self.clock = time.perf_counter()
+        return snapshot(state)  # type: ignore[no-any-return]
 
     def _restore(self) -> None:
-        state = self.store.load_newest()
+        micro_steps = self.recipe.micro_steps
+        state = self.store.load_newest(
+            lambda ranks, read: redeal(ranks, read, self.world, micro_steps)
+        )
         step = 0 if state is None else int(state["trainer"]["step"])
-        for path in (self.folder.metrics, self.folder.timing):
-            truncate_after(path, step)
+        if self.world.main:
+            for path in (self.folder.metrics, self.folder.timing):
+                truncate_after(path, step)
         if state is None:
             return
         if state["data"]["fingerprint"] != self.built.splits.facts["fingerprint"]:
@@ -207,17 +259,19 @@ class Run:
                 f"{self.folder.root} began with (its fingerprint differs). Restore the data, or "
                 "start a new run with another --out."
             )
-        self.trainer.load_state_dict(state["trainer"])
+        self.trainer.load_state_dict(state["trainer"], state["own"])
         self.evaluated_step = int(state["evaluated_step"])
         self.best_accuracy = float(state["best_accuracy"])
         self.val_accuracy = state["val_accuracy"]
 
     def _interrupt(self) -> None:
+        self._look_at_writer(wait=True)
         if self.saved_step != self.trainer.step or self.trainer.step == 0:
-            self._checkpoint()
+            self._checkpoint_now()
         self._write_result("interrupted")
+        reason = self.stop.reason or "a signal to another rank"
         raise Interrupted(
-            f"stopped by {self.stop.reason} after step {self.trainer.step} of {self.total}; a "
+            f"stopped by {reason} after step {self.trainer.step} of {self.total}; a "
             f"checkpoint is written. To continue exactly there: {self.folder.resume_command()}"
         )
 
@@ -229,15 +283,16 @@ class Run:
         test = built.score(images)
         seen = built.score(built.splits.train(TRAIN_IMAGES_SCORED))
         robust = built.robust_accuracy()
-        write_pictures(
-            self.folder.pictures, trainer.adversary, images, trainer.criterion, built.device
-        )
+        if self.world.main:
+            write_pictures(
+                self.folder.pictures, trainer.adversary, images, trainer.criterion, built.device
+            )
         self.events.write(
             "test", trainer.step, {"accuracy": test.accuracy, "robust_accuracy": robust}
         )
         self.watcher.say(
             f"{self.recipe.name}: test accuracy {test.accuracy:.2%}, under attack {robust:.2%}, "
-            f"compute {trainer.adversary.compute:,.0f} images"
+            f"compute {trainer.compute:,.0f} images"
         )
         return self._write_result("finished", seen.accuracy, test.accuracy, robust)
 
@@ -248,7 +303,7 @@ class Run:
         test_accuracy: float | None = None,
         robust_accuracy: float | None = None,
     ) -> Result:
-        recipe, adversary = self.recipe, self.trainer.adversary
+        recipe, trainer = self.recipe, self.trainer
         seconds = [line["seconds"] for line in read_lines(self.folder.timing)]
         result = Result(
             name=recipe.name,
@@ -259,16 +314,17 @@ class Run:
             schedule=recipe.method.schedule,
             global_batch=recipe.batch.global_batch,
             seed=recipe.seed,
-            steps=self.trainer.step,
-            images_seen=adversary.images,
-            compute=round(adversary.compute, 3),  # thirds add up to rounding
+            steps=trainer.step,
+            images_seen=trainer.images,
+            compute=round(trainer.compute, 3),  # thirds add up to rounding
             step_seconds_median=statistics.median(seconds) if seconds else None,
             train_accuracy=train_accuracy,
             val_accuracy=self.val_accuracy,
             test_accuracy=test_accuracy,
             robust_accuracy=robust_accuracy,
         )
-        result.write(self.folder.result)
+        if self.world.main:
+            result.write(self.folder.result)
         return result
 
     def _closing(self, thing: Any) -> Any:

@@ -95,6 +95,19 @@ class RunFolder:
         return f"conadv train {shlex.quote(str(self.root))} --resume"
 
 
+class NoLines:
+    """What ranks other than the first write: nothing."""
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class JsonLines:
     """An append-only file of one JSON object per line, each handed to the system at once.
 

@@ -1,11 +1,16 @@
-"""The numbers of one step: summed on the device, read by the host once."""
+"""The numbers of one step: summed on the device, joined over ranks, read by the host once."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from conadv.adversary import Diagnostics
+
+NAMES = ("loss", "clean_loss", "adversarial_loss", "zero_share", "correct")
+"""What is summed, in the order in which ranks exchange it."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,10 @@ class Reading:
     zero_share: float | None
     correct: float
     gradient_norm: float
+    extra: tuple[float, ...]
+    """Sums over the ranks of what was packed besides."""
+    bad_ranks: tuple[int, ...]
+    """Those whose own loss is NaN or infinite."""
 
     @property
     def loss_is_finite(self) -> bool:
@@ -51,21 +60,45 @@ class Tally:
         self._values.setdefault(name, []).append(value * factor if factor != 1.0 else value)
         self._weights[name] = self._weights.get(name, 0.0) + weight
 
-    def read(self, gradient_norm: Tensor) -> Reading:
-        """One small copy to the host."""
-        names = list(self._values)
-        sums = [torch.stack(self._values[name]).sum().float() for name in names]
-        numbers = torch.stack([*sums, gradient_norm.float()]).tolist()
-        norm = numbers.pop()
-        means = {
-            name: number / (self._weights[name] or 1.0)
-            for name, number in zip(names, numbers, strict=True)
-        }
-        return Reading(
-            loss=means["loss"],
-            clean_loss=means["clean_loss"],
-            adversarial_loss=means.get("adversarial_loss"),
-            zero_share=means.get("zero_share"),
-            correct=means["correct"],
-            gradient_norm=norm,
-        )
+    def pack(self, extra: Sequence[float], device: torch.device) -> Tensor:
+        """The sums, their weights and further numbers, to be exchanged.
+
+        Returns:
+            Shape (2 * len(NAMES) + len(extra),).
+        """
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        zero = torch.zeros((), dtype=dtype, device=device)
+        sums = [torch.stack([zero, *(v.to(dtype) for v in self._values.get(n, []))]) for n in NAMES]
+        weights = [self._weights.get(name, 0.0) for name in NAMES]
+        numbers = torch.tensor([*weights, *extra], dtype=dtype, device=device)
+        return torch.cat([torch.stack([s.sum() for s in sums]), numbers])
+
+
+def read(packed: Tensor, gradient_norm: Tensor) -> Reading:
+    """The numbers of all ranks together; one small copy to the host.
+
+    Args:
+        packed: Of each rank (see `Tally.pack`), shape (ranks, n).
+        gradient_norm: 0-dim.
+    """
+    together = torch.cat([packed.flatten(), gradient_norm.to(packed.dtype).view(1)]).tolist()
+    norm = together.pop()
+    width = packed.shape[1]
+    ranks = [together[i : i + width] for i in range(0, len(together), width)]
+    totals = [sum(column) for column in zip(*ranks, strict=True)]
+    count = len(NAMES)
+    weights = dict(zip(NAMES, totals[count : 2 * count], strict=True))
+    means = {
+        name: total / weights[name] if weights[name] else None
+        for name, total in zip(NAMES, totals[:count], strict=True)
+    }
+    return Reading(
+        loss=means["loss"] or 0.0,
+        clean_loss=means["clean_loss"] or 0.0,
+        adversarial_loss=means["adversarial_loss"],
+        zero_share=means["zero_share"],
+        correct=totals[NAMES.index("correct")],
+        gradient_norm=norm,
+        extra=tuple(totals[2 * count :]),
+        bad_ranks=tuple(i for i, rank in enumerate(ranks) if not math.isfinite(rank[0])),
+    )

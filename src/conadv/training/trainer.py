@@ -1,6 +1,6 @@
 """What changes during a run, and one step of it: the loop that a library user writes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from conadv._random import mixed_seed
 from conadv.adversary import Adversary
 from conadv.attack import Criterion
+from conadv.branches import branch_names
 from conadv.errors import NonFiniteError
 from conadv.training.gradients import BufferGuard, finish_gradients
-from conadv.training.rng import rng_state, set_rng_state
-from conadv.training.tally import Reading, Tally
+from conadv.training.parallel import Exchange
+from conadv.training.tally import Reading, Tally, read
 
 MAX_SKIPS_IN_A_ROW = 20
 """With ``nonfinite="skip"``: after so many void steps in a row nothing will come of the run."""
@@ -25,10 +27,10 @@ class Feed(Protocol):
     total_steps: int
 
     def sizes(self, step: int) -> list[int]:
-        """Fresh images in each micro-batch of a step."""
+        """Fresh images in each micro-batch of a step, on all ranks together."""
 
-    def stream(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Micro-batches (images, labels) from the first one of ``step`` to the end of the run."""
+    def micro_batch(self, step: int, index: int) -> tuple[Tensor, Tensor]:
+        """(images, labels) of one micro-batch of a step, the same on every rank."""
 
     def sample_ids(self, step: int) -> list[int]:
         """Which samples of the data set a step trains on."""
@@ -77,6 +79,17 @@ class StepReport:
     skipped: bool = False
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What is to happen after a step, on all ranks together."""
+
+    stop: bool = False
+    checkpoint: bool = False
+
+
+NO_WISHES = Wishes()
+
+
 class Trainer:
     """Model, optimizer, adversary and counters of one run; :meth:`train_step` moves them all on.
 
@@ -88,6 +101,12 @@ class Trainer:
         feed: The images of each step.
         factor: Of a step, on the peak learning rate.
         numerics: Precision, clipping, what to do when the loss is not finite, EMA.
+        exchange: The other ranks.
+        micro_steps: Micro-batches of a full step, on all ranks together.
+        tau: Steps that lookahead reads ahead; 0 for every other schedule.
+
+    Raises:
+        DistributedError: The micro-batches of a step cannot be dealt out to the ranks.
     """
 
     def __init__(
@@ -99,6 +118,9 @@ class Trainer:
         feed: Feed,
         factor: Callable[[int], float],
         numerics: Numerics,
+        exchange: Exchange,
+        micro_steps: int,
+        tau: int = 0,
     ) -> None:
         self.model = model
         self.adversary = adversary
@@ -107,7 +129,18 @@ class Trainer:
         self.feed = feed
         self.factor = factor
         self.numerics = numerics
+        self.exchange = exchange
+        self.micro_steps = micro_steps
+        self.tau = tau
+        self.slots = exchange.world.slots(micro_steps)
+        """Which micro-batches of each step are this rank's."""
+        self.agreed = NO_WISHES
+        """What is to happen after the last step: what any rank wished."""
         self.step = 0
+        self.images = 0
+        """Fresh images so far, on all ranks together."""
+        self.compute = 0.0
+        """Cost so far, on all ranks together, in units of one forward and backward of an image."""
         self.skips_in_a_row = 0
         self.peak_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -119,6 +152,7 @@ class Trainer:
             average = get_ema_multi_avg_fn(numerics.ema_decay)
             self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.guard = BufferGuard(model) if numerics.nonfinite == "skip" else None
+        self._compute_before = adversary.compute
 
     @property
     def finished(self) -> bool:
@@ -130,42 +164,46 @@ class Trainer:
         """The averaged model where there is one, otherwise the model itself."""
         return self.model if self.ema is None else self.ema.module
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Micro-batches from the current step on; lookahead reads ahead on the way.
+    def train_step(self, wishes: Wishes = NO_WISHES) -> StepReport:
+        """Train on this rank's micro-batches of the next step and update the weights once.
 
-        A resumed run reads the batches that were read ahead again, for they are a function of the
-        step; the adversary's own state holds the copies that were made of them.
-        """
-        self.model.train()
-        return iter(self.adversary.batches(self.feed.stream(self.step)))
-
-    def train_step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> StepReport:
-        """Train on the next step's micro-batches and update the weights once.
+        Args:
+            wishes: What this rank wants to happen after the step; :attr:`agreed` is what any
+                rank wanted.
 
         Raises:
             NonFiniteError: The loss or the gradient is NaN or infinite and the recipe says stop,
                 or too many steps in a row were skipped. The weights are those before the step.
         """
+        self.model.train()
         learning_rate = self._set_learning_rate()
         self.adversary.progress = self.step / self.feed.total_steps
         before = self._remember()
+        self.exchange.begin()
         sizes = self.feed.sizes(self.step)
+        mine = [slot for slot in self.slots if slot < len(sizes)]
         tally = Tally()
-        for size in sizes:
-            images, labels = next(batches)
-            fraction = size / sizes[0]
-            with self.numerics.autocast():
-                loss = self.adversary.loss(images, labels, self.criterion, fraction=fraction)
-            self.scaler.scale(loss).backward()
-            self.adversary.collect()
-            tally.add(loss, fraction, labels, self.adversary.diagnostics)
+        for slot in self.slots:
+            if slot in mine:
+                self._round(slot, sizes, tally, last=slot == mine[-1])
+            elif not mine and slot == self.slots[0]:
+                self._stand_in(len(sizes) - 1)
+            else:
+                self.adversary.idle()
+        compute, self._compute_before = self._compute_since(), self.adversary.compute
+        flags = (float(wishes.stop), float(wishes.checkpoint))
+        self.exchange.numbers(tally.pack((compute, *flags), self.numerics.device))
+        packed = self.exchange.wait()
         self.scaler.unscale_(self.optimizer)
-        norm = finish_gradients(
-            self.parameters, sum(sizes) / sizes[0], self.numerics.clip_grad_norm
-        )
-        report = self._report(tally.read(norm), sum(sizes), learning_rate)
+        full = sum(sizes) / sizes[0] / self.exchange.world.size
+        norm = finish_gradients(self.parameters, full, self.numerics.clip_grad_norm)
+        reading = read(packed, norm)
+        self.agreed = Wishes(reading.extra[1] > 0, reading.extra[2] > 0)
+        self.images += sum(sizes)
+        self.compute += reading.extra[0]
+        report = self._report(reading, sum(sizes), learning_rate)
         if report.skipped:
-            self._void(report, before, len(sizes))
+            self._void(report, reading, before)
         else:
             self.scaler.step(self.optimizer)
             self.skips_in_a_row = 0
@@ -176,7 +214,77 @@ class Trainer:
         self.step += 1
         return report
 
+    def settle(self) -> None:
+        """Before the first step of several processes: one round that leaves no trace.
+
+        DistributedDataParallel orders its buckets by the first backward pass it sees. That must be
+        one through every branch, or nothing would travel before the end of each later one; and
+        the same in a run that is resumed, for the order decides how sums are rounded.
+        """
+        self.model.train()
+        guard, before = BufferGuard(self.model), self.adversary.state_dict()
+        guard.remember()
+        self.exchange.begin()
+        images, labels = self.feed.micro_batch(0, 0)
+        names = branch_names(self.model)
+        views = {n: (images, labels) for n in names if n != self.adversary.clean_branch}
+        with self.numerics.autocast():
+            loss = self.adversary.loss(images, labels, self.criterion, fraction=0.0, views=views)
+        loss.backward()
+        self.adversary.skip()
+        self.exchange.numbers(torch.zeros(1, device=self.numerics.device))
+        self.exchange.wait()
+        self.optimizer.zero_grad(set_to_none=True)
+        guard.restore()
+        self.adversary.load_state_dict(before)
+
     # -- the pieces of a step ------------------------------------------------------------------
+
+    def _round(self, slot: int, sizes: list[int], tally: Tally, last: bool) -> None:
+        """One micro-batch: loss, backward, and the copies of a later one."""
+        images, labels = self._begin(slot)
+        self._peek(slot)
+        fraction = sizes[slot] / sizes[0]
+        with self.exchange.round(last):
+            with self.numerics.autocast():
+                loss = self.adversary.loss(images, labels, self.criterion, fraction=fraction)
+            self.scaler.scale(loss).backward()
+        self.adversary.collect()
+        tally.add(loss, fraction, labels, self.adversary.diagnostics)
+
+    def _stand_in(self, slot: int) -> None:
+        """A rank without images in a short step: another's, with weight 0.
+
+        So it takes part in whatever the ranks exchange, and changes nothing.
+        """
+        images, labels = self._begin(slot)
+        with self.exchange.round(last=True):
+            with self.numerics.autocast():
+                loss = self.adversary.loss(images, labels, self.criterion, fraction=0.0)
+            self.scaler.scale(loss).backward()
+        self.exchange.undo_statistics()
+        self.adversary.skip()
+
+    def _begin(self, slot: int) -> tuple[Tensor, Tensor]:
+        """Read a micro-batch, its random numbers a function of its place in the run alone.
+
+        So any number of ranks, and a resumed run, draw the same (dropout, random starts).
+        """
+        key = self.step * self.micro_steps + slot
+        self.adversary.key = key
+        torch.manual_seed(mixed_seed(self.adversary.seed, key))
+        return self.feed.micro_batch(self.step, slot)
+
+    def _peek(self, slot: int) -> None:
+        """Show lookahead the same part of the step that it attacks for."""
+        later = self.step + self.tau
+        if not self.tau or later >= self.feed.total_steps:
+            return
+        if slot < len(self.feed.sizes(later)):
+            self.adversary.peek(*self.feed.micro_batch(later, slot))
+
+    def _compute_since(self) -> float:
+        return self.adversary.compute - self._compute_before
 
     def _set_learning_rate(self) -> float:
         factor = self.factor(self.step)
@@ -204,35 +312,36 @@ class Trainer:
             learning_rate=learning_rate,
             gradient_norm=read.gradient_norm,
             zero_share=read.zero_share,
-            images=self.adversary.images,
-            compute=round(self.adversary.compute, 3),
+            images=self.images,
+            compute=round(self.compute, 3),
             skipped=not finite,
         )
 
-    def _void(self, report: StepReport, before: dict[str, Any] | None, rounds: int) -> None:
+    def _void(self, report: StepReport, reading: Reading, before: dict[str, Any] | None) -> None:
         """Undo what the micro-batches of this step left behind, or stop."""
         self.skips_in_a_row += 1
         if before is None or self.skips_in_a_row > MAX_SKIPS_IN_A_ROW:
             self.optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteError(self._nonfinite_message(report))
+            raise NonFiniteError(self._nonfinite_message(report, reading))
         assert self.guard is not None
         self.guard.restore()
-        images, compute = self.adversary.images, self.adversary.compute
         self.adversary.load_state_dict(before)
-        for _ in range(rounds):
+        for _ in self.slots:
             self.adversary.skip()
-        # The images were read and the passes were paid for, void or not.
-        self.adversary.images, self.adversary.compute = images, compute
+        self._compute_before = self.adversary.compute
 
-    def _nonfinite_message(self, report: StepReport) -> str:
+    def _nonfinite_message(self, report: StepReport, reading: Reading) -> str:
         ids = self.feed.sample_ids(self.step)
         shown = ", ".join(str(i) for i in ids[:32])
         more = f" and {len(ids) - 32} more" if len(ids) > 32 else ""
         again = ""
         if self.skips_in_a_row > 1:
             again = f" {self.skips_in_a_row} steps in a row were void, so skipping does not help."
+        where = ""
+        if self.exchange.world.size > 1 and reading.bad_ranks:
+            where = f" (rank {', '.join(str(r) for r in reading.bad_ranks[:8])})"
         return (
-            f"step {report.step}: the loss is {report.loss:g} and the gradient's norm "
+            f"step {report.step}: the loss is {report.loss:g}{where} and the gradient's norm "
             f"{report.gradient_norm:g} at learning rate {report.learning_rate:g}.{again} "
             "The weights were not updated. "
             "Lower optimizer.lr, lengthen lr_schedule.warmup_epochs, or set train.nonfinite=skip "
@@ -242,27 +351,36 @@ class Trainer:
     # -- state ---------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, of tensors, numbers, lists and dicts."""
+        """Everything that the next step depends on and that all ranks share.
+
+        Of tensors, numbers, lists and dicts. What is a rank's own is in :meth:`rank_state_dict`.
+        """
         return {
             "step": self.step,
+            "images": self.images,
+            "compute": self.compute,
             "skips_in_a_row": self.skips_in_a_row,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "adversary": self.adversary.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "rng": rng_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where :meth:`state_dict` was taken; call :meth:`batches` anew afterwards."""
+    def rank_state_dict(self) -> dict[str, Any]:
+        """This rank's pending adversarial copies."""
+        return {"adversary": self.adversary.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any], own: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` and :meth:`rank_state_dict` were taken."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.adversary.load_state_dict(state["adversary"])
+        self.adversary.load_state_dict(own["adversary"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         self.step = int(state["step"])
+        self.images = int(state["images"])
+        self.compute = float(state["compute"])
         self.skips_in_a_row = int(state["skips_in_a_row"])
-        set_rng_state(state["rng"])
+        self._compute_before = self.adversary.compute

@@ -263,4 +263,6 @@ class HardwareSection(Section):
     compile: Flag = False
     """Compile the network with torch.compile."""
     threads: Whole | None = Field(default=None, ge=1)
-    """CPU threads; null: torch's default."""
+    """CPU threads of each process; null: torch's default, or the cores shared out."""
+    timeout: Number = Field(default=300.0, ge=1)
+    """Seconds after which a process that is stuck stops all of them."""

@@ -1,0 +1,182 @@
+"""This process's place among the processes of a run, and how they are joined.
+
+Processes are started by ``torchrun`` (or ``conadv train --devices N``), which names rank and world
+size in the environment. Without these variables a run is one process, and nothing here starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from conadv.errors import DistributedError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """Rank and number of processes. The default is a process on its own."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Rank among the processes of this machine."""
+    local_size: int = 1
+    """Number of processes on this machine."""
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """What every rank gives, in the order of the ranks, on every rank. Small things only."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def first(self, value: T) -> T:
+        """What rank 0 gives, on every rank."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value if self.main else None]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]  # type: ignore[no-any-return]
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Do something on rank 0 alone; every rank gets what it returns, or what it raises."""
+        outcome: tuple[T | None, BaseException | None] = (None, None)
+        if self.main:
+            try:
+                outcome = (action(), None)
+            except Exception as error:
+                if self.size == 1:
+                    raise
+                outcome = (None, error)
+        value, failure = self.first(outcome)
+        if failure is not None:
+            raise failure
+        return value  # type: ignore[return-value]
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            self.gather(None)  # unlike dist.barrier this needs no device
+
+    def slots(self, micro_steps: int) -> range:
+        """The micro-batches of a step that are this rank's: a contiguous part.
+
+        Args:
+            micro_steps: micro-batches of a full step, on all ranks together.
+
+        Raises:
+            DistributedError: they cannot be dealt out evenly; the message says which numbers can.
+        """
+        if micro_steps % self.size:
+            raise DistributedError(
+                f"a step of {micro_steps} micro-batches cannot be dealt out to {self.size} "
+                f"processes: each must get as many. Possible numbers of processes are "
+                f"{_divisors(micro_steps)}; a smaller batch.micro_batch (with batch.norm_group) "
+                "allows more."
+            )
+        own = micro_steps // self.size
+        return range(self.rank * own, (self.rank + 1) * own)
+
+
+def launched() -> bool:
+    """Whether a launcher (torchrun) started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def local_device(asked: str, world: World) -> str:
+    """The device of this rank: each process on a machine gets a GPU of its own.
+
+    Args:
+        asked: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+        world: of this process.
+
+    Raises:
+        DistributedError: more processes than GPUs on this machine, or one GPU named for all.
+    """
+    if world.size == 1 or not (asked.startswith("cuda") or asked == "auto"):
+        return asked
+    if asked == "auto" and not torch.cuda.is_available():
+        return "cpu"
+    if ":" in asked:
+        raise DistributedError(
+            f"hardware.device={asked} with {world.size} processes: they would share one GPU. Give "
+            "cuda, and each process takes its own (CUDA_VISIBLE_DEVICES says which there are)."
+        )
+    there = torch.cuda.device_count()
+    if world.local_size > there:
+        raise DistributedError(
+            f"{world.local_size} processes on this machine, which has {there} GPUs: start at most "
+            f"{there} per machine, or give hardware.device=cpu."
+        )
+    return f"cuda:{world.local_rank}"
+
+
+@contextlib.contextmanager
+def join(device: str, timeout: float) -> Iterator[World]:
+    """Join the other processes of the launch for the length of a block.
+
+    NCCL for GPUs and gloo for CPUs. A process group that exists already is used and left alone;
+    without a launch nothing is joined.
+
+    Args:
+        device: what the recipe asks for.
+        timeout: seconds after which a collective that others do not enter raises.
+
+    Raises:
+        DistributedError: the device cannot serve so many processes, or the group cannot be made.
+    """
+    if dist.is_available() and dist.is_initialized():
+        yield _world(dist.get_rank(), dist.get_world_size())
+        return
+    if not launched():
+        yield World()
+        return
+    world = _world(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    place = local_device(device, world)
+    backend = "gloo"
+    if place.startswith("cuda"):
+        torch.cuda.set_device(place)
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    except (RuntimeError, ValueError) as error:
+        raise DistributedError(
+            f"rank {world.rank} of {world.size} could not join the others: "
+            f"{str(error).splitlines()[0]}. Is MASTER_ADDR:MASTER_PORT "
+            f"({os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}) reachable from "
+            "every machine, and was every machine started with the same number of processes?"
+        ) from error
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+def _world(rank: int, size: int) -> World:
+    return World(
+        rank,
+        size,
+        int(os.environ.get("LOCAL_RANK", rank)),
+        int(os.environ.get("LOCAL_WORLD_SIZE", size)),
+    )
+
+
+def _divisors(number: int, shown: int = 12) -> str:
+    found = [str(d) for d in range(1, number + 1) if number % d == 0]
+    few = found if len(found) <= shown else [*found[: shown - 1], "...", found[-1]]
+    return ", ".join(few)

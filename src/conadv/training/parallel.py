@@ -1,0 +1,126 @@
+"""What the ranks of a run exchange in a step: gradients, running statistics, a few numbers.
+
+Everything is started as soon as it is known and awaited together just before the optimizer's
+step, so that an attack on the next batch runs while the network is busy.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from conadv.distributed import World
+from conadv.overlap import DeferredAllReduce
+from conadv.training.statistics import JoinedStatistics
+
+
+class Exchange(Protocol):
+    """The other ranks, as a step sees them."""
+
+    world: World
+    wrapped: Any
+    """What the adversary trains through."""
+
+    def begin(self) -> None:
+        """A step begins."""
+
+    def round(self, last: bool) -> AbstractContextManager[Any]:
+        """Around forward and backward; gradients travel with the last round of the step."""
+
+    def undo_statistics(self) -> None:
+        """The running statistics are again those of `begin`."""
+
+    def numbers(self, mine: Tensor) -> None:
+        """Hand over this rank's numbers of the step, shape (n,)."""
+
+    def wait(self) -> Tensor:
+        """Gradients are means over ranks from here on; all ranks' numbers, shape (ranks, n)."""
+
+
+class Alone:
+    """One process: nothing to exchange."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.world = World()
+        self.wrapped = module
+
+    def begin(self) -> None:
+        """Nothing to remember."""
+
+    def round(self, last: bool) -> AbstractContextManager[Any]:
+        """Nothing to hold back."""
+        return nullcontext()
+
+    def undo_statistics(self) -> None:
+        """Never asked for: a process on its own always has images."""
+
+    def numbers(self, mine: Tensor) -> None:
+        """Keep them."""
+        self._numbers = mine
+
+    def wait(self) -> Tensor:
+        """This rank's numbers, shape (1, n)."""
+        return self._numbers.unsqueeze(0)
+
+
+class DataParallel:
+    """DistributedDataParallel whose all-reduce is awaited late.
+
+    Args:
+        model: the bare model, whose running statistics are joined.
+        module: the model or its compiled form.
+        world: of this process; a process group of its size exists.
+    """
+
+    def __init__(self, model: nn.Module, module: nn.Module, world: World) -> None:
+        self.world = world
+        device = next(model.parameters()).device
+        self.wrapped = nn.parallel.DistributedDataParallel(
+            module,
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            **_leave_buffers_alone(),  # they are joined instead, once per step
+        )
+        self._overlap = DeferredAllReduce(self.wrapped)
+        self._statistics = JoinedStatistics(model, world.rank, world.size)
+
+    def begin(self) -> None:
+        """Remember the running statistics."""
+        self._statistics.begin()
+
+    def round(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients of earlier rounds stay here; those of the last one take them along."""
+        return nullcontext() if last else self.wrapped.no_sync()
+
+    def undo_statistics(self) -> None:
+        """Put back what `begin` remembered."""
+        self._statistics.undo()
+
+    def numbers(self, mine: Tensor) -> None:
+        """Start gathering the numbers, and how often the running statistics were updated."""
+        self._count = len(mine)
+        mine = torch.cat([mine, self._statistics.updates().to(mine.dtype)])
+        self._all = mine.new_empty(self.world.size * len(mine))
+        self._gathering = dist.all_gather_into_tensor(self._all, mine, async_op=True)
+
+    def wait(self) -> Tensor:
+        """Wait for everything that is under way."""
+        self._overlap.wait()
+        assert self._gathering is not None
+        self._gathering.wait()
+        gathered = self._all.view(self.world.size, -1)
+        numbers, updates = gathered[:, : self._count], gathered[:, self._count :]
+        self._statistics.join(updates)
+        return numbers
+
+
+def _leave_buffers_alone() -> dict[str, Any]:
+    """DDP's setting under its present name, or the one before."""
+    names = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+    new = "forward_sync_buffers"
+    return {new if new in names else "broadcast_buffers": False}

@@ -1,0 +1,94 @@
+"""Runs on several gloo ranks: within this test, or as the real command."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from conadv.errors import ConadvError
+from support.runs import TINY, StopAfter, quietly, tiny
+
+PARALLEL = (
+    "data.synthetic.train_images=100",  # 85 to train on: a short last step of 3 micro-batches
+    "data.order_tail=keep",
+    "batch.global_batch=32",
+    "optimizer.lr=0.02",
+    "train.steps=20",
+    "evaluation.every_epochs=1.7",
+    "hardware.precision=fp32",
+    "hardware.timeout=60",
+)
+"""Four micro-batches per step, which one, two or four processes can share."""
+
+Case = tuple[str, tuple[str, ...], dict[str, Any]]
+"""Name of the run folder, overrides, and options of `train`; ``stop_after`` is a step."""
+
+
+def recipe(*overrides: str) -> Any:
+    """The tiny recipe for several ranks."""
+    return tiny(*PARALLEL, *overrides)
+
+
+def run_cases(folder: Path, cases: Sequence[Case]) -> dict[str, str]:
+    """Train one case after the other; what went wrong, by name."""
+    problems: dict[str, str] = {}
+    for name, overrides, options in cases:
+        options = dict(options)
+        if (after := options.pop("stop_after", None)) is not None:
+            options["stop"] = StopAfter(after)
+        try:
+            quietly(recipe(*overrides), folder / name, **options)
+        except ConadvError as error:
+            problems[name] = f"{type(error).__name__}: {error}"
+    return problems
+
+
+def _rank_main(rank: int, size: int, folder: str, cases: Sequence[Case]) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
+    torch.save(run_cases(Path(folder), cases), Path(folder) / f"problems-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def on_ranks(size: int, folder: Path, cases: Sequence[Case]) -> list[dict[str, str]]:
+    """Train the cases on so many ranks; each rank's problems."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if size == 1:
+        return [run_cases(folder, cases)]
+    (folder / "meeting").unlink(missing_ok=True)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    arguments = (size, str(folder), list(cases))
+    context = torch.multiprocessing.spawn(_rank_main, arguments, size, join=False)
+    try:
+        deadline = time.monotonic() + 150
+        while not context.join(timeout=1):
+            if time.monotonic() > deadline:
+                raise TimeoutError("The ranks wait for each other.")
+    finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.kill()
+    return [torch.load(folder / f"problems-{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+def start(
+    out: Path, *overrides: str, ranks: int = 1, more: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """``conadv train`` on so many processes, started."""
+    train = ["-m", "conadv", "train", "smoke", *TINY, *PARALLEL, *overrides]
+    devices = ["--devices", str(ranks)] if ranks > 1 else []
+    limits = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.Popen(
+        [sys.executable, *train, "--out", str(out), *devices, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **limits},
+    )
