@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = describe(error)
         if message is None or os.environ.get("CONADV_TRACEBACK") == "1":
             raise
-        print(message, file=sys.stderr)
+        if _speaks_for_all(error):
+            print(message, file=sys.stderr)
         return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -51,6 +52,14 @@ def _run(arguments: list[str]) -> int:
     if outcome == INTERRUPTED:  # typer has caught the Ctrl-C
         raise KeyboardInterrupt
     return outcome if isinstance(outcome, int) else 0
+
+
+def _speaks_for_all(error: BaseException) -> bool:
+    """Whether this process is the one that tells the user.
+
+    What every rank of a run raises alike is told by rank 0; what one rank alone knows, by that.
+    """
+    return os.environ.get("RANK", "0") == "0" or not getattr(error, "on_every_rank", False)
 
 
 def describe(error: BaseException) -> tuple[str | None, int]:

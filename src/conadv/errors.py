@@ -8,6 +8,9 @@ them without a traceback; a library user can catch :class:`ConadvError`.
 class ConadvError(Exception):
     """Base of every error that conadv raises on purpose outside argument checks."""
 
+    on_every_rank = False
+    """Whether all processes of a run raise it together, so that one of them has to tell."""
+
 
 class RecipeError(ConadvError, ValueError):
     """A recipe that does not exist, does not parse, or asks for the impossible."""

@@ -1,14 +1,17 @@
 """One run, from a recipe to ``result.json``."""
 
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.console import Console
 
 from conadv.distributed import World, join
 from conadv.distributed.world import local_device
-from conadv.errors import RecipeError
+from conadv.errors import ConadvError, DataError, RecipeError
 from conadv.precision import resolve_device
 from conadv.training.allocator import keep_freed_memory
 from conadv.training.recipe import Recipe, differing_fields, load_recipe
@@ -16,6 +19,8 @@ from conadv.training.result import Result
 from conadv.training.run import Run
 from conadv.training.run_folder import RunFolder
 from conadv.training.signals import StopRequest
+
+T = TypeVar("T")
 
 
 def train(
@@ -54,7 +59,7 @@ def train(
     """
     with join(recipe.hardware.device, recipe.hardware.timeout) as world:
         folder = RunFolder(out)
-        done = world.on_main(lambda: _begin(folder, recipe, resume))
+        done = _on_every_rank(world, lambda: _begin(folder, recipe, resume))
         if isinstance(done, Result):
             return done
         device = resolve_device(local_device(recipe.hardware.device, world))
@@ -68,16 +73,40 @@ def train(
             if wanted := _threads(recipe, world, device):
                 torch.set_num_threads(wanted)
             with torch.random.fork_rng(devices=streams), stop or StopRequest() as request:
-                run = Run(
-                    recipe, folder, request, console or Console(stderr=True), log_every, world
-                )
-                try:
-                    run.open(resuming=done)
-                    return run.complete()
-                finally:
-                    run.close()
+                console = console or Console(stderr=True)
+                return _run(recipe, folder, request, console, log_every, world, resuming=done)
         finally:
             torch.set_num_threads(threads)
+
+
+def _run(
+    recipe: Recipe,
+    folder: RunFolder,
+    request: StopRequest,
+    console: Console,
+    log_every: int,
+    world: World,
+    *,
+    resuming: bool,
+) -> Result:
+    with contextlib.ExitStack() as stack:
+        try:
+            run = Run(recipe, folder, request, console, log_every, world)
+            stack.callback(run.close)
+            run.open(resuming)
+            return run.complete()
+        except ConadvError as error:
+            error.on_every_rank = world.size > 1 and not isinstance(error, DataError)
+            raise
+
+
+def _on_every_rank(world: World, action: Callable[[], T]) -> T:
+    """Do it on rank 0; what goes wrong is raised on all ranks and told by one."""
+    try:
+        return world.on_main(action)
+    except ConadvError as error:
+        error.on_every_rank = world.size > 1
+        raise
 
 
 def _begin(folder: RunFolder, recipe: Recipe, resume: bool) -> Result | bool:

@@ -220,9 +220,15 @@ class Run:
 
     def _checkpoint_now(self) -> None:
         """Write one and wait until it is there, on every rank."""
-        self.store.save(self._state(), self.trainer.step)
+        problem: CheckpointError | None = None
+        try:
+            self.store.save(self._state(), self.trainer.step)
+        except CheckpointError as error:
+            problem = error
+        for found in self.world.gather(problem):
+            if found is not None:
+                raise found
         self.saved_step = self.trainer.step
-        self.world.barrier()
 
     def _state(self) -> dict[str, Any]:
         """This rank's part of a checkpoint, copied."""

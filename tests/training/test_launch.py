@@ -1,0 +1,87 @@
+"""``conadv train --devices N``: the real command, its signals, and one voice."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from conadv.commands._launch import without
+from support.launches import start
+from support.runs import final_state
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    try:
+        return process.communicate(timeout=120)
+    finally:
+        process.kill()
+
+
+def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
+    metrics = out / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.01)
+
+
+def test_two_processes_train_and_one_speaks(tmp_path: Path) -> None:
+    process = start(tmp_path / "run", ranks=2)
+    printed, errors = finish(process)
+    assert process.returncode == 0, errors
+    assert printed.count("test accuracy") == 1
+    assert errors.count("step 2: validation loss") <= 1 and "Traceback" not in errors
+    environment = json.loads((tmp_path / "run/environment.json").read_text())
+    assert environment["hardware"]["processes"] == 2
+    assert final_state(tmp_path / "run")["ranks"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = start(out, "train.steps=2000", ranks=2)
+    wait_for_step(process, out, 3)
+    process.send_signal(number)
+    _, errors = finish(process)
+    assert process.returncode not in (0, None)
+    assert errors.count("a checkpoint is written") == 1, errors
+    assert "--resume" in errors and "Traceback" not in errors
+    step = final_state(out)["trainer"]["step"]
+    assert json.loads((out / "result.json").read_text())["steps"] == step >= 3
+
+
+def test_a_number_of_devices_that_cannot(tmp_path: Path) -> None:
+    process = start(tmp_path / "run", ranks=3)
+    _, errors = finish(process)
+    assert process.returncode == 2
+    assert "Possible numbers of processes are 1, 2, 4" in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_all_ranks_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/mine.txt").touch()
+    process = start(tmp_path / "run", ranks=2)
+    _, errors = finish(process)
+    assert process.returncode == 2
+    assert errors.count("is not an empty folder") == 1 and "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        (["train", "x", "--devices", "4", "--resume"], ["train", "x", "--resume"]),
+        (["train", "--devices=4", "x"], ["train", "x"]),
+        (["train", "x"], ["train", "x"]),
+    ],
+)
+def test_the_option_is_taken_out(given: list[str], left: list[str]) -> None:
+    assert without(given, "--devices") == left
