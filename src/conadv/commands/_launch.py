@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ def launch(arguments: Sequence[str], devices: int, max_restarts: int = 0) -> int
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
+    # What failed is told by the ranks themselves, once.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     parser = get_args_parser()
     options = ["--standalone", "--nproc-per-node", str(devices)]
     options += ["--max-restarts", str(max_restarts), "-m", "conadv", *arguments]
@@ -31,7 +34,7 @@ def launch(arguments: Sequence[str], devices: int, max_restarts: int = 0) -> int
     try:
         run(parser.parse_args(options))
     except ChildFailedError as error:
-        # The ranks have said what was wrong; the launcher's own summary would bury it.
+        # The launcher's own summary would bury what they said.
         codes = [failure.exitcode for failure in error.failures.values()]
         return next((code if code > 0 else 128 - code for code in codes if code), 1)
     except SignalException as error:

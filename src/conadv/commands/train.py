@@ -37,11 +37,22 @@ def train(
         int | None,
         typer.Option(help="Images per weight update, the same as batch.global_batch=N."),
     ] = None,
+    micro_batch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Images per forward pass; auto: as many as fit (few are faster on a CPU).",
+        ),
+    ] = None,
     devices: Annotated[
         int | None,
         typer.Option(
             min=1, help="Processes on this machine, one per GPU (many machines: torchrun)."
         ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a profiler trace of a few steps (Chrome format)."),
     ] = None,
     max_restarts: Annotated[
         int, typer.Option(min=0, help="With --devices: start failed processes again so often.")
@@ -54,8 +65,12 @@ def train(
     """
     from conadv.training.recipe import load_recipe
 
-    changes = [*(overrides or []), *([f"batch.global_batch={batch}"] if batch is not None else [])]
-    loaded = load_recipe(recipe, changes)  # before the imports that take seconds
+    loaded = load_recipe(recipe, overrides or [])  # before the imports that take seconds
+    if batch is not None or micro_batch is not None:
+        from conadv.training.recipe.resize import resized
+
+        given = None if micro_batch in (None, "auto") else _images(micro_batch)
+        loaded = resized(loaded, batch, given)
 
     if devices is not None and devices > 1 and "RANK" not in os.environ:
         from conadv.commands._launch import launch, own_arguments, without
@@ -72,9 +87,25 @@ def train(
     folder = out or _default_folder(recipe, loaded)
     # Started again by the launcher after a failure: the run is there already.
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    result = run(loaded, folder, resume=resume, console=Console(stderr=True))
+    result = run(
+        loaded,
+        folder,
+        resume=resume,
+        fit_micro_batch=micro_batch == "auto",
+        trace=trace,
+        console=Console(stderr=True),
+    )
     if int(os.environ.get("RANK", "0")) == 0:
         typer.echo(_summary(result, folder))
+
+
+def _images(given: str) -> int:
+    try:
+        return int(given.replace("_", "").replace(",", ""))
+    except ValueError:
+        raise typer.BadParameter(
+            f"--micro-batch {given}: give a number of images, or auto."
+        ) from None
 
 
 def _default_folder(given: str, recipe: Recipe) -> Path:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,8 @@ from conadv.distributed.world import local_device
 from conadv.errors import ConadvError, DataError, RecipeError
 from conadv.precision import resolve_device
 from conadv.training.allocator import keep_freed_memory
-from conadv.training.recipe import Recipe, differing_fields, load_recipe
+from conadv.training.fit import fit, with_micro_batch
+from conadv.training.recipe import Recipe, change_recipe, differing_fields, load_recipe
 from conadv.training.result import Result
 from conadv.training.run import Run
 from conadv.training.run_folder import RunFolder
@@ -28,6 +30,8 @@ def train(
     out: Path | str,
     *,
     resume: bool = False,
+    fit_micro_batch: bool = False,
+    trace: Path | None = None,
     console: Console | None = None,
     log_every: int = 1,
     stop: StopRequest | None = None,
@@ -41,6 +45,9 @@ def train(
             that was stopped before its first checkpoint begins anew, a finished one is returned
             as it is, and in an empty folder a run is started: so a job that may be restarted at
             any time is always started with ``resume``.
+        fit_micro_batch: Take the largest micro-batch that fits into memory instead of the
+            recipe's; the normalisation groups stay. A resumed run keeps what was found.
+        trace: Write a profiler trace of a few steps into this file.
         console: Where progress goes; None writes to stderr, ``Console(quiet=True)`` is silent.
         log_every: Write a metrics line every so many steps.
         stop: A flag that is read at each step boundary, for callers that want to set it
@@ -59,6 +66,9 @@ def train(
     """
     with join(recipe.hardware.device, recipe.hardware.timeout) as world:
         folder = RunFolder(out)
+        console = (console or Console(stderr=True)) if world.main else Console(quiet=True)
+        if fit_micro_batch:
+            recipe = _on_every_rank(world, lambda: _fitted(folder, recipe, world, console))
         done = _on_every_rank(world, lambda: _begin(folder, recipe, resume))
         if isinstance(done, Result):
             return done
@@ -67,31 +77,20 @@ def train(
             keep_freed_memory()
         threads = torch.get_num_threads()
         streams = [device] if device.type == "cuda" else []
-        if not world.main:
-            console = Console(quiet=True)
         try:
             if wanted := _threads(recipe, world, device):
                 torch.set_num_threads(wanted)
             with torch.random.fork_rng(devices=streams), stop or StopRequest() as request:
-                console = console or Console(stderr=True)
-                return _run(recipe, folder, request, console, log_every, world, resuming=done)
+                make = partial(Run, recipe, folder, request, console, log_every, world, trace)
+                return _run(make, world, resuming=done)
         finally:
             torch.set_num_threads(threads)
 
 
-def _run(
-    recipe: Recipe,
-    folder: RunFolder,
-    request: StopRequest,
-    console: Console,
-    log_every: int,
-    world: World,
-    *,
-    resuming: bool,
-) -> Result:
+def _run(make: Callable[[], Run], world: World, *, resuming: bool) -> Result:
     with contextlib.ExitStack() as stack:
         try:
-            run = Run(recipe, folder, request, console, log_every, world)
+            run = make()
             stack.callback(run.close)
             run.open(resuming)
             return run.complete()
@@ -107,6 +106,18 @@ def _on_every_rank(world: World, action: Callable[[], T]) -> T:
     except ConadvError as error:
         error.on_every_rank = world.size > 1
         raise
+
+
+def _fitted(folder: RunFolder, recipe: Recipe, world: World, console: Console) -> Recipe:
+    if folder.recipe.exists():
+        batch = load_recipe(folder.recipe).batch
+        return change_recipe(
+            recipe, [f"batch.{n}={getattr(batch, n)}" for n in ("micro_batch", "norm_group")]
+        )
+    console.print("Looking for the largest micro-batch that fits ...")
+    found = fit(recipe, world)
+    console.print(str(found), highlight=False)
+    return with_micro_batch(recipe, found.micro_batch, found.norm_group)
 
 
 def _begin(folder: RunFolder, recipe: Recipe, resume: bool) -> Result | bool:

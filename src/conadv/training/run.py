@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +22,7 @@ from conadv.training.redeal import redeal
 from conadv.training.result import Result, Status
 from conadv.training.run_folder import JsonLines, NoLines, RunFolder, read_lines, truncate_after
 from conadv.training.signals import StopRequest
+from conadv.training.trace import NoTrace, StepTrace
 from conadv.training.trainer import StepReport, Wishes
 from conadv.training.writer import BackgroundWriter, snapshot
 
@@ -45,9 +47,11 @@ class Run:
         console: Console,
         log_every: int,
         world: World | None = None,
+        trace: Path | None = None,
     ) -> None:
         self.recipe = recipe
         self.world = world or World()
+        self.trace_path = trace
         self.folder = folder
         self.stop = stop
         self.console = console
@@ -82,8 +86,24 @@ class Run:
         self.watcher = self._closing(
             make_watcher(self.console, self.recipe.name, self.trainer.step, self.total)
         )
+        self.watcher.say(self._division())
+        left = self.total - self.trainer.step
+        self.trace: StepTrace | NoTrace = NoTrace()
+        if self.trace_path is not None and left > 0:
+            self.trace = self._closing(StepTrace(self.trace_path, self.world.rank, left))
         self.saved_step = self.tried_step = self.trainer.step
         self.saved_time = time.monotonic()
+
+    def _division(self) -> str:
+        """How the global batch is cut."""
+        recipe, world = self.recipe, self.world
+        passes = recipe.micro_steps // world.size
+        return (
+            f"global batch {recipe.batch.global_batch:,}: "
+            + (f"{world.size} processes with " if world.size > 1 else "")
+            + f"{passes:,} forward pass{'es' if passes > 1 else ''} of {recipe.micro_batch:,} "
+            f"images each, normalised in groups of {recipe.norm_group:,}"
+        )
 
     def complete(self) -> Result:
         """Take the remaining steps and measure the outcome."""
@@ -94,6 +114,7 @@ class Run:
             if stop:
                 self._interrupt()
             agreed = self._step()
+            self.trace.step()
             # Ranks agree on what happens between steps, for they have to do it together; a signal
             # that reaches one of them during a step is heard after the next.
             stop = agreed.stop if self.world.size > 1 else self.stop.requested
