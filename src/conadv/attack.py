@@ -28,6 +28,8 @@ class Perturbed(NamedTuple):
     """Detached copies, shape and dtype of the images given."""
     zero_share: Tensor
     """Share of input-gradient values that were zero or NaN in the last step, 0-dim."""
+    direction: Tensor | None = None
+    """Of the last step, of unit norm: for L-inf the signs, -1, 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -211,10 +213,16 @@ class Attack:
         zero_share = ((gradient == 0) | gradient.isnan()).float().mean()
         if self.norm == "l2":
             gradient = gradient / std  # d loss / d pixel
-        delta = self.resolved_step_size * geometry.steepest(gradient, self.norm)
+        direction = geometry.steepest(gradient, self.norm)
+        delta = self.resolved_step_size * direction
         if images is not origin:
             delta = delta + (wide(images) - clean) * std
-        return Perturbed(self._rebuild(clean, delta, images.dtype), zero_share)
+        return Perturbed(self._rebuild(clean, delta, images.dtype), zero_share, direction)
+
+    @property
+    def is_one_sign_step(self) -> bool:
+        """Whether its copies are a function of the images and one sign per value."""
+        return self.norm == "linf" and self.steps == 1 and self.random_start == 0
 
     def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Random-sign noise (L2: a random direction) of size epsilon: the control of an attack."""

@@ -110,6 +110,7 @@ def test_batches_of_another_device_are_moved() -> None:
     seen = []
 
     class Round:
+        attack = conadv.Attack(4 / 255, norm="l2")
         images = torch.empty(8, 3, 8, 8, device="meta")
         labels = None
         progress = 0.0

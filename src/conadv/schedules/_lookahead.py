@@ -11,7 +11,11 @@ from torch import Tensor
 from conadv._checks import check_images
 from conadv._loop_checks import check_rows
 from conadv._nested import map_tensors, rows
+from conadv._packed import PackedSigns
 from conadv.schedules._base import Copies, Round, Schedule, Scheduled, own_labels
+
+Pending = Copies | PackedSigns | None
+"""What a later round needs; None where nothing was made for it."""
 
 
 class Lookahead(Schedule):
@@ -21,6 +25,10 @@ class Lookahead(Schedule):
     of its own beside the training pass, on many devices while gradients are being all-reduced.
     It must only be done before the weights change. 8F per step at share 1, one gradient in
     sequence.
+
+    What is pending of an L-inf attack of one step from the images themselves is one sign bit per
+    value: the copies are put together when their round comes, from the images of that round, which
+    are the ones that were attacked. Of other attacks the copies themselves are kept.
 
     The future batches come from ``adversary.batches(loader)`` or ``adversary.peek(...)``. The
     first tau rounds have no copies and train on clean images alone; so does a round whose batch
@@ -52,8 +60,8 @@ class Lookahead(Schedule):
         self.tau = tau
         self.reads_ahead = tau
         self.stream = stream
-        self._pending: deque[Copies | None] = deque([None] * tau)
-        self._early: tuple[Round, Copies | None, torch.cuda.Event] | None = None
+        self._pending: deque[Pending] = deque([None] * tau)
+        self._early: tuple[Round, Pending, torch.cuda.Event] | None = None
 
     def copies(self, round: Round) -> list[Copies]:
         """What was made for this round tau rounds ago."""
@@ -66,9 +74,11 @@ class Lookahead(Schedule):
                 made = self._attack(round, round.future)
                 self._early = (round, made, side.record_event())
         if self.tau == 0:
-            made = self._attack(round, (round.images, round.labels))
-            return [made] if made is not None else []
+            fresh = self._attack_now(round)
+            return [fresh] if fresh is not None else []
         due = self._pending[0] if self.active(round.progress) else None
+        if isinstance(due, PackedSigns):
+            due = self._unpacked(round, due)
         return [due] if due is not None else []
 
     def collect(self, round: Round) -> None:
@@ -81,17 +91,30 @@ class Lookahead(Schedule):
             current.wait_event(event)
             if made is not None:
                 # Made on the other stream: its memory must outlive this stream's reads.
-                for tensor in (made.images, made.origins):
-                    if tensor is not None:
-                        tensor.record_stream(current)
-                map_tensors(lambda tensor: tensor.record_stream(current), made.labels)
+                for tensor in _tensors(made):
+                    tensor.record_stream(current)
         else:
             made = self._attack(round, round.future)
         self._early = None
         self._pending.popleft()
+        if self._pending and isinstance(newest := self._pending[-1], PackedSigns):
+            newest.settle()  # a round later the device has long finished with it
         self._pending.append(made)
 
-    def _attack(self, round: Round, batch: tuple[Tensor, Any] | None) -> Copies | None:
+    def _attack_now(self, round: Round) -> Copies | None:
+        """With tau = 0: the round's own images."""
+        total = len(round.images)
+        count = self.count(total, round.progress)
+        if count == 0:
+            return None
+        origins = round.images[:count].detach()
+        labels = rows(round.labels, 0, count, total)
+        perturbed = round.perturb(origins, labels)
+        round.report_zero_share(perturbed.zero_share)
+        return Copies(perturbed.images, labels, origins)
+
+    def _attack(self, round: Round, batch: tuple[Tensor, Any] | None) -> Pending:
+        """Attack a later round's batch; what has to be kept of the copies."""
         if batch is None:
             return None
         images, labels = batch
@@ -104,17 +127,28 @@ class Lookahead(Schedule):
         device = round.images.device
         origins = images[:count].detach().to(device, non_blocking=True)
         labels = map_tensors(
-            lambda tensor: tensor.to(device, non_blocking=True),
-            own_labels(labels, count, total) if self.tau else rows(labels, 0, count, total),
+            lambda tensor: tensor.to(device, non_blocking=True), own_labels(labels, count, total)
         )
         perturbed = round.perturb(origins, labels)
         round.report_zero_share(perturbed.zero_share)
-        # With tau = 0 they are this round's own images, kept by it anyway.
-        if self.tau and round.keep_origins:
-            kept: Tensor | None = origins.clone()
-        else:
-            kept = None if self.tau else origins
+        if round.attack.is_one_sign_step and perturbed.direction is not None:
+            return PackedSigns.of(perturbed.direction)
+        kept = origins.clone() if round.keep_origins else None
         return Copies(perturbed.images, labels, kept)
+
+    @staticmethod
+    def _unpacked(round: Round, packed: PackedSigns) -> Copies:
+        """The copies that the signs make of this round's images."""
+        total, signs = len(round.images), packed.unpack(torch.float32)
+        origins = round.images[: len(signs)].detach()
+        if origins.shape != signs.shape:
+            raise RuntimeError(
+                f"A batch of shape {tuple(signs.shape)} was attacked for this round, whose images "
+                f"have shape {tuple(round.images.shape)}: what batches() reads ahead, or peek() is "
+                "shown, must be the very batch of tau rounds later."
+            )
+        images = round.attack.ascend(origins, origins, signs).images
+        return Copies(images, rows(round.labels, 0, len(signs), total), origins)
 
     def skip(self) -> None:
         """Drop this round's copies and make none."""
@@ -144,5 +178,18 @@ class Lookahead(Schedule):
                 "continue with the tau that the run began with."
             )
         self._pending = deque(
-            Copies.from_state_dict(c, device) if c is not None else None for c in pending
+            _restored(entry, device) if entry is not None else None for entry in pending
         )
+
+
+def _restored(entry: dict[str, Any], device: torch.device) -> Copies | PackedSigns:
+    kind = PackedSigns if "bits" in entry else Copies
+    return kind.from_state_dict(entry, device)
+
+
+def _tensors(made: Copies | PackedSigns) -> list[Tensor]:
+    if isinstance(made, PackedSigns):
+        return made.tensors()
+    found: list[Tensor] = []
+    map_tensors(found.append, (made.images, made.labels, made.origins))
+    return found
