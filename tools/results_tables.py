@@ -102,6 +102,23 @@ def training() -> str:
     return table(header, rows) + remade(found["environment"])
 
 
+def kills() -> str:
+    """Runs killed at random moments, against unbroken ones."""
+    found = read("benchmarks/results/kill-resume.json")
+    rows = [
+        [
+            row["schedule"],
+            str(row["ranks"]),
+            str(row["kills"]),
+            str(row["in_write"]),
+            row["difference"] or "identical",
+        ]
+        for row in found["rows"]
+    ]
+    header = ["schedule", "processes", "kills", "inside a checkpoint write", "finished run"]
+    return table(header, rows) + remade(found["environment"])
+
+
 def quickstart() -> str:
     """What `make quickstart` measured."""
     names = ("small-batch", "vanilla", "sequential", "recycled")
@@ -130,6 +147,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps": steps,
     "optimizers": optimizers,
     "training": training,
+    "kills": kills,
     "quickstart": quickstart,
 }
 

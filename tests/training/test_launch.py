@@ -1,6 +1,8 @@
 """``conadv train --devices N``: the real command, its signals, and one voice."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import time
@@ -10,7 +12,7 @@ import pytest
 
 from conadv.commands._launch import without
 from support.launches import start
-from support.runs import final_state
+from support.runs import assert_same_state, final_state
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -56,6 +58,37 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
     assert "--resume" in errors and "Traceback" not in errors
     step = final_state(out)["trainer"]["step"]
     assert json.loads((out / "result.json").read_text())["steps"] == step >= 3
+
+
+def worker(out: Path, rank: int) -> int:
+    """Process number of a rank of the run in this folder."""
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            if str(out).encode() in command and f"RANK={rank}".encode() in environment:
+                return int(folder.name)
+    raise AssertionError(f"rank {rank} is not there")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_brings_the_run_back(rank: int, tmp_path: Path) -> None:
+    """Without anybody's help, from the last checkpoint, and to the same end."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    overrides = ("train.steps=60", "checkpoint.every_steps=5", "method.schedule=lookahead")
+    process = start(whole, *overrides, ranks=2)
+    _, errors = finish(process)
+    assert process.returncode == 0, errors
+    process = start(broken, *overrides, ranks=2, more=["--max-restarts", "2"])
+    wait_for_step(process, broken, 12)
+    os.kill(worker(broken, rank), signal.SIGKILL)
+    _, errors = finish(process)
+    assert process.returncode == 0, errors
+    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert_same_state(final_state(broken)["trainer"], final_state(whole)["trainer"])
+    resumed = json.loads((broken / "environment.json").read_text())["resumed"]
+    assert len(resumed) == 1
 
 
 def test_a_number_of_devices_that_cannot(tmp_path: Path) -> None:
