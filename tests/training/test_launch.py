@@ -20,8 +20,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     try:
         return process.communicate(timeout=120)
-    finally:
-        process.kill()
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the launcher ends its processes
+        printed, errors = process.communicate()
+        raise AssertionError(f"it hangs:\n{printed}\n{errors}") from None
 
 
 def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:

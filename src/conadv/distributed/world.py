@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from conadv.errors import DistributedError
 
@@ -31,6 +32,8 @@ class World:
     """Rank among the processes of this machine."""
     local_size: int = 1
     """Number of processes on this machine."""
+    store: Any = field(default=None, compare=False, repr=False)
+    """Where the processes of this attempt leave one another notes; None where nobody joined."""
 
     @property
     def main(self) -> bool:
@@ -153,7 +156,14 @@ def join(device: str, timeout: float) -> Iterator[World]:
         torch.cuda.set_device(place)
         backend = "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        store = _own_store(world, timeout)
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timedelta(seconds=timeout),
+        )
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
             f"rank {world.rank} of {world.size} could not join the others: "
@@ -162,9 +172,21 @@ def join(device: str, timeout: float) -> Iterator[World]:
             "every machine, and was every machine started with the same number of processes?"
         ) from error
     try:
-        yield world
+        yield replace(world, store=store)
     finally:
         dist.destroy_process_group()
+
+
+def _own_store(world: World, timeout: float) -> Any:
+    """The launch's store, with a part of it for this attempt alone.
+
+    After a restart torchrun hands out the store of the attempt before, with the addresses of the
+    processes that are gone: reading one of these, a process would wait for them for ever.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    meeting = rendezvous("env://", world.rank, world.size, timeout=timedelta(seconds=timeout))
+    store, _, _ = next(iter(meeting))
+    return dist.distributed_c10d.PrefixStore(f"conadv/attempt-{attempt}-of-{world.size}", store)
 
 
 def _world(rank: int, size: int) -> World:
