@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -123,6 +124,12 @@ def find_distributed(model: nn.Module) -> nn.parallel.DistributedDataParallel | 
         if isinstance(module, nn.parallel.DistributedDataParallel):
             return module
     return None
+
+
+def is_fully_sharded(model: nn.Module) -> bool:
+    """Whether the model or a part of it is in FSDP2's `fully_shard`."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # importing it only to ask would take a second
+    return fsdp is not None and any(isinstance(m, fsdp.FSDPModule) for m in model.modules())
 
 
 def finds_unused(model: nn.Module) -> bool:

@@ -39,10 +39,16 @@ class Diagnostics:
 
 
 class Streams:
-    """Where a round's random numbers come from and where its side work runs."""
+    """Where a round's random numbers come from and where its side work runs.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: of the random numbers.
+        beside: whether work may run beside the training pass.
+    """
+
+    def __init__(self, seed: int, *, beside: bool = True) -> None:
         self.seed = seed
+        self._beside = beside
         self._side: torch.cuda.Stream | None = None
 
     def generator(
@@ -63,8 +69,8 @@ class Streams:
         return torch.Generator(device).manual_seed(seed)
 
     def side(self, device: torch.device) -> torch.cuda.Stream | None:
-        """A CUDA stream beside the current one, always the same; None on other devices."""
-        if device.type != "cuda":
+        """A CUDA stream beside the current one, always the same; None where there is none."""
+        if device.type != "cuda" or not self._beside:
             return None
         if self._side is None or self._side.device != device:
             self._side = torch.cuda.Stream(device)

@@ -24,6 +24,7 @@ from conadv._mixing import (
     finds_unused,
     forward_joint,
     forward_separate,
+    is_fully_sharded,
     mean_loss,
     parameters_without_images,
     weights_of,
@@ -54,7 +55,8 @@ class Adversary:
     ICLR 2022, Algorithm 1). Where the copies come from is the schedule's affair.
 
     Args:
-        model: split with `split_norms` or without batch norm; bare, in DDP, or compiled.
+        model: split with `split_norms` or without batch norm; bare, in DDP, after `fully_shard`, or
+            compiled.
         attack: what one adversarial step is.
         schedule: a name (``"vanilla"``, ``"sequential"``, ``"lookahead"``, ``"recycled"``,
             ``"noise"``) or a schedule object.
@@ -64,8 +66,8 @@ class Adversary:
             branch, the same gradient for separate statistics; it saves the split layers a copy of
             their activations and suits devices that a part of the batch already keeps busy.
             ``"auto"``: separate on a CPU if the statistics are separate, otherwise joint; joint
-            in DistributedDataParallel too, whose every forward communicates: ranks of which one
-            has no copies would wait for each other.
+            in DistributedDataParallel and `fully_shard` too, whose every forward communicates:
+            ranks of which one has no copies would wait for each other.
         clean_branch: name of the branch for the images given; None: the model's first.
         adversarial_branch: name of the branch for the copies.
         track_agreement: measure how well stale perturbations agree with fresh ones, at the cost
@@ -118,8 +120,9 @@ class Adversary:
         if forward == "separate" and must_join is not None:
             raise ValueError(f"forward='separate' {must_join}: use forward='joint'.")
         self.forward = forward
-        distributed = find_distributed(model) is not None
-        self._prefers_joint = must_join is not None or distributed or not self._routers
+        sharded = is_fully_sharded(model)
+        communicates = sharded or find_distributed(model) is not None
+        self._prefers_joint = must_join is not None or communicates or not self._routers
         self.track_agreement = track_agreement
         self.progress = 0.0
         """Share of training done, in [0, 1]: set it each step if share or weight follow it."""
@@ -133,7 +136,8 @@ class Adversary:
         self.diagnostics = Diagnostics()
         self.preview: tuple[Tensor | None, Tensor, Any] | None = None
         """(clean images or None, their copies, labels) of up to 16 of the last copies."""
-        self._streams = Streams(seed)
+        # fully_shard gathers and frees the weights for one pass at a time, on one stream.
+        self._streams = Streams(seed, beside=not sharded)
         self._rounds = 0
         self._round: RoundState | None = None
         self._ahead = ReadAhead(self.schedule.reads_ahead)
@@ -289,10 +293,11 @@ class Adversary:
         self._end_round()
 
     def idle(self) -> None:
-        """A round without images: nothing is trained and nothing is pending for later.
+        """A round without images, in place of `loss` and `collect`: nothing is trained or attacked.
 
         Keeps the pipelines of several devices in step, where one of them has fewer micro-batches
-        in a short last step than others.
+        in a short last step than others. Lookahead drops what was made for this round; recycled
+        keeps what is pending for the next round with images.
 
         Raises:
             RuntimeError: in the middle of a round.

@@ -2,12 +2,22 @@
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
+
+from conadv.optim._sharded import (
+    Layout,
+    Unfinished,
+    check_loaded,
+    finish_all,
+    layout_of,
+    local_gradient,
+)
 
 IMPLEMENTATION = ("foreach", "fused", "capturable")
 """Settings of how a step is computed. They belong to the optimizer, not to a saved state."""
@@ -17,6 +27,10 @@ Implementation = Literal["reference", "foreach", "fused"]
 
 class LayerwiseOptimizer(Optimizer):
     """An optimizer that scales the update of each parameter tensor by a trust ratio.
+
+    Parameters may be DTensors, as :func:`torch.distributed.fsdp.fully_shard` makes them: the norms
+    are those of the whole tensors, with one all-reduce in a step. Every rank has to take the
+    step, with gradients of the same parameters.
 
     Groups have, besides the keys of the subclass, ``lr``, ``weight_decay``, ``adapt`` (whether
     the trust ratio applies), ``maximize`` and the keys in :data:`IMPLEMENTATION`.
@@ -42,8 +56,8 @@ class LayerwiseOptimizer(Optimizer):
             What the closure returned, or None without one.
 
         Raises:
-            RuntimeError: a gradient is sparse, or a CUDA graph captures this step of an optimizer
-                without ``capturable=True``.
+            RuntimeError: a gradient is sparse, a CUDA graph captures this step of an optimizer
+                without ``capturable=True``, or a DTensor is a sum that is still to be taken.
         """
         if not torch.compiler.is_compiling():
             self._check_capture()
@@ -51,22 +65,38 @@ class LayerwiseOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        waiting: list[tuple[Layout, Unfinished]] = []
         for group in self.param_groups:
-            buckets: dict[tuple[torch.device, torch.dtype, bool], list[Tensor]] = {}
+            buckets: dict[tuple[torch.device, torch.dtype, bool, Layout | None], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
                     if p.grad.is_sparse:
                         raise RuntimeError(self._sparse(p))
-                    key = (p.device, p.dtype, _is_ordinary(p))
-                    buckets.setdefault(key, []).append(p)
-            for (_, _, ordinary), params in buckets.items():
-                self._update(params, group, _implementation(group, ordinary))
+                    ordinary = _is_ordinary(p)
+                    layout = None if ordinary else layout_of(p)
+                    buckets.setdefault((p.device, p.dtype, ordinary, layout), []).append(p)
+            for (_, _, ordinary, layout), params in buckets.items():
+                implementation = _implementation(group, ordinary, layout)
+                if layout is not None and layout.dims and group["adapt"]:
+                    updates = self._until_norms(params, group, implementation)
+                    waiting += [(layout, update) for update in updates]
+                else:
+                    self._update(params, group, implementation)
+                if layout is not None:  # written to behind the DTensors' backs
+                    torch.autograd.graph.increment_version(params)
+        finish_all(waiting)
         return loss
 
     def _update(
         self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
     ) -> None:
         """Update parameters of one device and dtype, all of which have a gradient."""
+        raise NotImplementedError
+
+    def _until_norms(
+        self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
+    ) -> list[Unfinished]:
+        """Begin to update likewise parameters of which this rank holds parts."""
         raise NotImplementedError
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -98,7 +128,14 @@ class LayerwiseOptimizer(Optimizer):
 
         So a run may go on with another implementation than the one that it was saved with. Every
         other setting is taken from the saved state, as torch's optimizers do.
+
+        Raises:
+            ValueError: the state is of another number of parameters, or of a whole model and this
+                one is sharded, or the other way round.
         """
+        saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        check_loaded(params, (state_dict["state"].get(key, {}) for key in saved))
         own = [{key: group[key] for key in IMPLEMENTATION} for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, settings in zip(self.param_groups, own, strict=True):
@@ -167,8 +204,8 @@ def in_unit_interval(optimizer: Optimizer, name: str, value: Any) -> None:
 
 
 def gradients(params: Iterable[Tensor]) -> list[Tensor]:
-    """The gradients of parameters that all have one."""
-    return [p.grad for p in params if p.grad is not None]
+    """The gradients of parameters that all have one; of DTensors this rank's parts."""
+    return [local_gradient(p.grad, p) for p in params if p.grad is not None]
 
 
 def learning_rate(group: dict[str, Any], device: torch.device) -> float | Tensor:
@@ -178,11 +215,15 @@ def learning_rate(group: dict[str, Any], device: torch.device) -> float | Tensor
 
 
 def _is_ordinary(p: Tensor) -> bool:
-    """Whether the multi-tensor operations may take it: no tensor subclass, such as a DTensor."""
+    """Whether the multi-tensor operations may take it as it is: no tensor subclass."""
     return type(p) in (Tensor, torch.nn.Parameter)
 
 
-def _implementation(group: dict[str, Any], ordinary: bool) -> Implementation:
+def _implementation(group: dict[str, Any], ordinary: bool, layout: Layout | None) -> Implementation:
+    if layout is not None:
+        # A compiled step would have the all-reduce in its middle.
+        one_by_one = group["foreach"] is False and not group["fused"]
+        return "reference" if one_by_one else "foreach"
     if group["foreach"]:
         return "foreach"
     if not ordinary or (group["foreach"] is False and not group["fused"]):

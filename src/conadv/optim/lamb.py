@@ -1,5 +1,7 @@
 """The LAMB optimizer."""
 
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,14 +16,23 @@ from conadv.optim._base import (
     learning_rate,
 )
 from conadv.optim._fused import fused_lamb
-from conadv.optim.multi_tensor import lamb_list_
+from conadv.optim._sharded import Unfinished, local
+from conadv.optim.multi_tensor import lamb_apply_list_, lamb_list_, lamb_updates, norms_of
 from conadv.optim.reference import (
     LAMBSettings,
     Number,
     bias_correction,
     bias_correction_on_device,
     lamb_,
+    lamb_apply_,
+    lamb_update,
 )
+
+Tensors = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
+"""w, g, m and v of some parameters."""
+
+Corrections = tuple[Number, Number]
+"""``1 - beta ** step`` of m and v: numbers, or tensors with a value for each parameter."""
 
 
 class LAMB(LayerwiseOptimizer):
@@ -56,6 +67,8 @@ class LAMB(LayerwiseOptimizer):
         fused: compile the step with torch.compile: on the CPU about half of the time, after
             some seconds of compilation in the first step. Needs a C++ compiler (CPU) or Triton
             (GPU); without one there is one warning, and the multi-tensor operations do the step.
+            They also do it for DTensors (``fully_shard``), whose norms are summed over the ranks
+            in the middle of the step.
 
     Raises:
         ValueError: a setting out of its range, or a complex parameter.
@@ -114,34 +127,58 @@ class LAMB(LayerwiseOptimizer):
     def _update(
         self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
     ) -> None:
-        beta1, beta2 = (float(beta) for beta in group["betas"])
-        settings = LAMBSettings(
-            lr=learning_rate(group, params[0].device),
-            beta1=beta1,
-            beta2=beta2,
-            eps=float(group["eps"]),
-            weight_decay=float(group["weight_decay"]),
-            trust_clip=group["trust_clip"],
-            bias_correction=group["bias_correction"],
-            grad_averaging=group["grad_averaging"],
-            adapt=group["adapt"],
-            maximize=group["maximize"],
-        )
-        grads = gradients(params)
-        states = [self._state(p, group["capturable"]) for p in params]
-        steps = [state["step"] for state in states]
-        firsts = [state["exp_avg"] for state in states]
-        seconds = [state["exp_avg_sq"] for state in states]
-        torch._foreach_add_(steps, 1.0)
-        for indices, corrections in _corrections(steps, settings, group["capturable"]):
-            w, g, m, v = ([a[i] for i in indices] for a in (params, grads, firsts, seconds))
+        s = _settings(group, params[0].device)
+        for tensors, corrections in self._advance(params, group, s):
             # In float16, eps * sqrt(c2) of the multi-tensor form would vanish.
             if implementation == "reference" or params[0].dtype == torch.float16:
-                _one_by_one(w, g, m, v, corrections, settings)
+                for (w, g, m, v), both in _each(tensors, corrections):
+                    lamb_(w, g, m, v, both, s)
             elif implementation == "fused":
-                fused_lamb(w, g, m, v, corrections, settings)
+                fused_lamb(*tensors, corrections, s)
             else:
-                lamb_list_(w, g, m, v, corrections, settings)
+                lamb_list_(*tensors, corrections, s)
+
+    def _until_norms(
+        self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
+    ) -> list[Unfinished]:
+        s = _settings(group, params[0].device)
+        begun = []
+        for tensors, corrections in self._advance(params, group, s):
+            weights = tensors[0]
+            finish: Callable[[Tensor], None]
+            if implementation == "reference" or params[0].dtype == torch.float16:
+                updates = [
+                    lamb_update(w, g, m, v, both, s)
+                    for (w, g, m, v), both in _each(tensors, corrections)
+                ]
+                finish = functools.partial(_apply_one_by_one, weights, updates, s)
+            else:
+                updates, scale = lamb_updates(*tensors, corrections, s)
+                finish = functools.partial(lamb_apply_list_, weights, updates, scale, s)
+            begun.append(Unfinished(torch.stack([norms_of(weights), norms_of(updates)]), finish))
+        return begun
+
+    def _advance(
+        self, params: list[Tensor], group: dict[str, Any], s: LAMBSettings
+    ) -> list[tuple[Tensors, Corrections]]:
+        """Count the step, and list the tensors of each pair of bias corrections.
+
+        Of DTensors they are this rank's parts.
+        """
+        states = [self._state(p, group["capturable"]) for p in params]
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1.0)
+        lists = (
+            [local(p) for p in params],
+            gradients(params),
+            [local(state["exp_avg"]) for state in states],
+            [local(state["exp_avg_sq"]) for state in states],
+        )
+        found = []
+        for indices, corrections in _corrections(steps, s, group["capturable"]):
+            w, g, m, v = ([tensors[i] for i in indices] for tensors in lists)
+            found.append(((w, g, m, v), corrections))
+        return found
 
     def _state(self, p: Tensor, capturable: bool) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[p]
@@ -153,9 +190,6 @@ class LAMB(LayerwiseOptimizer):
         elif state["step"].device != device:  # loaded from a state of the other setting
             state["step"] = state["step"].to(device)
         return state
-
-
-Corrections = tuple[Number, Number]
 
 
 def _corrections(
@@ -182,14 +216,33 @@ def _corrections(
     ]
 
 
-def _one_by_one(
-    params: list[Tensor],
-    grads: list[Tensor],
-    firsts: list[Tensor],
-    seconds: list[Tensor],
-    corrections: Corrections,
-    s: LAMBSettings,
-) -> None:
-    for index, (w, g, m, v) in enumerate(zip(params, grads, firsts, seconds, strict=True)):
+def _settings(group: dict[str, Any], device: torch.device) -> LAMBSettings:
+    beta1, beta2 = (float(beta) for beta in group["betas"])
+    return LAMBSettings(
+        lr=learning_rate(group, device),
+        beta1=beta1,
+        beta2=beta2,
+        eps=float(group["eps"]),
+        weight_decay=float(group["weight_decay"]),
+        trust_clip=group["trust_clip"],
+        bias_correction=group["bias_correction"],
+        grad_averaging=group["grad_averaging"],
+        adapt=group["adapt"],
+        maximize=group["maximize"],
+    )
+
+
+def _each(
+    tensors: Tensors, corrections: Corrections
+) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor, Tensor], Corrections]]:
+    """w, g, m, v and the bias corrections of one parameter after the other."""
+    for index, four in enumerate(zip(*tensors, strict=True)):
         c1, c2 = (c[index] if isinstance(c, Tensor) else c for c in corrections)
-        lamb_(w, g, m, v, (c1, c2), s)
+        yield four, (c1, c2)
+
+
+def _apply_one_by_one(
+    weights: list[Tensor], updates: list[Tensor], s: LAMBSettings, norms: Tensor
+) -> None:
+    for index, (weight, update) in enumerate(zip(weights, updates, strict=True)):
+        lamb_apply_(weight, update, s, (norms[0, index], norms[1, index]))

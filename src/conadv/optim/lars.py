@@ -1,5 +1,6 @@
 """The LARS optimizer."""
 
+import functools
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from conadv.optim._base import (
     learning_rate,
 )
 from conadv.optim._fused import fused_lars
-from conadv.optim.multi_tensor import lars_list_
+from conadv.optim._sharded import Unfinished, local
+from conadv.optim.multi_tensor import lars_list_, norms_of
 from conadv.optim.reference import LARSSettings, lars_
 
 
@@ -59,6 +61,8 @@ class LARS(LayerwiseOptimizer):
         fused: compile the step with torch.compile: on the CPU less than half of the time, after
             some seconds of compilation in the first step. Needs a C++ compiler (CPU) or Triton
             (GPU); without one there is one warning, and the multi-tensor operations do the step.
+            They also do it for DTensors (``fully_shard``), whose norms are summed over the ranks
+            in the middle of the step.
 
     Raises:
         ValueError: a setting out of its range, or a complex parameter.
@@ -119,30 +123,63 @@ class LARS(LayerwiseOptimizer):
     def _update(
         self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
     ) -> None:
-        settings = LARSSettings(
-            lr=learning_rate(group, params[0].device),
-            momentum=float(group["momentum"]),
-            weight_decay=float(group["weight_decay"]),
-            trust_coefficient=float(group["trust_coefficient"]),
-            eps=float(group["eps"]),
-            trust_clip=group["trust_clip"],
-            nesterov=group["nesterov"],
-            lr_in_momentum=group["lr_in_momentum"],
-            adapt=group["adapt"],
-            maximize=group["maximize"],
-        )
-        grads = gradients(params)
-        buffers = [self._buffer(p) for p in params] if group["momentum"] else None
+        weights, grads, buffers = self._tensors(params, group)
+        settings = _settings(group, params[0].device)
         if implementation == "fused":
-            fused_lars(params, grads, buffers, settings)
-        elif implementation == "foreach":
-            lars_list_(params, grads, buffers, settings)
+            fused_lars(weights, grads, buffers, settings)
         else:
-            for index, (p, grad) in enumerate(zip(params, grads, strict=True)):
-                lars_(p, grad, buffers[index] if buffers else None, settings)
+            _lars(implementation, weights, grads, buffers, settings)
+
+    def _until_norms(
+        self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
+    ) -> list[Unfinished]:
+        weights, grads, buffers = self._tensors(params, group)
+        settings = _settings(group, params[0].device)
+        norms = torch.stack([norms_of(weights), norms_of(grads)])
+        finish = functools.partial(_lars, implementation, weights, grads, buffers, settings)
+        return [Unfinished(norms, finish)]
+
+    def _tensors(
+        self, params: list[Tensor], group: dict[str, Any]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
+        """Weights, gradients and momentum buffers, of DTensors this rank's parts."""
+        buffers = [local(self._buffer(p)) for p in params] if group["momentum"] else None
+        return [local(p) for p in params], gradients(params), buffers
 
     def _buffer(self, p: Tensor) -> Tensor:
         state: dict[str, Tensor] = self.state[p]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
         return state["momentum_buffer"]
+
+
+def _settings(group: dict[str, Any], device: torch.device) -> LARSSettings:
+    return LARSSettings(
+        lr=learning_rate(group, device),
+        momentum=float(group["momentum"]),
+        weight_decay=float(group["weight_decay"]),
+        trust_coefficient=float(group["trust_coefficient"]),
+        eps=float(group["eps"]),
+        trust_clip=group["trust_clip"],
+        nesterov=group["nesterov"],
+        lr_in_momentum=group["lr_in_momentum"],
+        adapt=group["adapt"],
+        maximize=group["maximize"],
+    )
+
+
+def _lars(
+    implementation: Implementation,
+    weights: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor] | None,
+    s: LARSSettings,
+    norms: Tensor | None = None,
+) -> None:
+    """One step without compilation; ``norms`` as for :func:`lars_list_`."""
+    if implementation == "foreach":
+        lars_list_(weights, grads, buffers, s, norms)
+        return
+    for index, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
+        both = None if norms is None else (norms[0, index], norms[1, index])
+        lars_(weight, grad, buffers[index] if buffers else None, s, both)

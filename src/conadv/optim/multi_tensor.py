@@ -23,7 +23,11 @@ CACHED_ELEMENTS = 1 << 18
 
 
 def lars_list_(
-    weights: list[Tensor], grads: list[Tensor], buffers: list[Tensor] | None, s: LARSSettings
+    weights: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor] | None,
+    s: LARSSettings,
+    norms: Tensor | None = None,
 ) -> None:
     """One LARS step of a list of tensors of one device and dtype, in place.
 
@@ -32,9 +36,13 @@ def lars_list_(
         grads: g; not changed.
         buffers: v, or None without momentum.
         s: settings of the group; of its numbers only ``lr`` may be a tensor.
+        norms: |w| and |g| of shape (2, number of tensors), if the tensors are a rank's parts of
+            larger ones.
     """
     for part in _pieces(weights):
-        _lars_(weights[part], grads[part], buffers[part] if buffers is not None else None, s)
+        some = None if buffers is None else buffers[part]
+        whole = None if norms is None else norms[:, part]
+        _lars_(weights[part], grads[part], some, s, whole)
 
 
 def lamb_list_(
@@ -56,24 +64,79 @@ def lamb_list_(
             of one dimension with a value for each.
         s: settings of the group; of its numbers only ``lr`` may be a tensor.
     """
-    first, second = corrections
     for part in _pieces(weights):
-        here = (
-            first[part] if isinstance(first, Tensor) and first.ndim else first,
-            second[part] if isinstance(second, Tensor) and second.ndim else second,
-        )
-        _lamb_(weights[part], grads[part], firsts[part], seconds[part], here, s)
+        w, g, m, v = (tensors[part] for tensors in (weights, grads, firsts, seconds))
+        here = (_part(corrections[0], part), _part(corrections[1], part))
+        updates, scale = _lamb_updates(w, g, m, v, here, s)
+        lamb_apply_list_(w, updates, scale, s)
+
+
+def lamb_updates(
+    weights: list[Tensor],
+    grads: list[Tensor],
+    firsts: list[Tensor],
+    seconds: list[Tensor],
+    corrections: tuple[Number, Number],
+    s: LAMBSettings,
+) -> tuple[list[Tensor], Number]:
+    """The first half of :func:`lamb_list_`, which changes the moments.
+
+    Returns:
+        New tensors and a factor on them (a number, or a tensor of one dimension with a value for
+        each): their products are the updates u.
+    """
+    updates: list[Tensor] = []
+    for part in _pieces(weights):
+        w, g, m, v = (tensors[part] for tensors in (weights, grads, firsts, seconds))
+        here = (_part(corrections[0], part), _part(corrections[1], part))
+        updates += _lamb_updates(w, g, m, v, here, s)[0]
+    return updates, corrections[1] ** 0.5 / corrections[0]
+
+
+def lamb_apply_list_(
+    weights: list[Tensor],
+    updates: list[Tensor],
+    scale: Number,
+    s: LAMBSettings,
+    norms: Tensor | None = None,
+) -> None:
+    """The second half of :func:`lamb_list_`: w = w - lr * ratio * u.
+
+    Args:
+        weights: w.
+        updates: u / scale.
+        scale: the factor, as :func:`lamb_updates` returns it.
+        s: settings of the group.
+        norms: |w| and |u / scale| of shape (2, number of tensors), if the tensors are a rank's
+            parts of larger ones.
+    """
+    rate = -s.lr * scale
+    if s.adapt:
+        both = (norms_of(weights), norms_of(updates)) if norms is None else (norms[0], norms[1])
+        rate = lamb_ratio(both[0], both[1] * scale, s) * rate
+    _add_scaled_(weights, updates, rate)
+
+
+def norms_of(tensors: list[Tensor]) -> Tensor:
+    """L2 norm of each tensor, at least in float32, as one tensor of one dimension."""
+    low = tensors[0].dtype in (torch.float16, torch.bfloat16)
+    return torch.stack(_list(torch._foreach_norm(tensors, 2, dtype=torch.float32 if low else None)))
 
 
 def _lars_(
-    weights: list[Tensor], grads: list[Tensor], buffers: list[Tensor] | None, s: LARSSettings
+    weights: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor] | None,
+    s: LARSSettings,
+    norms: Tensor | None,
 ) -> None:
     # The sign of `maximize` goes into the factors, so g is neither copied nor changed.
     sign = -1.0 if s.maximize else 1.0
     inside = sign * s.lr if s.lr_in_momentum else sign
     outside = 1.0 if s.lr_in_momentum else s.lr
     if s.adapt:
-        inside = lars_ratio(_norms(weights), _norms(grads), s) * inside
+        both = (norms_of(weights), norms_of(grads)) if norms is None else (norms[0], norms[1])
+        inside = lars_ratio(*both, s) * inside
     directions = grads
     if s.weight_decay != 0:
         directions = _list(torch._foreach_add(grads, weights, alpha=sign * s.weight_decay))
@@ -86,14 +149,14 @@ def _lars_(
         _add_scaled_(weights, buffers, -outside * s.momentum if s.nesterov else -outside)
 
 
-def _lamb_(
+def _lamb_updates(
     weights: list[Tensor],
     grads: list[Tensor],
     firsts: list[Tensor],
     seconds: list[Tensor],
     corrections: tuple[Number, Number],
     s: LAMBSettings,
-) -> None:
+) -> tuple[list[Tensor], Number]:
     if s.grad_averaging and not s.maximize:
         torch._foreach_lerp_(firsts, grads, 1.0 - s.beta1)  # one pass less
     else:
@@ -112,10 +175,7 @@ def _lamb_(
     del denominators
     if s.weight_decay != 0:
         _add_scaled_(updates, weights, s.weight_decay / scale)
-    rate = -s.lr * scale
-    if s.adapt:
-        rate = lamb_ratio(_norms(weights), _norms(updates) * scale, s) * rate
-    _add_scaled_(weights, updates, rate)
+    return updates, scale
 
 
 def _add_scaled_(targets: list[Tensor], sources: list[Tensor], scale: Number) -> None:
@@ -134,14 +194,12 @@ def _add_number_(targets: list[Tensor], number: Number) -> None:
         torch._foreach_add_(targets, number)
 
 
+def _part(number: Number, part: slice) -> Number:
+    return number[part] if isinstance(number, Tensor) and number.ndim else number
+
+
 def _each(number: Tensor, count: int) -> list[Tensor]:
     return list(number.unbind()) if number.ndim else [number] * count
-
-
-def _norms(tensors: list[Tensor]) -> Tensor:
-    """L2 norm of each tensor, at least in float32, as one tensor of one dimension."""
-    low = tensors[0].dtype in (torch.float16, torch.bfloat16)
-    return torch.stack(_list(torch._foreach_norm(tensors, 2, dtype=torch.float32 if low else None)))
 
 
 def _list(tensors: list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:

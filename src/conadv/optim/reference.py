@@ -76,7 +76,13 @@ def _guarded(ratio: Tensor, a: Tensor, b: Tensor, s: LARSSettings | LAMBSettings
     return torch.where((a > 0) & (b > 0), ratio, torch.ones_like(ratio))
 
 
-def lars_(weight: Tensor, grad: Tensor, buffer: Tensor | None, s: LARSSettings) -> None:
+Norms = tuple[Tensor, Tensor] | None
+"""The two norms of a trust ratio where they are not those of the tensors at hand, or None."""
+
+
+def lars_(
+    weight: Tensor, grad: Tensor, buffer: Tensor | None, s: LARSSettings, norms: Norms = None
+) -> None:
     """One LARS step, in place.
 
     With ``lr_in_momentum`` (TensorFlow, MLPerf, optax)::
@@ -96,11 +102,12 @@ def lars_(weight: Tensor, grad: Tensor, buffer: Tensor | None, s: LARSSettings) 
         grad: g, the same shape; not changed.
         buffer: v, the same shape, or None without momentum.
         s: settings of the group.
+        norms: |w| and |g|, if the tensors are a rank's parts of larger ones.
     """
     grad = -grad if s.maximize else grad
     scale: Number = s.lr if s.lr_in_momentum else 1.0
     if s.adapt:
-        scale = scale * lars_ratio(norm(weight), norm(grad), s)
+        scale = scale * lars_ratio(*(norms or (norm(weight), norm(grad))), s)
     update = (grad + s.weight_decay * weight) * scale
     if buffer is not None:
         buffer.mul_(s.momentum).add_(update)
@@ -144,12 +151,36 @@ def lamb_(
         corrections: ``1 - beta ** step`` of both moments; 1 and 1 without bias correction.
         s: settings of the group.
     """
+    update = lamb_update(weight, grad, first, second, corrections, s)
+    lamb_apply_(weight, update, s)
+
+
+def lamb_update(
+    weight: Tensor,
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    corrections: tuple[Number, Number],
+    s: LAMBSettings,
+) -> Tensor:
+    """The update u of :func:`lamb_`; changes the moments in place."""
     grad = -grad if s.maximize else grad
     first.mul_(s.beta1).add_(grad * (1.0 - s.beta1) if s.grad_averaging else grad)
     second.mul_(s.beta2).add_(grad * grad * (1.0 - s.beta2))
     update = (first / corrections[0]) / ((second / corrections[1]).sqrt() + s.eps)
-    update = update + s.weight_decay * weight
+    return update + s.weight_decay * weight
+
+
+def lamb_apply_(weight: Tensor, update: Tensor, s: LAMBSettings, norms: Norms = None) -> None:
+    """The last line of :func:`lamb_`: w = w - lr * ratio * u, in place.
+
+    Args:
+        weight: w, any shape.
+        update: u, the same shape.
+        s: settings of the group.
+        norms: |w| and |u|, if the tensors are a rank's parts of larger ones.
+    """
     scale: Number = s.lr
     if s.adapt:
-        scale = scale * lamb_ratio(norm(weight), norm(update), s)
+        scale = scale * lamb_ratio(*(norms or (norm(weight), norm(update))), s)
     weight.sub_(update * scale)
