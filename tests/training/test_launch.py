@@ -93,6 +93,18 @@ def test_a_killed_worker_brings_the_run_back(rank: int, tmp_path: Path) -> None:
     assert len(resumed) == 1
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+def test_a_killed_worker_ends_the_others_without_a_stack_trace(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(out, "train.steps=2000", ranks=2)
+    wait_for_step(process, out, 3)
+    os.kill(worker(out, 1), signal.SIGKILL)
+    _, errors = finish(process)
+    assert process.returncode not in (0, None)
+    assert errors.count("rank 0 of 2: another process is gone") == 1, errors
+    assert "Traceback" not in errors
+
+
 def test_a_number_of_devices_that_cannot(tmp_path: Path) -> None:
     process = start(tmp_path / "run", ranks=3)
     _, errors = finish(process)

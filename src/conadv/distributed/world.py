@@ -96,6 +96,14 @@ class World:
         return range(self.rank * own, (self.rank + 1) * own)
 
 
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether a collective failed because another process is gone, or did not come."""
+    if isinstance(error, dist.DistError):
+        return True
+    # gloo reports in plain RuntimeErrors, with its own source file in front.
+    return isinstance(error, RuntimeError) and "/gloo/" in str(error)
+
+
 def launched() -> bool:
     """Whether a launcher (torchrun) started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ

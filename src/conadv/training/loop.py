@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from conadv.distributed import World, join
-from conadv.distributed.world import local_device
-from conadv.errors import ConadvError, DataError, RecipeError
+from conadv.distributed.world import is_lost_connection, local_device
+from conadv.errors import ConadvError, DataError, DistributedError, RecipeError
 from conadv.precision import resolve_device
 from conadv.training.allocator import keep_freed_memory
 from conadv.training.fit import fit, with_micro_batch
@@ -97,6 +97,14 @@ def _run(make: Callable[[], Run], world: World, *, resuming: bool) -> Result:
         except ConadvError as error:
             error.on_every_rank = world.size > 1 and not isinstance(error, DataError)
             raise
+        except RuntimeError as error:
+            if world.size == 1 or not is_lost_connection(error):
+                raise
+            raise DistributedError(
+                f"rank {world.rank} of {world.size}: another process is gone or did not answer "
+                f"({str(error).splitlines()[0]}). Nothing since the last checkpoint is kept; the "
+                "same command with --resume goes on from there."
+            ) from error
 
 
 def _on_every_rank(world: World, action: Callable[[], T]) -> T:
