@@ -13,10 +13,11 @@ from torch import Tensor
 
 @dataclass
 class PackedSigns:
-    """The signs of a tensor: a bit each, and a second one while some may be zero.
+    """The signs of a tensor: a bit each, and a second one where some are zero.
 
-    An exactly zero gradient has no sign and its value must not move, so the second plane tells
-    zeros apart. They are rare: `settle` drops the plane where there are none.
+    An exactly zero gradient has no sign and its value must not move, so a second plane tells zeros
+    apart. They are rare. On a CPU the plane is made only if it is needed; a GPU makes it always,
+    for asking would wait for the device, and `settle` drops it once the answer has arrived.
     """
 
     bits: Tensor
@@ -27,28 +28,42 @@ class PackedSigns:
     """Of the tensor, in the order in which its values lie in memory."""
     channels_last: bool = False
     """Whether that order is (N, H, W, C) for a tensor of shape (N, C, H, W)."""
+    answer: tuple[Tensor, torch.cuda.Event] | None = None
+    """Whether `nonzero` can be dropped, in host memory, and the event after which it is there."""
 
     @classmethod
     def of(cls, signs: Tensor) -> PackedSigns:
-        """Pack a tensor of -1, 0 and 1, of any shape."""
+        """Pack a tensor of -1, 0 and 1, of any shape. Does not wait for a GPU."""
         last = signs.ndim == 4 and signs.is_contiguous(memory_format=torch.channels_last)
         if last := last and not signs.is_contiguous():
             signs = signs.permute(0, 2, 3, 1)
-        packed = cls(_pack(signs > 0), _pack(signs != 0), tuple(signs.shape), last)
+        bits, flags = _pack(signs > 0), signs != 0
+        everywhere = flags.all()
         if signs.device.type == "cpu":
-            packed.settle()
+            plane = None if everywhere else _pack(flags)
+            return cls(bits, plane, tuple(signs.shape), last)
+        packed = cls(bits, _pack(flags), tuple(signs.shape), last)
+        if signs.device.type == "cuda":
+            # Such a copy goes to pinned memory, so nobody waits for it.
+            on_its_way = everywhere.to("cpu", non_blocking=True)
+            stream = torch.cuda.current_stream(signs.device)
+            packed.answer = (on_its_way, stream.record_event())
         return packed
 
     def settle(self) -> None:
-        """Drop the second plane if there is no zero. Waits for the device."""
-        if self.nonzero is not None and bool(self._unpack(self.nonzero).all()):
-            self.nonzero = None
+        """Drop the second plane if it is known by now that no sign is zero. Waits for nothing."""
+        if self.answer is None:
+            return
+        everywhere, arrived = self.answer
+        if arrived.query():
+            self.nonzero = None if everywhere else self.nonzero
+            self.answer = None
 
-    def unpack(self, dtype: torch.dtype) -> Tensor:
-        """-1, 0 and 1 in the shape of the tensor."""
-        signs = self._unpack(self.bits).to(dtype).mul_(2).sub_(1)
+    def unpack(self, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+        """-1, 0 and 1 in the shape of the tensor; on its own device if none is given."""
+        signs = self._unpack(self.bits, device).to(dtype).mul_(2).sub_(1)
         if self.nonzero is not None:
-            signs *= self._unpack(self.nonzero)
+            signs *= self._unpack(self.nonzero, device)
         return signs.permute(0, 3, 1, 2) if self.channels_last else signs
 
     def tensors(self) -> list[Tensor]:
@@ -67,16 +82,19 @@ class PackedSigns:
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> PackedSigns:
         """The inverse of `state_dict`, on `device`."""
-        nonzero = state["nonzero"]
+        shape, nonzero = tuple(state["shape"]), state["nonzero"]
+        # A state may have been taken before the answer was there.
+        if nonzero is not None and bool(_unpack(nonzero, math.prod(shape)).all()):
+            nonzero = None
         return cls(
             state["bits"].to(device),
             None if nonzero is None else nonzero.to(device),
-            tuple(state["shape"]),
+            shape,
             bool(state["channels_last"]),
         )
 
-    def _unpack(self, plane: Tensor) -> Tensor:
-        return _unpack(plane, math.prod(self.shape)).view(self.shape)
+    def _unpack(self, plane: Tensor, device: torch.device | None) -> Tensor:
+        return _unpack(plane.to(device or plane.device), math.prod(self.shape)).view(self.shape)
 
 
 def _pack(flags: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,47 @@ from conadv._nested import map_tensors, rows
 from conadv._packed import PackedSigns
 from conadv.schedules._base import Copies, Round, Schedule, Scheduled, own_labels
 
-Pending = Copies | PackedSigns | None
+
+@dataclass
+class PendingSigns:
+    """The signs of a step from the first images of a batch, which comes with its round."""
+
+    signs: PackedSigns
+    total: int | None
+    """Images of that batch; None: not known, in states of development versions."""
+
+    def copies(self, round: Round) -> Copies:
+        """The copies that the signs make of the round's images.
+
+        Raises:
+            RuntimeError: the round's batch cannot be the one that was attacked.
+        """
+        total = len(round.images)
+        images = round.images.detach()
+        signs = self.signs.unpack(torch.promote_types(images.dtype, torch.float32), images.device)
+        origins = images[: len(signs)]
+        if origins.shape != signs.shape or self.total not in (None, total):
+            of = "" if self.total is None else f" of {self.total} images"
+            raise RuntimeError(
+                f"Images of shape {tuple(signs.shape)}, from a batch{of}, were attacked for this "
+                f"round, whose images have shape {tuple(images.shape)}: what batches() reads "
+                "ahead, or peek() is shown, must be the very batch of tau rounds later."
+            )
+        # The step that the attack took itself, so that the result is the same to the bit.
+        stepped = round.attack.ascend(origins, origins, signs)
+        return Copies(stepped.images, rows(round.labels, 0, len(signs), total), origins)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers only."""
+        return {**self.signs.state_dict(), "total": self.total}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> PendingSigns:
+        """The inverse of `state_dict`, on `device`."""
+        return cls(PackedSigns.from_state_dict(state, device), state.get("total"))
+
+
+Pending = Copies | PendingSigns | None
 """What a later round needs; None where nothing was made for it."""
 
 
@@ -77,8 +118,8 @@ class Lookahead(Schedule):
             fresh = self._attack_now(round)
             return [fresh] if fresh is not None else []
         due = self._pending[0] if self.active(round.progress) else None
-        if isinstance(due, PackedSigns):
-            due = self._unpacked(round, due)
+        if isinstance(due, PendingSigns):
+            due = due.copies(round)
         return [due] if due is not None else []
 
     def collect(self, round: Round) -> None:
@@ -97,9 +138,16 @@ class Lookahead(Schedule):
             made = self._attack(round, round.future)
         self._early = None
         self._pending.popleft()
-        if self._pending and isinstance(newest := self._pending[-1], PackedSigns):
-            newest.settle()  # a round later the device has long finished with it
+        self._settle()
         self._pending.append(made)
+
+    def _settle(self) -> None:
+        """Free what the device has found to be unneeded; only the newest are still undecided."""
+        for entry in reversed(self._pending):
+            if isinstance(entry, PendingSigns):
+                if entry.signs.answer is None:
+                    return
+                entry.signs.settle()
 
     def _attack_now(self, round: Round) -> Copies | None:
         """With tau = 0: the round's own images."""
@@ -132,23 +180,9 @@ class Lookahead(Schedule):
         perturbed = round.perturb(origins, labels)
         round.report_zero_share(perturbed.zero_share)
         if round.attack.is_one_sign_step and perturbed.direction is not None:
-            return PackedSigns.of(perturbed.direction)
+            return PendingSigns(PackedSigns.of(perturbed.direction), total)
         kept = origins.clone() if round.keep_origins else None
         return Copies(perturbed.images, labels, kept)
-
-    @staticmethod
-    def _unpacked(round: Round, packed: PackedSigns) -> Copies:
-        """The copies that the signs make of this round's images."""
-        total, signs = len(round.images), packed.unpack(torch.float32)
-        origins = round.images[: len(signs)].detach()
-        if origins.shape != signs.shape:
-            raise RuntimeError(
-                f"A batch of shape {tuple(signs.shape)} was attacked for this round, whose images "
-                f"have shape {tuple(round.images.shape)}: what batches() reads ahead, or peek() is "
-                "shown, must be the very batch of tau rounds later."
-            )
-        images = round.attack.ascend(origins, origins, signs).images
-        return Copies(images, rows(round.labels, 0, len(signs), total), origins)
 
     def skip(self) -> None:
         """Drop this round's copies and make none."""
@@ -162,11 +196,12 @@ class Lookahead(Schedule):
         self.skip()
 
     def state_dict(self) -> dict[str, Any]:
-        """The copies of the next tau rounds."""
+        """What is pending for the next tau rounds."""
+        self._settle()
         return {"pending": [c.state_dict() if c is not None else None for c in self._pending]}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Restore the copies of the next tau rounds.
+        """Restore what is pending for the next tau rounds, also whole copies of any attack.
 
         Raises:
             ValueError: they were made for another tau.
@@ -182,14 +217,14 @@ class Lookahead(Schedule):
         )
 
 
-def _restored(entry: dict[str, Any], device: torch.device) -> Copies | PackedSigns:
-    kind = PackedSigns if "bits" in entry else Copies
+def _restored(entry: dict[str, Any], device: torch.device) -> Copies | PendingSigns:
+    kind = PendingSigns if "bits" in entry else Copies
     return kind.from_state_dict(entry, device)
 
 
-def _tensors(made: Copies | PackedSigns) -> list[Tensor]:
-    if isinstance(made, PackedSigns):
-        return made.tensors()
+def _tensors(made: Copies | PendingSigns) -> list[Tensor]:
+    if isinstance(made, PendingSigns):
+        return made.signs.tensors()
     found: list[Tensor] = []
     map_tensors(found.append, (made.images, made.labels, made.origins))
     return found
