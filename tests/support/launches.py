@@ -79,16 +79,21 @@ def on_ranks(size: int, folder: Path, cases: Sequence[Case]) -> list[dict[str, s
 
 
 def start(
-    out: Path, *overrides: str, ranks: int = 1, more: Sequence[str] = ()
+    out: Path,
+    *overrides: str,
+    ranks: int = 1,
+    more: Sequence[str] = (),
+    path: Path | None = None,
 ) -> subprocess.Popen[str]:
-    """``conadv train`` on so many processes, started."""
+    """``conadv train`` on so many processes, started; ``path`` is looked in for modules first."""
     train = ["-m", "conadv", "train", "smoke", *TINY, *PARALLEL, *overrides]
     devices = ["--devices", str(ranks)] if ranks > 1 else []
+    found = [p for p in (str(path or ""), os.environ.get("PYTHONPATH", "")) if p]
     limits = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.Popen(
         [sys.executable, *train, "--out", str(out), *devices, *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **limits},
+        env={**os.environ, **limits, "PYTHONPATH": os.pathsep.join(found)},
     )

@@ -1,15 +1,19 @@
 """A run in progress: what is done around each step, and when."""
 
+import json
 import math
 import statistics
 import time
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from conadv.distributed import World
+from conadv.distributed.agreement import check_agreement, code_checksum, weights_checksum
 from conadv.errors import CheckpointError, Interrupted, NonFiniteError
 from conadv.training.build import Built, build
 from conadv.training.checkpoint import CheckpointStore
@@ -77,6 +81,7 @@ class Run:
         self.writer = self._closing(BackgroundWriter())
         if resuming:
             self._restore()
+        self._check_agreement()
         main = self.world.main
         self.metrics = self._closing(JsonLines(self.folder.metrics) if main else NoLines())
         self.timing = self._closing(JsonLines(self.folder.timing) if main else NoLines())
@@ -140,6 +145,26 @@ class Run:
             self.folder.reopen(environment)
         else:
             self.folder.create(dump_recipe(self.recipe), environment)
+
+    def _check_agreement(self) -> None:
+        if self.world.size == 1:
+            return
+        recipe = json.dumps(self.recipe.model_dump(mode="json"), sort_keys=True)
+        facts = {
+            "the recipe": f"{zlib.crc32(recipe.encode()):08x}",
+            "conadv's code": code_checksum(),
+            "torch": torch.__version__,
+            "the data set": self.built.splits.facts["fingerprint"][:12],
+            "the number of training images": len(self.built.splits.train_indices),
+            "the step": self.trainer.step,
+            "the weights": weights_checksum(self.trainer.model),
+        }
+        check_agreement(
+            facts,
+            self.world,
+            "Start every process with the same command, the same installation and the same data; "
+            f"{self.folder.root} must be the same folder for all of them.",
+        )
 
     def _step(self) -> Wishes:
         wishes = Wishes(
