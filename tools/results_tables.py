@@ -119,6 +119,59 @@ def kills() -> str:
     return table(header, rows) + remade(found["environment"])
 
 
+LINK = "benchmarks/results/link-overlap.json"
+
+
+def link() -> str:
+    """Exposed communication at several rates; empty until it was measured."""
+    if not (ROOT / LINK).exists():
+        return ""
+    found = read(LINK)
+    rows = [
+        [_rate(row), schedule, *_link_times(times)]
+        for row in found["rows"]
+        for schedule, times in row["schedules"].items()
+    ]
+    header = ["link", "schedule", "step", "compute only", "exposed communication (p10-p90)"]
+    compared = [
+        [
+            _rate(row),
+            f"{1000 * row['all_reduce_seconds']:.0f} ms",
+            spread(row["lookahead_over_sequential"]),
+        ]
+        for row in found["rows"]
+    ]
+    second = ["link", "all-reduce alone", "lookahead's step over sequential's (p10-p90)"]
+    settings, bars = found["settings"], found["bars"]
+    how = "a link limited by tc" if settings["link"] == "veth" else "a link modelled in the hook"
+    note = (
+        f"\n{settings['model']} of widths {settings['widths']}, {settings['batch']} images per "
+        f"rank, {found['gradient_bytes'] / 1e6:.1f} MB of gradients, {how}, {found['rounds']} "
+        f"interleaved rounds of {settings['block']} steps. The attack takes "
+        f"{1000 * found['attack_seconds']:.0f} ms. At {bars['bits_per_second'] / 1e6:.0f} Mbit/s, "
+        f"where sequential exposes {bars['exposed_over_attack']:.2f} times as much, lookahead "
+        f"exposes {bars['lookahead_over_sequential_exposed']:.0%} of what sequential does.\n"
+    )
+    return (
+        table(header, rows) + "\n" + table(second, compared) + note + remade(found["environment"])
+    )
+
+
+def _rate(row: dict[str, Any]) -> str:
+    if row["bits_per_second"] is None:
+        return "no limit"
+    return f"{row['bits_per_second'] / 1e6:.0f} Mbit/s" + " (matched)" * row["matched"]
+
+
+def _link_times(times: dict[str, Any]) -> list[str]:
+    exposed = {key: 1000 * seconds for key, seconds in times["exposed"].items()}
+    return [
+        f"{1000 * times['step']['median']:.0f} ms",
+        f"{1000 * times['compute']['median']:.0f} ms",
+        f"{exposed['median']:.0f} ms ({exposed['p10']:.0f} to {exposed['p90']:.0f})",
+    ]
+
+
 def quickstart() -> str:
     """What `make quickstart` measured."""
     names = ("small-batch", "vanilla", "sequential", "recycled")
@@ -148,6 +201,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "optimizers": optimizers,
     "training": training,
     "kills": kills,
+    "link": link,
     "quickstart": quickstart,
 }
 

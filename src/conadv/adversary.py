@@ -295,9 +295,8 @@ class Adversary:
     def idle(self) -> None:
         """A round without images, in place of `loss` and `collect`: nothing is trained or attacked.
 
-        Keeps the pipelines of several devices in step, where one of them has fewer micro-batches
-        in a short last step than others. Lookahead drops what was made for this round; recycled
-        keeps what is pending for the next round with images.
+        For a device that has fewer micro-batches in a short last step than others. Lookahead drops
+        what was made for this round; recycled keeps what is pending.
 
         Raises:
             RuntimeError: in the middle of a round.

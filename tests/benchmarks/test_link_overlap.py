@@ -15,6 +15,9 @@ import link_overlap
 import pytest
 from _link_processes import RANK, Ranks
 
+from conadv.bench import machine
+from support.tools import load_tool
+
 TINY = {"model": "cifar/resnet8", "widths": [], "batch": 2, "image_size": 8, "bucket_mb": 0.1}
 SLOW = 8e6
 """Bits per second: the gradients of `TINY`, 0.3 MB, take 0.3 s."""
@@ -108,6 +111,44 @@ def test_bars_are_judged_at_the_rate_nearest_to_the_attack() -> None:
 def test_each_bar_can_be_missed(rows: Any, expected: str) -> None:
     (sentence,) = figures.judge(rows)["missed"]
     assert expected in sentence
+
+
+def test_the_documentations_tables_show_every_cell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tables = load_tool("results_tables")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert tables.link() == ""  # not measured yet
+    silent, talking = [block(1.0)], [block(1.25)]
+    found = {
+        name: figures.of_schedule(silent, talking)
+        for name in ("vanilla", "sequential", "lookahead")
+    }
+    rows = [
+        {
+            "bits_per_second": rate,
+            "matched": rate is not None,
+            "all_reduce_seconds": 0.5,
+            "schedules": found,
+            "lookahead_over_sequential": figures.over_rounds(talking, silent),
+        }
+        for rate in (None, 125e6)
+    ]
+    result = {
+        "attack_seconds": 0.125,
+        "gradient_bytes": 4_300_000,
+        "rounds": 1,
+        "rows": rows,
+        "bars": figures.judge(rows),
+        "settings": {**TINY, "link": "veth", "block": 1},
+        "environment": machine.environment(),
+    }
+    (tmp_path / tables.LINK).parent.mkdir(parents=True)
+    (tmp_path / tables.LINK).write_text(json.dumps(result))
+    text = tables.link()
+    assert "| 125 Mbit/s (matched) | lookahead | 1250 ms | 1000 ms | 250 ms (250 to 250) |" in text
+    assert "| no limit | 500 ms | 1.25 (1.25-1.25) |" in text
+    assert "where sequential exposes 2.00 times as much, lookahead exposes 100%" in text
 
 
 # -- the link ----------------------------------------------------------------------------------
