@@ -124,15 +124,17 @@ def test_auto_is_one_forward_where_forwards_communicate(ranks, schedule: str) ->
 def test_ranks_draw_their_own_noise() -> None:
     """A copy of a rank's images with another rank's noise would be no new noise."""
     streams = conadv._round.Streams(0)
-    mine = streams.generator(0, 1, torch.device("cpu"))
-    again = streams.generator(0, 1, torch.device("cpu"))
+    mine = streams.generator(0, 1, torch.device("cpu"), of_rank=True)
+    again = streams.generator(0, 1, torch.device("cpu"), of_rank=True)
     draws = torch.rand(8, generator=mine)
     assert torch.equal(draws, torch.rand(8, generator=again))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.distributed, "is_initialized", lambda: True)
         patch.setattr(torch.distributed, "get_rank", lambda: 1)
-        other = streams.generator(0, 1, torch.device("cpu"))
+        other = streams.generator(0, 1, torch.device("cpu"), of_rank=True)
+        shared = streams.generator(0, 1, torch.device("cpu"), of_rank=False)
     assert not torch.equal(draws, torch.rand(8, generator=other))
+    assert torch.equal(draws, torch.rand(8, generator=shared))
 
 
 @every_schedule

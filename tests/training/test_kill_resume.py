@@ -14,7 +14,7 @@ import kill_resume
 @pytest.mark.timeout(900)
 def test_killed_at_random_moments_on_two_ranks_and_nothing_is_lost(tmp_path: Path) -> None:
     found = tmp_path / "found.json"
-    arguments = ["--kills", "3", "--ranks", "2", "--schedules", "recycled", "--steps", "60"]
+    arguments = ["--kills", "3", "--ranks", "2", "--schedules", "recycled", "--steps", "30"]
     assert kill_resume.main([*arguments, "--json", str(found)]) == 0
     (row,) = json.loads(found.read_text())["rows"]
     assert row["kills"] == 3 and row["difference"] is None
