@@ -3,7 +3,6 @@
 import importlib
 import multiprocessing
 import os
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from filelock import FileLock
+
+from support.waiting import wait_for_all
 
 HEAVY = ("torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict", "conadv.optim")
 """What takes seconds to import and is imported once for all ranks."""
@@ -47,15 +48,7 @@ def _run(module: str, world: int, folder: Path) -> Results:
         context = torch.multiprocessing.start_processes(
             _rank_main, (world, str(folder), module), world, join=False, start_method="forkserver"
         )
-        try:
-            deadline = time.monotonic() + 150
-            while not context.join(timeout=1):  # True once all of them are done
-                if time.monotonic() > deadline:
-                    raise TimeoutError("The ranks wait for each other.")
-        finally:
-            for process in context.processes:
-                if process.is_alive():
-                    process.kill()
+        wait_for_all(context)
     return [torch.load(file, weights_only=True) for file in files]
 
 

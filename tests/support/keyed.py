@@ -1,7 +1,6 @@
 """What several gloo ranks draw for an attack, with `Adversary.key` and without."""
 
 import os
-import time
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ import torch.distributed as dist
 
 import conadv
 from support.loops import EPSILON, MEAN, STD, batches, cross_entropy, network, sgd
+from support.waiting import wait_for_all
 
 ROUNDS = 3
 RANDOM = conadv.Attack(EPSILON, MEAN, STD, random_start=1.0, target="random")
@@ -45,13 +45,5 @@ def on_ranks(world: int, folder: Path) -> list[dict[str, torch.Tensor]]:
     """What each rank drew."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     context = torch.multiprocessing.spawn(_rank_main, (world, str(folder)), world, join=False)
-    try:
-        deadline = time.monotonic() + 100
-        while not context.join(timeout=1):
-            if time.monotonic() > deadline:
-                raise TimeoutError("The ranks wait for each other.")
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
+    wait_for_all(context, 100)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch.distributed as dist
 
 from conadv.errors import ConadvError
 from support.runs import TINY, StopAfter, quietly, tiny
+from support.waiting import wait_for_all
 
 PARALLEL = (
     "data.synthetic.train_images=100",  # 85 to train on: a short last step of 3 micro-batches
@@ -66,15 +66,7 @@ def on_ranks(size: int, folder: Path, cases: Sequence[Case]) -> list[dict[str, s
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     arguments = (size, str(folder), list(cases))
     context = torch.multiprocessing.spawn(_rank_main, arguments, size, join=False)
-    try:
-        deadline = time.monotonic() + 150
-        while not context.join(timeout=1):
-            if time.monotonic() > deadline:
-                raise TimeoutError("The ranks wait for each other.")
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
+    wait_for_all(context)
     return [torch.load(folder / f"problems-{rank}.pt", weights_only=True) for rank in range(size)]
 
 

@@ -4,7 +4,6 @@ The functions here run in the child processes; `tests/distributed` looks at what
 """
 
 import os
-import time
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import conadv
 from conadv.overlap import DeferredAllReduce
 from support.loops import ATTACK, SCHEDULES, batches, cross_entropy, network, pending, sgd
+from support.waiting import wait_for_all
 
 WORLD = 2
 STEPS = 5
@@ -156,13 +156,5 @@ def run_all(folder: Path) -> list[dict[tuple[str, ...], Any]]:
     if not all(file.exists() for file in files):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         context = torch.multiprocessing.spawn(rank_main, (str(folder),), WORLD, join=False)
-        try:
-            deadline = time.monotonic() + 150
-            while not context.join(timeout=1):  # True once all of them are done
-                if time.monotonic() > deadline:
-                    raise TimeoutError("The ranks wait for each other.")
-        finally:
-            for process in context.processes:
-                if process.is_alive():
-                    process.kill()
+        wait_for_all(context)
     return [torch.load(file, weights_only=True) for file in files]
