@@ -2,9 +2,9 @@
 
     python benchmarks/batch_sweep.py --json benchmarks/results/batch-sweep-cpu.json
 
-The micro-batch stays, so accumulation grows. Every cell is the trainer on made-up images that lie
-in memory, the same ones for every batch, in a process of its own (peak memory is a process's), and
-sees as many images; rounds of all cells alternate and times are divided round by round.
+The micro-batch stays, so accumulation grows. The trainer works on made-up images that lie in
+memory, the same ones and as many of them for every batch. Peak memory is that of a process of its
+own; times are taken in one process, in which the batches take turns, and divided round by round.
 Goals: memory and time per image within 5 % over the whole range for vanilla, sequential and
 recycled; lookahead grows by what is pending, one bit per value.
 """
@@ -21,12 +21,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from conadv.bench import machine
+from conadv.training.build import build
+from conadv.training.recipe import load_recipe
+from conadv.training.trainer import Trainer
 
 SCHEDULES = ("vanilla", "sequential", "lookahead", "recycled")
 BATCHES = (1024, 8192, 98304)
 MICRO, SIDE, CHANNELS = 128, 8, 3
 IMAGES = 98_304
+IMAGES_PER_TURN = 24_576
+"""At least, where times are taken: a turn is a step or more."""
 
 
 def overrides(schedule: str, batch: int, device: str) -> list[str]:
@@ -47,34 +54,46 @@ def overrides(schedule: str, batch: int, device: str) -> list[str]:
     ]
 
 
-def cell(schedule: str, batch: int, device: str) -> None:
-    """In a process of its own: a line of JSON for each turn."""
-    import torch
-
-    from conadv.training.build import build
-    from conadv.training.recipe import load_recipe
-
-    recipe = load_recipe("smoke", overrides(schedule, batch, device))
-    trainer = build(recipe).trainer
+def trainer_of(schedule: str, batch: int, device: str) -> Trainer:
+    """After its first step, in which memory is taken."""
+    trainer = build(load_recipe("smoke", overrides(schedule, batch, device))).trainer
     trainer.train_step()
-    steps = max(1, IMAGES // batch)
-    while True:
-        begin = time.perf_counter()
-        for _ in range(steps):
-            trainer.train_step()
-            # The run's length does not matter here, its steady state does.
-            trainer.step = min(trainer.step, trainer.feed.total_steps - 3)
-        seconds = time.perf_counter() - begin
-        if device.startswith("cuda"):
-            peak = torch.cuda.max_memory_allocated()
-        else:
-            status = Path("/proc/self/status").read_text().splitlines()
-            peak = next(int(x.split()[1]) * 1024 for x in status if x.startswith("VmHWM"))
-        pending = trainer.adversary.state_dict()["state"].get("pending", [])
-        found = {"seconds": seconds / (steps * batch), "peak": peak, "pending": _bytes(pending)}
-        print(json.dumps(found), flush=True)
-        if not sys.stdin.readline():
-            return
+    return trainer
+
+
+def take_steps(trainer: Trainer, steps: int) -> None:
+    """The run's length does not matter here, its steady state does."""
+    for _ in range(steps):
+        trainer.step = min(trainer.step, trainer.feed.total_steps - 3)
+        trainer.train_step()
+
+
+def memory(schedule: str, batch: int, device: str) -> None:
+    """In a process of its own: a line of JSON. All batches see as many images."""
+    trainer = trainer_of(schedule, batch, device)
+    take_steps(trainer, IMAGES // batch)
+    if device.startswith("cuda"):
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        status = Path("/proc/self/status").read_text().splitlines()
+        peak = next(int(x.split()[1]) * 1024 for x in status if x.startswith("VmHWM"))
+    pending = trainer.adversary.state_dict()["state"].get("pending", [])
+    print(json.dumps({"peak": peak, "pending": _bytes(pending)}))
+
+
+def times(schedule: str, rounds: int, device: str) -> None:
+    """All batches in one process, which take turns: seconds per image, a line of JSON."""
+    trainers = {batch: trainer_of(schedule, batch, device) for batch in BATCHES}
+    found: dict[int, list[float]] = {batch: [] for batch in BATCHES}
+    for turn in range(rounds):
+        for batch in BATCHES if turn % 2 else reversed(BATCHES):
+            steps = max(1, IMAGES_PER_TURN // batch)
+            begin = time.perf_counter()
+            take_steps(trainers[batch], steps)
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            found[batch].append((time.perf_counter() - begin) / (steps * batch))
+    print(json.dumps(found))
 
 
 def _bytes(value: Any) -> int:
@@ -86,40 +105,23 @@ def _bytes(value: Any) -> int:
 
 
 def measure(schedule: str, rounds: int, device: str) -> list[dict[str, Any]]:
-    """All batches of a schedule: each waits in its process for its turn."""
-    own = [sys.executable, __file__, "--cell", schedule, "--device", device]
-    processes: dict[int, subprocess.Popen[str]] = {}
-    times: dict[int, list[float]] = {batch: [] for batch in BATCHES}
-    last: dict[int, dict[str, Any]] = {}
-    try:
-        for turn in range(rounds):
-            for batch in BATCHES:
-                if turn == 0:  # started one after the other: each has the machine for itself
-                    processes[batch] = subprocess.Popen(
-                        [*own, "--batch", str(batch)],
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        text=True,
-                    )
-                process = processes[batch]
-                assert process.stdin is not None and process.stdout is not None
-                if turn:
-                    process.stdin.write("again\n")
-                    process.stdin.flush()
-                last[batch] = json.loads(process.stdout.readline())
-                times[batch].append(last[batch]["seconds"])
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
+    """Memory of each batch, then the time of all of them."""
+
+    def own(*arguments: str) -> Any:
+        command = [sys.executable, __file__, "--schedule", schedule, "--device", device]
+        done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, check=True)
+        return json.loads(done.stdout)
+
+    last = {batch: own("--batch", str(batch)) for batch in BATCHES}
+    seconds = {int(k): v for k, v in own("--rounds", str(rounds)).items()}
     rows = []
     for batch in BATCHES:
-        ratios = [a / b for a, b in zip(times[batch], times[BATCHES[0]], strict=True)]
+        ratios = [a / b for a, b in zip(seconds[batch], seconds[BATCHES[0]], strict=True)]
         rows.append(
             {
                 "schedule": schedule,
                 "global_batch": batch,
-                "seconds_per_image": statistics.median(times[batch]),
+                "seconds_per_image": statistics.median(seconds[batch]),
                 "time_ratio": machine.spread(ratios),
                 "peak_bytes": last[batch]["peak"],
                 "memory_ratio": last[batch]["peak"] / last[BATCHES[0]]["peak"],
@@ -132,14 +134,17 @@ def measure(schedule: str, rounds: int, device: str) -> list[dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all cells, print and write them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    parser.add_argument("--schedule", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.cell:
-        cell(options.cell, options.batch, options.device)
+    if options.schedule and options.batch:
+        memory(options.schedule, options.batch, options.device)
+        return
+    if options.schedule:
+        times(options.schedule, options.rounds, options.device)
         return
     rows = []
     for schedule in SCHEDULES:

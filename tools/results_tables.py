@@ -119,6 +119,41 @@ def kills() -> str:
     return table(header, rows) + remade(found["environment"])
 
 
+SWEEP = "benchmarks/results/batch-sweep-cpu.json"
+
+
+def sweep() -> str:
+    """Peak memory and time per image over the global batch; empty until it was measured."""
+    if not (ROOT / SWEEP).exists():
+        return ""
+    found = read(SWEEP)
+    rows = [
+        [
+            row["schedule"],
+            f"{row['global_batch']:,}",
+            f"{row['memory_ratio']:.3f}",
+            f"{row['peak_bytes'] / 2**20:,.0f} MiB",
+            f"{row['pending_bytes'] / 2**20:.2f} MiB",
+            spread(row["time_ratio"]),
+        ]
+        for row in found["rows"]
+    ]
+    header = [
+        "schedule",
+        "global batch",
+        "peak memory over the first",
+        "peak memory",
+        "pending",
+        "time per image over the first (p10-p90)",
+    ]
+    channels, height, width = found["image"]
+    note = (
+        f"\nResNet-8, {channels} x {height} x {width} pixels, micro-batches of "
+        f"{found['micro_batch']}. Peak memory is the whole process's, the images in it.\n"
+    )
+    return table(header, rows) + note + remade(found["environment"])
+
+
 LINK = "benchmarks/results/link-overlap.json"
 
 
@@ -201,6 +236,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "optimizers": optimizers,
     "training": training,
     "kills": kills,
+    "sweep": sweep,
     "link": link,
     "quickstart": quickstart,
 }

@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         message, code = describe(error)
+        if getattr(error, "told", False):
+            return code
         if message is None or os.environ.get("CONADV_TRACEBACK") == "1":
             raise
         if _speaks_for_all(error):

@@ -10,6 +10,8 @@ class ConadvError(Exception):
 
     on_every_rank = False
     """Whether all processes of a run raise it together, so that one of them has to tell."""
+    told = False
+    """Whether the user has heard of it already, from this process or another one."""
 
 
 class RecipeError(ConadvError, ValueError):

@@ -1,12 +1,15 @@
 """Runs on several gloo ranks: within this test, or as the real command."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -89,3 +92,39 @@ def start(
         text=True,
         env={**os.environ, **limits, "PYTHONPATH": os.pathsep.join(found)},
     )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it printed, on both streams."""
+    try:
+        return process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the launcher ends its processes
+        printed, errors = process.communicate()
+        raise AssertionError(f"it hangs:\n{printed}\n{errors}") from None
+
+
+def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
+    """Wait until a run has logged a step."""
+    metrics = out / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.01)
+
+
+def worker(out: Path, rank: int) -> int:
+    """Process number of a rank of the run in this folder."""
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            if str(out).encode() in command and f"RANK={rank}".encode() in environment:
+                return int(folder.name)
+    raise AssertionError(f"rank {rank} is not there")
+
+
+finds_workers = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="finds processes in /proc"
+)

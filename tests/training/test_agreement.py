@@ -1,5 +1,6 @@
 """Ranks that were not started alike say so before they train."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ from conadv.errors import DistributedError
 from support.launches import start
 
 
+@dataclass(frozen=True)
 class Told(World):
     """A world whose other ranks say what the test wants."""
 
+    others: tuple[dict[str, str], ...] = ()
+
     def gather(self, value):  # type: ignore[no-untyped-def]
-        others = [{**value, **changes} for changes in self.store]
+        others = [{**value, **changes} for changes in self.others]
         return [value, *others]
 
 
@@ -24,7 +28,7 @@ FACTS = {"the recipe": "aa", "torch": "2"}
 
 
 def world(*others: dict[str, str]) -> World:
-    return Told(0, 1 + len(others), store=others)
+    return Told(0, 1 + len(others), others=others)
 
 
 def test_agreement_is_silent() -> None:

@@ -1,38 +1,17 @@
 """``conadv train --devices N``: the real command, its signals, and one voice."""
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from conadv.commands._launch import without
-from support.launches import start
+from support.launches import finds_workers, finish, start, wait_for_step, worker
 from support.runs import assert_same_state, final_state
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
-    try:
-        return process.communicate(timeout=120)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # the launcher ends its processes
-        printed, errors = process.communicate()
-        raise AssertionError(f"it hangs:\n{printed}\n{errors}") from None
-
-
-def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
-    metrics = out / "metrics.jsonl"
-    deadline = time.monotonic() + 100
-    while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "the run does not get on"
-        time.sleep(0.01)
 
 
 def test_two_processes_train_and_one_speaks(tmp_path: Path) -> None:
@@ -62,18 +41,7 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
     assert json.loads((out / "result.json").read_text())["steps"] == step >= 3
 
 
-def worker(out: Path, rank: int) -> int:
-    """Process number of a rank of the run in this folder."""
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            command = (folder / "cmdline").read_bytes().split(b"\0")
-            environment = (folder / "environ").read_bytes().split(b"\0")
-            if str(out).encode() in command and f"RANK={rank}".encode() in environment:
-                return int(folder.name)
-    raise AssertionError(f"rank {rank} is not there")
-
-
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+@finds_workers
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_worker_brings_the_run_back(rank: int, tmp_path: Path) -> None:
     """Without anybody's help, from the last checkpoint, and to the same end."""
@@ -91,18 +59,6 @@ def test_a_killed_worker_brings_the_run_back(rank: int, tmp_path: Path) -> None:
     assert_same_state(final_state(broken)["trainer"], final_state(whole)["trainer"])
     resumed = json.loads((broken / "environment.json").read_text())["resumed"]
     assert len(resumed) == 1
-
-
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
-def test_a_killed_worker_ends_the_others_without_a_stack_trace(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = start(out, "train.steps=2000", ranks=2)
-    wait_for_step(process, out, 3)
-    os.kill(worker(out, 1), signal.SIGKILL)
-    _, errors = finish(process)
-    assert process.returncode not in (0, None)
-    assert errors.count("rank 0 of 2: another process is gone") == 1, errors
-    assert "Traceback" not in errors
 
 
 def test_a_number_of_devices_that_cannot(tmp_path: Path) -> None:

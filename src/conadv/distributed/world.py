@@ -17,8 +17,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from conadv.distributed.watchdog import NoWatchdog, Watchdog
 from conadv.errors import DistributedError
 
+LATER = 30.0
+"""Seconds that a collective waits longer than the watchdog, which can say what is wrong."""
 T = TypeVar("T")
 
 
@@ -32,8 +35,8 @@ class World:
     """Rank among the processes of this machine."""
     local_size: int = 1
     """Number of processes on this machine."""
-    store: Any = field(default=None, compare=False, repr=False)
-    """Where the processes of this attempt leave one another notes; None where nobody joined."""
+    watchdog: NoWatchdog = field(default_factory=NoWatchdog, compare=False, repr=False)
+    """Sees to it that no process waits for ever for one that is gone or stuck."""
 
     @property
     def main(self) -> bool:
@@ -45,7 +48,8 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        with self.watchdog.waiting():
+            dist.all_gather_object(values, value)
         return values
 
     def first(self, value: T) -> T:
@@ -53,7 +57,8 @@ class World:
         if self.size == 1:
             return value
         box: list[Any] = [value if self.main else None]
-        dist.broadcast_object_list(box, src=0)
+        with self.watchdog.waiting():
+            dist.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[no-any-return]
 
     def on_main(self, action: Callable[[], T]) -> T:
@@ -146,7 +151,7 @@ def join(device: str, timeout: float) -> Iterator[World]:
 
     Args:
         device: what the recipe asks for.
-        timeout: seconds after which a collective that others do not enter raises.
+        timeout: seconds after which a process that is stuck stops all of them.
 
     Raises:
         DistributedError: the device cannot serve so many processes, or the group cannot be made.
@@ -164,13 +169,13 @@ def join(device: str, timeout: float) -> Iterator[World]:
         torch.cuda.set_device(place)
         backend = "cpu:gloo,cuda:nccl"
     try:
-        store = _own_store(world, timeout)
+        store, notes = _own_stores(world, timeout)
         dist.init_process_group(
             backend,
             store=store,
             rank=world.rank,
             world_size=world.size,
-            timeout=timedelta(seconds=timeout),
+            timeout=timedelta(seconds=timeout + LATER),
         )
     except (RuntimeError, ValueError) as error:
         raise DistributedError(
@@ -179,22 +184,34 @@ def join(device: str, timeout: float) -> Iterator[World]:
             f"({os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}) reachable from "
             "every machine, and was every machine started with the same number of processes?"
         ) from error
+    watchdog = Watchdog(notes, world.rank, world.size, timeout)
     try:
-        yield replace(world, store=store)
+        yield replace(world, watchdog=watchdog)
     finally:
+        watchdog.close()
         dist.destroy_process_group()
 
 
-def _own_store(world: World, timeout: float) -> Any:
-    """The launch's store, with a part of it for this attempt alone.
+def _own_stores(world: World, timeout: float) -> tuple[Any, Any]:
+    """The launch's store, with a part of it for this attempt alone; and once more for notes.
 
     After a restart torchrun hands out the store of the attempt before, with the addresses of the
     processes that are gone: reading one of these, a process would wait for them for ever.
     """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    meeting = rendezvous("env://", world.rank, world.size, timeout=timedelta(seconds=timeout))
+    own, wait = f"conadv/attempt-{attempt}-of-{world.size}", timedelta(seconds=timeout)
+    meeting = rendezvous("env://", world.rank, world.size, timeout=wait)
     store, _, _ = next(iter(meeting))
-    return dist.distributed_c10d.PrefixStore(f"conadv/attempt-{attempt}-of-{world.size}", store)
+    base = store
+    while isinstance(base, dist.distributed_c10d.PrefixStore):
+        base = base.underlying_store
+    # Collectives hold a connection for as long as they wait for a key of another process.
+    again = dist.TCPStore(  # type: ignore[attr-defined]
+        base.host, base.port, is_master=False, timeout=wait
+    )
+    return dist.distributed_c10d.PrefixStore(own, store), dist.distributed_c10d.PrefixStore(
+        f"{own}/notes", again
+    )
 
 
 def _world(rank: int, size: int) -> World:

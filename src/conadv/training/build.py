@@ -1,7 +1,8 @@
 """From a recipe to a trainer that is ready for its first step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from conadv.distributed import World
 from conadv.distributed.world import local_device
 from conadv.precision import autocast_dtype, resolve_device
 from conadv.training.feed import ResidentFeed
+from conadv.training.fully_sharded import FullySharded
 from conadv.training.measure import Images, Score, score
 from conadv.training.method import make_adversary, make_model, make_test_attack
 from conadv.training.parallel import Alone, DataParallel, Exchange
@@ -18,6 +20,8 @@ from conadv.training.recipe import Recipe
 from conadv.training.splits import Splits, load_splits
 from conadv.training.trainer import Numerics, Trainer
 from conadv.training.updates import learning_rate_factor, make_optimizer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,34 +42,43 @@ class Built:
 
         Each rank takes a part of the images.
         """
-        settings = self.recipe.evaluation
-        part = images.part(self.world.rank, self.world.size)
-        batches = part.batches(
-            settings.batch, self.device, channels_last=self.recipe.hardware.channels_last
-        )
         model, numerics = self.trainer.evaluated_model, self.trainer.numerics
-        own = None
-        if len(part) or self.world.size == 1:
-            own = score(model, batches, numerics.autocast(), settings.branch)
-        return Score.joined([found for found in self.world.gather(own) if found is not None])
+        layout, branch = self.recipe.hardware.channels_last, self.recipe.evaluation.branch
+
+        def measure(part: Images, batch: int) -> Score:
+            batches = part.batches(batch, self.device, channels_last=layout)
+            return score(model, batches, numerics.autocast(), branch)
+
+        return Score.joined(self._on_parts(images, measure))
 
     def robust_accuracy(self) -> float:
         """Accuracy of the model as it is now under the recipe's test attack."""
         settings = self.recipe.evaluation
-        images = self.splits.test().first(settings.robust_images)
-        part = images.part(self.world.rank, self.world.size)
-        own = None
-        if len(part) or self.world.size == 1:
+
+        def measure(part: Images, batch: int) -> Robustness:
             with self.trainer.numerics.autocast():
-                own = robust_accuracy(
+                return robust_accuracy(
                     self.trainer.evaluated_model,
-                    part.batches(settings.batch, self.device),
+                    part.batches(batch, self.device),
                     make_test_attack(self.recipe, self.splits.dataset),
                     branch=settings.branch,
                     seed=self.recipe.seed + self.world.rank,
                 )
-        parts = [found for found in self.world.gather(own) if found is not None]
-        return Robustness.joined(parts).robust_accuracy
+
+        images = self.splits.test().first(settings.robust_images)
+        return Robustness.joined(self._on_parts(images, measure)).robust_accuracy
+
+    def _on_parts(self, images: Images, measure: Callable[[Images, int], T]) -> list[T]:
+        """Measure this rank's part, in batches of so many images; what all ranks found."""
+        world, batch = self.world, self.recipe.evaluation.batch
+        part = images.part(world.rank, world.size)
+        own = measure(part, batch) if len(part) or world.size == 1 else None
+        if self.trainer.exchange.lockstep:
+            # The others' passes need this rank too; what it makes of these images is dropped.
+            most = -(-len(images.part(0, world.size)) // batch)
+            if missing := most - -(-len(part) // batch):
+                measure(images.repeated(missing), 1)
+        return [found for found in world.gather(own) if found is not None]
 
 
 def build(recipe: Recipe, world: World | None = None) -> Built:
@@ -90,7 +103,8 @@ def build(recipe: Recipe, world: World | None = None) -> Built:
     feed = ResidentFeed(recipe, splits.dataset, splits.train_indices, device)
     torch.manual_seed(recipe.seed)
     model = make_model(recipe, splits.dataset).to(device)
-    if recipe.hardware.channels_last:
+    sharded = world.size > 1 and recipe.hardware.parallel == "fsdp"
+    if recipe.hardware.channels_last and not sharded:  # fully_shard takes contiguous weights only
         model = model.to(memory_format=torch.channels_last)
     exchange = _exchange(recipe, model, world)
     trainer = Trainer(
@@ -111,7 +125,7 @@ def build(recipe: Recipe, world: World | None = None) -> Built:
         micro_steps=recipe.micro_steps,
         tau=recipe.method.tau if recipe.method.schedule == "lookahead" else 0,
     )
-    if world.size > 1:
+    if world.size > 1 and not sharded:
         trainer.settle()
     every = round(recipe.evaluation.every_epochs * recipe.steps_per_epoch(count))
     return Built(recipe, world, device, splits, splits.validation(), trainer, max(1, every))
@@ -119,4 +133,8 @@ def build(recipe: Recipe, world: World | None = None) -> Built:
 
 def _exchange(recipe: Recipe, model: nn.Module, world: World) -> Exchange:
     called: Any = torch.compile(model) if recipe.hardware.compile else model
-    return Alone(called) if world.size == 1 else DataParallel(model, called, world)
+    if world.size == 1:
+        return Alone(called)
+    if recipe.hardware.parallel == "fsdp":
+        return FullySharded(model, world)
+    return DataParallel(model, called, world)

@@ -1,10 +1,23 @@
 """The images of each step, cut into micro-batches: a pure function of the seed and the step."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from conadv.data import Augment, ImageDataset, ResidentSource, sample_indices
 from conadv.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The samples of a step and where its micro-batches begin: cut once, read hundreds of times."""
+
+    samples: Tensor
+    starts: range
+    sizes: list[int]
 
 
 class ResidentFeed:
@@ -28,7 +41,7 @@ class ResidentFeed:
     ) -> None:
         self.total_steps = recipe.total_steps(len(indices))
         self._recipe = recipe
-        self._recent: dict[int, list[Tensor]] = {}
+        self._recent: dict[int, _Step] = {}
         self._indices = indices
         self._steps_per_epoch = recipe.steps_per_epoch(len(indices))
         settings = recipe.data
@@ -41,31 +54,31 @@ class ResidentFeed:
 
     def sizes(self, step: int) -> list[int]:
         """Fresh images in each micro-batch of a step."""
-        return [len(part) for part in self._parts(step)]
+        return self._step(step).sizes
 
     def micro_batch(self, step: int, index: int) -> tuple[Tensor, Tensor]:
         """(images, labels) of one micro-batch of a step, the same on every rank."""
-        parts = self._parts(step)
-        sizes = [len(part) for part in parts]
-        start = sum(sizes[:index])
-        return self._source.batch(parts[index], step, start=start, total=sum(sizes))
+        cut = self._step(step)
+        start, total = cut.starts[index], len(cut.samples)
+        part = cut.samples[start : start + cut.sizes[index]]
+        return self._source.batch(part, step, start=start, total=total)
 
     def sample_ids(self, step: int) -> list[int]:
         """Positions in the data set's training images of a step's samples."""
-        return self._indices[torch.cat(self._parts(step))].tolist()
+        return self._indices[self._step(step).samples].tolist()
 
     def epoch(self, step: int) -> float:
         """How often the training set has been seen before a step."""
         return step / self._steps_per_epoch
 
-    def _parts(self, step: int) -> list[Tensor]:
+    def _step(self, step: int) -> _Step:
         if step not in self._recent:
             # Lookahead reads two steps in turn.
             self._recent = dict([*self._recent.items()][-1:])
             self._recent[step] = self._cut(step)
         return self._recent[step]
 
-    def _cut(self, step: int) -> list[Tensor]:
+    def _cut(self, step: int) -> _Step:
         recipe = self._recipe
         chosen = sample_indices(
             recipe.seed,
@@ -74,4 +87,6 @@ class ResidentFeed:
             len(self._indices),
             tail=recipe.data.order_tail,
         )
-        return list(chosen.split(recipe.fresh_per_micro_batch))
+        size, total = recipe.fresh_per_micro_batch, len(chosen)
+        starts = range(0, total, size)
+        return _Step(chosen, starts, [min(size, total - start) for start in starts])

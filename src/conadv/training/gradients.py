@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from conadv.optim._sharded import is_dtensor
+
 
 def finish_gradients(
     parameters: Sequence[nn.Parameter], divisor: float, clip: float | None
@@ -29,7 +31,7 @@ def finish_gradients(
     norm = nn.utils.get_total_norm(gradients)
     if clip is not None:
         nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-    return norm
+    return norm.full_tensor() if is_dtensor(norm) else norm
 
 
 class BufferGuard:

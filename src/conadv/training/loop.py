@@ -94,17 +94,31 @@ def _run(make: Callable[[], Run], world: World, *, resuming: bool) -> Result:
             stack.callback(run.close)
             run.open(resuming)
             return run.complete()
-        except ConadvError as error:
-            error.on_every_rank = world.size > 1 and not isinstance(error, DataError)
-            raise
-        except RuntimeError as error:
-            if world.size == 1 or not is_lost_connection(error):
+        except Exception as error:
+            if world.size == 1:
                 raise
-            raise DistributedError(
-                f"rank {world.rank} of {world.size}: another process is gone or did not answer "
-                f"({str(error).splitlines()[0]}). Nothing since the last checkpoint is kept; the "
-                "same command with --resume goes on from there."
-            ) from error
+            if isinstance(error, ConadvError) and not isinstance(error, DataError):
+                error.on_every_rank = True
+            elif is_lost_connection(error):
+                raise _stopped(world, error) from error
+            else:  # of this rank alone, or of the one that is the first to say so
+                kind = type(error).__name__
+                error.told = not world.watchdog.fail(f"{kind}: {error}")  # type: ignore[attr-defined]
+            raise
+
+
+def _stopped(world: World, error: Exception) -> DistributedError:
+    """Which process is gone or stuck; printed by one rank, raised by all that still can."""
+    verdict = world.watchdog.lost()
+    if verdict is not None:
+        stopped = DistributedError(verdict.message)
+        stopped.told = True
+        return stopped
+    return DistributedError(
+        f"rank {world.rank} of {world.size}: another process is gone or did not answer "
+        f"({str(error).splitlines()[0]}). Nothing since the last checkpoint is kept; the same "
+        "command with --resume goes on from there."
+    )
 
 
 def _on_every_rank(world: World, action: Callable[[], T]) -> T:

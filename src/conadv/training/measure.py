@@ -39,6 +39,11 @@ class Images:
         chosen = torch.arange(count, device=self.labels.device) * len(self) // count
         return Images(self.images[chosen], self.labels[chosen], self.mean, self.std)
 
+    def repeated(self, count: int) -> "Images":
+        """The first image so many times."""
+        images = self.images[:1].expand(count, -1, -1, -1)
+        return Images(images, self.labels[:1].expand(count), self.mean, self.std)
+
     def part(self, rank: int, size: int) -> "Images":
         """A contiguous part for one of several ranks; parts differ by one image at most."""
         if size == 1:

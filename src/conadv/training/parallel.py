@@ -25,6 +25,8 @@ class Exchange(Protocol):
     world: World
     wrapped: Any
     """What the adversary trains through."""
+    lockstep: bool
+    """Whether a forward pass on one rank needs one on every other, outside of training too."""
 
     def begin(self) -> None:
         """A step begins."""
@@ -44,6 +46,8 @@ class Exchange(Protocol):
 
 class Alone:
     """One process: nothing to exchange."""
+
+    lockstep = False
 
     def __init__(self, module: nn.Module) -> None:
         self.world = World()
@@ -68,34 +72,21 @@ class Alone:
         return self._numbers.unsqueeze(0)
 
 
-class DataParallel:
-    """DistributedDataParallel whose all-reduce is awaited late.
+class Joined:
+    """What every kind of data parallelism shares: running statistics and the numbers of a step.
 
     Args:
         model: the bare model, whose running statistics are joined.
-        module: the model or its compiled form.
         world: of this process; a process group of its size exists.
     """
 
-    def __init__(self, model: nn.Module, module: nn.Module, world: World) -> None:
+    def __init__(self, model: nn.Module, world: World) -> None:
         self.world = world
-        device = next(model.parameters()).device
-        self.wrapped = nn.parallel.DistributedDataParallel(
-            module,
-            device_ids=[device] if device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            **_leave_buffers_alone(),  # they are joined instead, once per step
-        )
-        self._overlap = DeferredAllReduce(self.wrapped)
         self._statistics = JoinedStatistics(model, world.rank, world.size)
 
     def begin(self) -> None:
         """Remember the running statistics."""
         self._statistics.begin()
-
-    def round(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients of earlier rounds stay here; those of the last one take them along."""
-        return nullcontext() if last else self.wrapped.no_sync()
 
     def undo_statistics(self) -> None:
         """Put back what `begin` remembered."""
@@ -110,13 +101,47 @@ class DataParallel:
 
     def wait(self) -> Tensor:
         """Wait for everything that is under way."""
-        self._overlap.wait()
-        assert self._gathering is not None
-        self._gathering.wait()
-        gathered = self._all.view(self.world.size, -1)
-        numbers, updates = gathered[:, : self._count], gathered[:, self._count :]
-        self._statistics.join(updates)
+        with self.world.watchdog.waiting():
+            self._wait_for_gradients()
+            assert self._gathering is not None
+            self._gathering.wait()
+            gathered = self._all.view(self.world.size, -1)
+            numbers, updates = gathered[:, : self._count], gathered[:, self._count :]
+            self._statistics.join(updates)
         return numbers
+
+    def _wait_for_gradients(self) -> None:
+        """Nothing to wait for, unless their exchange is awaited late."""
+
+
+class DataParallel(Joined):
+    """DistributedDataParallel whose all-reduce is awaited late.
+
+    Args:
+        model: the bare model, whose running statistics are joined.
+        module: the model or its compiled form.
+        world: of this process; a process group of its size exists.
+    """
+
+    lockstep = False
+
+    def __init__(self, model: nn.Module, module: nn.Module, world: World) -> None:
+        super().__init__(model, world)
+        device = next(model.parameters()).device
+        self.wrapped = nn.parallel.DistributedDataParallel(
+            module,
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            **_leave_buffers_alone(),  # they are joined instead, once per step
+        )
+        self._overlap = DeferredAllReduce(self.wrapped)
+
+    def round(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients of earlier rounds stay here; those of the last one take them along."""
+        return nullcontext() if last else self.wrapped.no_sync()
+
+    def _wait_for_gradients(self) -> None:
+        self._overlap.wait()
 
 
 def _leave_buffers_alone() -> dict[str, Any]:

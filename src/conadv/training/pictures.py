@@ -15,7 +15,7 @@ from conadv.training.measure import Images
 
 
 def write_pictures(
-    path: Path,
+    path: Path | None,
     adversary: Adversary,
     images: Images,
     criterion: Criterion,
@@ -30,7 +30,7 @@ def write_pictures(
     same shape, their difference in grey levels, and ``labels`` int64 (count,).
 
     Args:
-        path: The file.
+        path: The file; None only takes part in the passes that other ranks need.
         adversary: Its attack is used; a noise schedule's noise instead. The weights, statistics
             and pending copies are left as they are.
         images: Where the pictures come from.
@@ -59,7 +59,8 @@ def write_pictures(
             labels=labels[:count].cpu().numpy(),
         )
 
-    write_atomic(path, write)
+    if path is not None:
+        write_atomic(path, write)
 
 
 def _to_bytes(images: Tensor, source: Images) -> np.ndarray:

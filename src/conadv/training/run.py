@@ -128,7 +128,8 @@ class Run:
             if agreed.checkpoint:
                 self._try_checkpoint()
         self._look_at_writer(wait=True)
-        if self.saved_step != self.trainer.step:
+        # A write that failed on one rank: all of them try again.
+        if any(self.world.gather(self.saved_step != self.trainer.step)):
             self._checkpoint_now()
         return self._finish()
 
@@ -167,6 +168,7 @@ class Run:
         )
 
     def _step(self) -> Wishes:
+        self.world.watchdog.doing(f"step {self.trainer.step + 1}")
         wishes = Wishes(
             stop=self.world.size > 1 and self.stop.requested,
             checkpoint=self.world.main and self._checkpoint_is_due(),
@@ -210,6 +212,7 @@ class Run:
         due = step > 0 and (step % every == 0 or self.trainer.finished)
         if not due or self.evaluated_step == step or self.built.validation is None:
             return
+        self.world.watchdog.doing(f"the evaluation after step {step}")
         found = self.built.score(self.built.validation)
         line = {
             "kind": "eval",
@@ -225,7 +228,8 @@ class Run:
         )
         self.evaluated_step = step
         self.val_accuracy = found.accuracy
-        if found.accuracy > self.best_accuracy:
+        # Rank 0's word: after a failed write ranks may remember another best one.
+        if self.world.first(found.accuracy > self.best_accuracy):
             self._look_at_writer(wait=True)
             self._best_before, self.best_accuracy = self.best_accuracy, found.accuracy
             self._try_checkpoint(best=True)
@@ -279,13 +283,15 @@ class Run:
     def _state(self) -> dict[str, Any]:
         """This rank's part of a checkpoint, copied."""
         own = {"step": self.trainer.step, "own": self.trainer.rank_state_dict()}
+        lockstep = self.trainer.exchange.lockstep
+        shared = self.trainer.state_dict() if self.world.main or lockstep else None
         if not self.world.main:
             return snapshot(own)  # type: ignore[no-any-return]
         self.metrics.sync()
         self.timing.sync()
         state = {
             **own,
-            "trainer": self.trainer.state_dict(),
+            "trainer": shared,
             "recipe": self.recipe.model_dump(mode="json"),
             "data": self.built.splits.facts,
             "evaluated_step": self.evaluated_step,
@@ -318,7 +324,8 @@ class Run:
 
     def _interrupt(self) -> None:
         self._look_at_writer(wait=True)
-        if self.saved_step != self.trainer.step or self.trainer.step == 0:
+        missing = self.saved_step != self.trainer.step or self.trainer.step == 0
+        if any(self.world.gather(missing)):
             self._checkpoint_now()
         self._write_result("interrupted")
         reason = self.stop.reason or "a signal to another rank"
@@ -331,14 +338,14 @@ class Run:
 
     def _finish(self) -> Result:
         built, trainer = self.built, self.trainer
+        self.world.watchdog.doing("the last evaluation")
         images = built.splits.test()
         test = built.score(images)
         seen = built.score(built.splits.train(TRAIN_IMAGES_SCORED))
         robust = built.robust_accuracy()
-        if self.world.main:
-            write_pictures(
-                self.folder.pictures, trainer.adversary, images, trainer.criterion, built.device
-            )
+        if self.world.main or trainer.exchange.lockstep:
+            path = self.folder.pictures if self.world.main else None
+            write_pictures(path, trainer.adversary, images, trainer.criterion, built.device)
         self.events.write(
             "test", trainer.step, {"accuracy": test.accuracy, "robust_accuracy": robust}
         )

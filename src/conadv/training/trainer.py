@@ -15,6 +15,7 @@ from conadv.branches import branch_names
 from conadv.errors import NonFiniteError
 from conadv.training.gradients import BufferGuard, finish_gradients
 from conadv.training.parallel import Exchange
+from conadv.training.shards import spread_model, spread_optimizer, whole
 from conadv.training.tally import Reading, Tally, read
 
 MAX_SKIPS_IN_A_ROW = 20
@@ -181,7 +182,7 @@ class Trainer:
         before = self._remember()
         self.exchange.begin()
         sizes = self.feed.sizes(self.step)
-        mine = [slot for slot in self.slots if slot < len(sizes)]
+        mine = range(self.slots.start, min(self.slots.stop, len(sizes)))
         tally = Tally()
         for slot in self.slots:
             if slot in mine:
@@ -197,7 +198,8 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         full = sum(sizes) / sizes[0] / self.exchange.world.size
         norm = finish_gradients(self.parameters, full, self.numerics.clip_grad_norm)
-        reading = read(packed, norm)
+        with self.exchange.world.watchdog.waiting():  # with GPUs it is here that one waits
+            reading = read(packed, norm)
         self.agreed = Wishes(reading.extra[1] > 0, reading.extra[2] > 0)
         self.images += sum(sizes)
         self.compute += reading.extra[0]
@@ -215,7 +217,7 @@ class Trainer:
         return report
 
     def settle(self) -> None:
-        """Before the first step of several processes: one round that leaves no trace.
+        """Before the first step of several whole copies: one round that leaves no trace.
 
         DistributedDataParallel orders its buckets by the first backward pass it sees. That must be
         one through every branch, or nothing would travel before the end of each later one; and
@@ -354,14 +356,16 @@ class Trainer:
         """Everything that the next step depends on and that all ranks share.
 
         Of tensors, numbers, lists and dicts. What is a rank's own is in :meth:`rank_state_dict`.
+        With a sharded model all ranks have to call it, and rank 0 gets the whole tensors.
         """
+        keep = self.exchange.world.main
         return {
             "step": self.step,
             "images": self.images,
             "compute": self.compute,
             "skips_in_a_row": self.skips_in_a_row,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": whole(self.model.state_dict(), keep=keep),
+            "optimizer": whole(self.optimizer.state_dict(), keep=keep),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
@@ -372,8 +376,8 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any], own: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` and :meth:`rank_state_dict` were taken."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.model.load_state_dict(spread_model(state["model"], self.model.state_dict()))
+        self.optimizer.load_state_dict(spread_optimizer(state["optimizer"], self.optimizer))
         self.adversary.load_state_dict(own["adversary"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])

@@ -28,6 +28,7 @@ def problems(recipe: Recipe) -> list[str]:
         _recycled,
         _optimizer,
         _length,
+        _parallel,
     )
     return [problem for check in checks for problem in check(recipe)]
 
@@ -202,6 +203,28 @@ def _length(recipe: Recipe) -> Iterator[str]:
             f"lr_schedule.warmup_epochs={warmup:g} is longer than train.epochs={epochs:g}: the "
             "learning rate would never reach its peak. Give at most as many."
         )
+
+
+def _parallel(recipe: Recipe) -> Iterator[str]:
+    """What a model cannot have whose weights lie in parts on the processes."""
+    if recipe.hardware.parallel != "fsdp":
+        return
+    refused: tuple[tuple[str, object, str, str], ...] = (
+        ("train.ema_decay", recipe.train.ema_decay, "null", "the average of the weights is whole"),
+        ("hardware.compile", recipe.hardware.compile, "false", "it was never tried together"),
+        (
+            "data.order_tail",
+            recipe.data.order_tail == "keep",
+            "wrap or drop",
+            "in a short step processes would make different numbers of passes, and wait for ever",
+        ),
+    )
+    for name, given, instead, why in refused:
+        if given:
+            yield (
+                f"{name} with hardware.parallel=fsdp: {why}. Set {name}={instead}, or "
+                "hardware.parallel=ddp."
+            )
 
 
 def _null(value: float | None) -> str:

@@ -260,6 +260,9 @@ class HardwareSection(Section):
     """Autocast precision; auto takes bf16 where the hardware computes in it."""
     channels_last: Flag = True
     """Keep images in channels-last memory format."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Several processes: each holds all weights (DistributedDataParallel), or a part of them
+    (fully_shard), for models that do not fit."""
     compile: Flag = False
     """Compile the network with torch.compile."""
     threads: Whole | None = Field(default=None, ge=1)
