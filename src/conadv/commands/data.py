@@ -44,3 +44,47 @@ def fetch(
         f"images, {height} x {width}, {channels} channel(s), {len(found.classes)} classes"
     )
     typer.echo(f"from {found.source}; licence {found.licence}")
+
+
+@app.command("shard")
+def shard(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of images or of ImageNet's archives, pattern or address of shards, hf://.",
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards.")],
+    split: Annotated[str, typer.Option(help="Which images: train, val or test.")] = "train",
+    images_per_shard: Annotated[int, typer.Option(help="Images in each shard.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="Of the order in which images are mixed.")] = 0,
+) -> None:
+    """Write images as WebDataset shards: fewer, larger files.
+
+    Images stay as they are. After an interruption the same command goes on where it was.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from conadv.data.sources import open_source, write_shards
+
+    found = open_source(source, split)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(found.name, total=len(found))
+            made = write_shards(
+                found,
+                out,
+                images_per_shard=images_per_shard,
+                seed=seed,
+                progress=lambda done, _: bar.update(task, completed=done),
+            )
+    except KeyboardInterrupt:
+        typer.echo("finished shards are kept; the same command goes on", err=True)
+        raise
+    typer.echo(
+        f"{made.images:,} images in {len(made.shards()):,} shards, {len(made.classes):,} classes: "
+        f"{out}"
+    )
