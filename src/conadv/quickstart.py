@@ -193,7 +193,7 @@ def _plan(
         built = build(recipes[0])
         epochs = fitting_epochs(
             iter(recipes),
-            len(built.splits.train_indices),
+            built.splits.train_count,
             measure(recipes[0]),
             60 * budget_minutes,
         )

@@ -105,9 +105,9 @@ def test_same_seed_same_weights() -> None:
 
 def test_attack_of_the_test_set() -> None:
     recipe = tiny("evaluation.robust_steps=7", "evaluation.robust_epsilon=8/255")
-    attack = make_test_attack(recipe, load_splits(recipe, CPU).dataset)
+    attack = make_test_attack(recipe, load_splits(recipe, CPU).facts)
     assert (attack.steps, attack.random_start, attack.epsilon) == (7, 1.0, 8 / 255)
-    fgsm = make_test_attack(tiny("evaluation.robust_steps=0"), load_splits(recipe, CPU).dataset)
+    fgsm = make_test_attack(tiny("evaluation.robust_steps=0"), load_splits(recipe, CPU).facts)
     assert (fgsm.steps, fgsm.random_start, fgsm.epsilon) == (1, 0.0, 4 / 255)
 
 

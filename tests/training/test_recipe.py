@@ -289,3 +289,35 @@ def test_differing_fields_leaves_out_what_computes_nothing() -> None:
     overrides = ["checkpoint.every_steps=5", "description=other", "data.root=/data"]
     assert differing_fields(recipe(), recipe(*overrides)) == []
     assert len(differing_fields(recipe(), recipe(*overrides), everything=True)) == 3
+
+
+# -- recipes on top of others ------------------------------------------------------------------
+
+
+def test_a_recipe_extends_another_field_by_field(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("extends: smoke\nbatch:\n  global_batch: 32\nseed: 3\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\nbatch:\n  norm_group: 4\n")
+    found, smoke = load_recipe(tmp_path / "mine.yaml"), load_recipe("smoke")
+    assert (found.name, found.seed) == ("mine", 3)
+    assert (found.batch.global_batch, found.batch.norm_group) == (32, 4)
+    assert found.batch.micro_batch == smoke.batch.micro_batch
+    assert found.optimizer == smoke.optimizer
+
+
+def test_overrides_come_last(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: smoke\nseed: 3\n")
+    assert load_recipe(tmp_path / "mine.yaml", ["seed=5"]).seed == 5
+
+
+def test_recipes_that_extend_each_other(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("extends: two.yaml\n")
+    (tmp_path / "two.yaml").write_text(f"extends: {tmp_path / 'one.yaml'}\n")
+    with pytest.raises(RecipeError, match="must stand on its own"):
+        load_recipe(tmp_path / "one.yaml")
+
+
+@pytest.mark.parametrize("base", ["[a, b]", "nowhere", "3"])
+def test_what_cannot_be_extended(base: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"extends: {base}\n")
+    with pytest.raises(RecipeError, match=r"extends=|'nowhere' is no recipe"):
+        load_recipe(tmp_path / "mine.yaml")

@@ -11,7 +11,6 @@ from conadv.analysis import Robustness, robust_accuracy
 from conadv.distributed import World
 from conadv.distributed.world import local_device
 from conadv.precision import autocast_dtype, resolve_device
-from conadv.training.feed import ResidentFeed
 from conadv.training.fully_sharded import FullySharded
 from conadv.training.measure import Images, Score, score
 from conadv.training.method import make_adversary, make_model, make_test_attack
@@ -60,7 +59,7 @@ class Built:
                 return robust_accuracy(
                     self.trainer.evaluated_model,
                     part.batches(batch, self.device),
-                    make_test_attack(self.recipe, self.splits.dataset),
+                    make_test_attack(self.recipe, self.splits.facts),
                     branch=settings.branch,
                     seed=self.recipe.seed + self.world.rank,
                 )
@@ -99,17 +98,17 @@ def build(recipe: Recipe, world: World | None = None) -> Built:
     slots = world.slots(recipe.micro_steps)  # before anything that takes time
     device = resolve_device(local_device(recipe.hardware.device, world))
     splits = load_splits(recipe, device)
-    count = len(splits.train_indices)
-    feed = ResidentFeed(recipe, splits.dataset, splits.train_indices, device)
+    count = splits.train_count
+    feed = splits.feed(recipe)
     torch.manual_seed(recipe.seed)
-    model = make_model(recipe, splits.dataset).to(device)
+    model = make_model(recipe, splits.facts).to(device)
     sharded = world.size > 1 and recipe.hardware.parallel == "fsdp"
     if recipe.hardware.channels_last and not sharded:  # fully_shard takes contiguous weights only
         model = model.to(memory_format=torch.channels_last)
     exchange = _exchange(recipe, model, world)
     trainer = Trainer(
         model=model,
-        adversary=make_adversary(recipe, exchange.wrapped, splits.dataset, len(slots)),
+        adversary=make_adversary(recipe, exchange.wrapped, splits.facts, len(slots)),
         optimizer=make_optimizer(recipe, model),
         criterion=nn.CrossEntropyLoss(label_smoothing=recipe.train.label_smoothing),
         feed=feed,

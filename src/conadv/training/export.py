@@ -44,12 +44,12 @@ def export_run(
     plain = conadv.plain(saved.model, branch if len(saved.branches) > 1 else None)
     # Two names of one tensor are stored twice: safetensors refuses shared memory.
     tensors = {name: value.contiguous().clone() for name, value in plain.state_dict().items()}
-    data = saved.splits.dataset
+    data = saved.splits.facts
     metadata = {
         "format": "pt",
         "model": saved.recipe.model.name,
         "num_classes": str(saved.recipe.model.num_classes or len(data.classes)),
-        "in_chans": str(data.train_images.shape[1]),
+        "in_chans": str(data.channels),
         "mean": json.dumps(list(data.mean)),
         "std": json.dumps(list(data.std)),
         "classes": json.dumps(list(data.classes)),

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from conadv.data import Augment, ImageDataset, ResidentSource, sample_indices
 from conadv.training.recipe import Recipe
+
+
+class Feed(Protocol):
+    """Where the images come from: a pure function of the step."""
+
+    total_steps: int
+
+    def sizes(self, step: int) -> list[int]:
+        """Fresh images in each micro-batch of a step, on all ranks together."""
+
+    def micro_batch(self, step: int, index: int) -> tuple[Tensor, Tensor]:
+        """(images, labels) of one micro-batch of a step, the same on every rank."""
+
+    def sample_ids(self, step: int) -> list[int]:
+        """Which samples of the data set a step trains on."""
+
+    def epoch(self, step: int) -> float:
+        """How often the training set has been seen before a step."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +40,7 @@ class _Step:
 
 
 class ResidentFeed:
-    """Micro-batches from a data set that lies on the device as bytes; see `trainer.Feed`.
+    """Micro-batches from a data set that lies on the device as bytes; see `Feed`.
 
     Nothing is kept between steps. A resumed run, and lookahead, read the same batches again; on
     several devices each rank reads its own micro-batches of the same step.

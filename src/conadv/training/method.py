@@ -7,13 +7,13 @@ from typing import Any
 from torch import nn
 
 import conadv
-from conadv.data import ImageDataset
 from conadv.errors import RecipeError
 from conadv.schedules import Schedule
 from conadv.training.models import build_model
 from conadv.training.recipe import Recipe
 from conadv.training.recipe.checks import as_schedule
 from conadv.training.recipe.sections import BRANCHES
+from conadv.training.splits import Facts
 
 
 def branches_of(recipe: Recipe) -> tuple[str, ...]:
@@ -21,7 +21,7 @@ def branches_of(recipe: Recipe) -> tuple[str, ...]:
     return BRANCHES[:1] if recipe.method.schedule == "vanilla" else BRANCHES
 
 
-def make_model(recipe: Recipe, dataset: ImageDataset) -> nn.Module:
+def make_model(recipe: Recipe, facts: Facts) -> nn.Module:
     """The network, its normalisation split into :func:`branches_of`.
 
     Raises:
@@ -38,7 +38,7 @@ def make_model(recipe: Recipe, dataset: ImageDataset) -> nn.Module:
                 f"{field}={branch} with method.schedule=vanilla: its model has the clean branch "
                 f"only. Set {field}=clean, or another method.schedule."
             )
-    model = build_model(recipe.model, dataset.train_images.shape[1], len(dataset.classes))
+    model = build_model(recipe.model, facts.channels, len(facts.classes))
     group = recipe.norm_group if recipe.norm_group != recipe.micro_batch else None
     if len(branches) == 1 and group is None:
         return model  # nothing to split: an ordinary network at an ordinary network's speed
@@ -51,20 +51,18 @@ def make_model(recipe: Recipe, dataset: ImageDataset) -> nn.Module:
     )
 
 
-def make_adversary(
-    recipe: Recipe, model: nn.Module, dataset: ImageDataset, rounds: int
-) -> conadv.Adversary:
+def make_adversary(recipe: Recipe, model: nn.Module, facts: Facts, rounds: int) -> conadv.Adversary:
     """The adversary on the model, or on what it is wrapped in.
 
     Args:
         recipe: Schedule and attack.
         model: Bare, compiled or in DistributedDataParallel.
-        dataset: Its mean and std.
+        facts: Mean and std of the data set.
         rounds: Micro-batches of a step on this rank.
     """
     names = ("norm", "steps", "step_size", "random_start", "target", "branch", "mode")
     settings: dict[str, Any] = {name: getattr(recipe.attack, name) for name in names}
-    attack = conadv.Attack(recipe.attack.epsilon, mean=dataset.mean, std=dataset.std, **settings)
+    attack = conadv.Attack(recipe.attack.epsilon, mean=facts.mean, std=facts.std, **settings)
     return conadv.Adversary(model, attack, make_schedule(recipe, rounds), seed=recipe.seed)
 
 
@@ -92,10 +90,10 @@ def make_schedule(recipe: Recipe, rounds: int) -> Schedule:
     return makers[method.schedule]()
 
 
-def make_test_attack(recipe: Recipe, dataset: ImageDataset) -> conadv.Attack:
+def make_test_attack(recipe: Recipe, facts: Facts) -> conadv.Attack:
     """What ``robust_accuracy`` is measured with: FGSM, or PGD from a random start."""
     steps = recipe.evaluation.robust_steps
     attack = conadv.Attack(
-        recipe.robust_epsilon, mean=dataset.mean, std=dataset.std, norm=recipe.attack.norm
+        recipe.robust_epsilon, mean=facts.mean, std=facts.std, norm=recipe.attack.norm
     )
     return replace(attack, steps=steps, random_start=1.0) if steps else attack

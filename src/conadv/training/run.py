@@ -155,8 +155,8 @@ class Run:
             "the recipe": f"{zlib.crc32(recipe.encode()):08x}",
             "conadv's code": code_checksum(),
             "torch": torch.__version__,
-            "the data set": self.built.splits.facts["fingerprint"][:12],
-            "the number of training images": len(self.built.splits.train_indices),
+            "the data set": self.built.splits.facts.fingerprint[:12],
+            "the number of training images": self.built.splits.train_count,
             "the step": self.trainer.step,
             "the weights": weights_checksum(self.trainer.model),
         }
@@ -293,7 +293,7 @@ class Run:
             **own,
             "trainer": shared,
             "recipe": self.recipe.model_dump(mode="json"),
-            "data": self.built.splits.facts,
+            "data": self.built.splits.facts.as_dict(),
             "evaluated_step": self.evaluated_step,
             "best_accuracy": self.best_accuracy,
             "val_accuracy": self.val_accuracy,
@@ -311,9 +311,9 @@ class Run:
                 truncate_after(path, step)
         if state is None:
             return
-        if state["data"]["fingerprint"] != self.built.splits.facts["fingerprint"]:
+        if state["data"]["fingerprint"] != self.built.splits.facts.fingerprint:
             raise CheckpointError(
-                f"the data set {self.built.splits.facts['dataset']} is not the one that the run in "
+                f"the data set {self.built.splits.facts.name} is not the one that the run in "
                 f"{self.folder.root} began with (its fingerprint differs). Restore the data, or "
                 "start a new run with another --out."
             )

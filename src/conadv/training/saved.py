@@ -63,7 +63,7 @@ def load_run(run: Path | str, *, checkpoint: str = "last", device: str | None = 
     state = _read(folder, checkpoint)
     splits = load_splits(recipe, place)
     with torch.random.fork_rng(devices=[]):
-        model = make_model(recipe, splits.dataset)
+        model = make_model(recipe, splits.facts)
     try:
         model.load_state_dict(_weights(state["trainer"]))
     except (RuntimeError, KeyError) as error:

@@ -1,24 +1,100 @@
 """The images of a run: training, validation, test."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from conadv.data import ImageDataset, load_dataset, split
+from conadv.training.feed import Feed, ResidentFeed
 from conadv.training.measure import Images
 from conadv.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Splits:
-    """A data set, and which of its training images a run trains on and validates on."""
+class Facts:
+    """What networks, attacks and files have to know of a data set."""
+
+    name: str
+    fingerprint: str
+    channels: int
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    """Per channel, on [0, 1]; images are standardised with it."""
+    std: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, for a checkpoint."""
+        return {
+            "dataset": self.name,
+            "fingerprint": self.fingerprint,
+            "classes": list(self.classes),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+class Splits(Protocol):
+    """The images of a run, wherever they lie."""
+
+    @property
+    def facts(self) -> Facts:
+        """About the whole data set."""
+        ...
+
+    @property
+    def train_count(self) -> int:
+        """Images to train on, those held out not counted."""
+        ...
+
+    def feed(self, recipe: Recipe) -> Feed:
+        """The training images of each step."""
+        ...
+
+    def train(self, count: int | None = None) -> Images:
+        """At most ``count`` training images, without augmentation."""
+        ...
+
+    def validation(self) -> Images | None:
+        """The images held out, or None."""
+        ...
+
+    def test(self) -> Images:
+        """The test set."""
+        ...
+
+
+@dataclass(frozen=True)
+class ResidentSplits:
+    """A data set in memory, and which of its training images a run trains on and validates on."""
 
     dataset: ImageDataset
     train_indices: Tensor
     val_indices: Tensor
     device: torch.device
+
+    @property
+    def facts(self) -> Facts:
+        """About the whole data set."""
+        data = self.dataset
+        return Facts(
+            data.name,
+            data.fingerprint,
+            data.train_images.shape[1],
+            data.classes,
+            data.mean,
+            data.std,
+        )
+
+    @property
+    def train_count(self) -> int:
+        """Images to train on."""
+        return len(self.train_indices)
+
+    def feed(self, recipe: Recipe) -> Feed:
+        """Batches made on the device."""
+        return ResidentFeed(recipe, self.dataset, self.train_indices, self.device)
 
     def train(self, count: int | None = None) -> Images:
         """At most ``count`` training images, without augmentation."""
@@ -32,18 +108,6 @@ class Splits:
         """The test set."""
         data = self.dataset
         return self._images(data.test_images, data.test_labels)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Name, fingerprint, classes and pixel statistics, as plain values."""
-        data = self.dataset
-        return {
-            "dataset": data.name,
-            "fingerprint": data.fingerprint,
-            "classes": list(data.classes),
-            "mean": list(data.mean),
-            "std": list(data.std),
-        }
 
     def _training_images(self, indices: Tensor, count: int | None = None) -> Images:
         chosen = indices
@@ -69,4 +133,4 @@ def load_splits(recipe: Recipe, device: torch.device) -> Splits:
         options = settings.synthetic.model_dump()
     dataset = load_dataset(settings.dataset, settings.root, **options)
     train, held_out = split(dataset, settings.validation, recipe.seed, settings.train_images)
-    return Splits(dataset, train, held_out, device)
+    return ResidentSplits(dataset, train, held_out, device)

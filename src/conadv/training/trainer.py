@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from conadv.adversary import Adversary
 from conadv.attack import Criterion
 from conadv.branches import branch_names
 from conadv.errors import NonFiniteError
+from conadv.training.feed import Feed
 from conadv.training.gradients import BufferGuard, finish_gradients
 from conadv.training.parallel import Exchange
 from conadv.training.shards import spread_model, spread_optimizer, whole
@@ -20,24 +21,6 @@ from conadv.training.tally import Reading, Tally, read
 
 MAX_SKIPS_IN_A_ROW = 20
 """With ``nonfinite="skip"``: after so many void steps in a row nothing will come of the run."""
-
-
-class Feed(Protocol):
-    """Where the images come from: a pure function of the step."""
-
-    total_steps: int
-
-    def sizes(self, step: int) -> list[int]:
-        """Fresh images in each micro-batch of a step, on all ranks together."""
-
-    def micro_batch(self, step: int, index: int) -> tuple[Tensor, Tensor]:
-        """(images, labels) of one micro-batch of a step, the same on every rank."""
-
-    def sample_ids(self, step: int) -> list[int]:
-        """Which samples of the data set a step trains on."""
-
-    def epoch(self, step: int) -> float:
-        """How often the training set has been seen before a step."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,9 @@ def recipe_names() -> list[str]:
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and check all of it.
 
+    A file may begin from another recipe: ``extends: NAME``, or a path beside it; its own values
+    go on top, field by field.
+
     Args:
         name_or_path: a name from `recipe_names`, the path of a YAML file, or a run folder.
         overrides: ``dotted.name=value``, applied before the checks; see `apply_overrides`.
@@ -36,14 +39,42 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         RecipeError: there is no such recipe, it is not YAML, or something in it is impossible.
             The message lists every problem with what was given, what is allowed and what to do.
     """
-    text, what = _read(str(name_or_path))
+    values, what = _values(str(name_or_path), ())
+    return make_recipe(values, overrides, what)
+
+
+def _values(name: str, extended: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    """What a file holds, on top of the recipe that it extends; and what to call it in messages."""
+    text, what = _read(name)
     values = parse_yaml(text, what)
     if not isinstance(values, dict):
         raise RecipeError(f"{what} does not hold a recipe: names and values are needed, as YAML.")
-    path = Path(name_or_path)
+    path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         values = {"name": path.stem, **values}
-    return make_recipe(values, overrides, what)
+    base = values.pop("extends", None)
+    if base is None:
+        return values, what
+    if not isinstance(base, str):
+        raise RecipeError(f"{what}: extends={base!r}: give the name or the path of one recipe.")
+    if base in (*extended, name):
+        raise RecipeError(
+            f"{what} extends {base}, which extends it again: one of them must stand on its own."
+        )
+    beside = path.parent / base
+    if base not in recipe_names() and beside.is_file():
+        base = str(beside)
+    return _merged(_values(base, (*extended, name))[0], values), what
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Sections are merged field by field, anything else is replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        before = merged.get(key)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        merged[key] = _merged(before, value) if both else value  # type: ignore[arg-type]
+    return merged
 
 
 def make_recipe(

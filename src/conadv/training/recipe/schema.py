@@ -11,6 +11,7 @@ from conadv.data.sampler import steps_per_epoch
 from conadv.errors import RecipeError
 from conadv.optim.scaling import linear_lr, sqrt_lr
 from conadv.schedules import Recycled
+from conadv.training.recipe._section import Section
 from conadv.training.recipe._values import Flag, Number, Text, Whole
 from conadv.training.recipe.checks import as_schedule, problems
 from conadv.training.recipe.sections import (
@@ -25,7 +26,6 @@ from conadv.training.recipe.sections import (
     ModelSection,
     NormSection,
     OptimizerSection,
-    Section,
     TrainSection,
 )
 

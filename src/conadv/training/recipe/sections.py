@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from conadv.training.recipe._section import Section
 from conadv.training.recipe._values import Flag, Number, Scheduled, Text, Whole
+from conadv.training.recipe.image_files import ImageFilesOptions, Policy
 
 BRANCHES = ("clean", "adversarial")
 """Names of the normalisation branches of every model that the trainer makes."""
 
 Branch = Literal["clean", "adversarial"]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, and without room for unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        protected_namespaces=(),
-        validate_default=True,
-        use_attribute_docstrings=True,
-    )
 
 
 class SyntheticOptions(Section):
@@ -46,10 +36,13 @@ class SyntheticOptions(Section):
 class DataSection(Section):
     """Which images, and how they are augmented."""
 
-    dataset: Literal["fashion-mnist-subset", "cifar10", "synthetic"] = "fashion-mnist-subset"
-    """Data set; the first one comes with the package."""
+    dataset: Literal["fashion-mnist-subset", "cifar10", "synthetic", "files"] = (
+        "fashion-mnist-subset"
+    )
+    """Data set; the first one comes with the package, files are images of your own (data.root)."""
     root: Text | None = None
-    """Folder of downloaded data; null uses the cache ($CONADV_DATA)."""
+    """Folder of downloaded data; null uses the cache ($CONADV_DATA). With files: a folder of class
+    folders, ImageNet's archives, shards, an address or hf://NAME."""
     train_images: Whole | None = Field(default=None, ge=2)
     """Use only so many training images, balanced by class; null: all."""
     validation: Number = Field(default=0.1, ge=0, lt=1)
@@ -65,6 +58,8 @@ class DataSection(Section):
     make a smaller step."""
     synthetic: SyntheticOptions = SyntheticOptions()
     """Only for data.dataset=synthetic."""
+    files: ImageFilesOptions = ImageFilesOptions()
+    """Only for data.dataset=files."""
 
 
 class ModelSection(Section):
@@ -80,7 +75,7 @@ class ModelSection(Section):
     """Start from downloaded weights (timm, torchvision)."""
     zero_init_last: Flag = True
     """Start the last gamma of every residual block at 0."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     """Further keyword arguments of the network's constructor."""
 
 
@@ -122,6 +117,9 @@ class MethodSection(Section):
     """Copies come on top of the fresh images, or take the place of some (recycled only)."""
     refine: Whole = Field(default=1, ge=1, le=64)
     """Gradient steps in the life of a copy (recycled only)."""
+    view: Policy = "none"
+    """Train also on a second crop of every image under this policy, through a branch of its own
+    (data.dataset=files; the published ConAdv+AA has autoaugment)."""
     label: Text | None = None
     """What a table calls the method; null derives it from the schedule."""
 
@@ -182,7 +180,7 @@ class OptimizerSection(Section):
     """Decay rates of the two moments (lamb, adam); null: its own default."""
     eps: Number | None = Field(default=None, ge=0)
     """Term that keeps denominators off zero; null: its own default."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     """Further keyword arguments of the optimizer's constructor."""
 
     @field_validator("betas")
@@ -215,6 +213,11 @@ class TrainSection(Section):
     """Weight updates; give this or epochs."""
     label_smoothing: Number = Field(default=0.0, ge=0, lt=1)
     """Label smoothing of the loss."""
+    mixup: Number = Field(default=0.0, ge=0)
+    """Mix pairs of images and labels, shares drawn from Beta(a, a); 0: no."""
+    cutmix: Number = Field(default=0.0, ge=0)
+    """Paste a patch of another image and its label, area drawn from Beta(a, a); 0: no. With mixup,
+    one of the two by turns of a coin."""
     ema_decay: Number | None = Field(default=None, gt=0, lt=1)
     """Evaluate an average of the weights of this decay; null: no."""
     nonfinite: Literal["stop", "skip"] = "stop"
