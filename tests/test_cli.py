@@ -354,4 +354,5 @@ def test_recipes_and_data_know_the_same_data_sets() -> None:
     from conadv.data import DATASETS
     from conadv.training.recipe.fields import all_fields
 
-    assert list(DATASETS) == all_fields()["data.dataset"].allowed.split(", ")
+    allowed = all_fields()["data.dataset"].allowed.split(", ")
+    assert allowed == [*DATASETS, "files"], "files are read where they lie, not fetched"

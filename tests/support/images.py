@@ -113,3 +113,16 @@ def kit_table() -> bytes:
     buffer = io.BytesIO()
     savemat(buffer, {"synsets": synsets}, do_compression=True)
     return buffer.getvalue()
+
+
+def write_photos(root: Path, *, classes: int, each: int, seed: int = 0) -> Path:
+    """Larger JPEGs of blurred noise, darker in one class than in the next: root/class_N/*.jpg."""
+    numbers = np.random.default_rng(seed)
+    for label in range(classes):
+        folder = root / f"class_{label}"
+        folder.mkdir(parents=True)
+        for i in range(each):
+            coarse = numbers.integers(0, 128, (4, 5, 3), dtype=np.uint8)
+            coarse += np.uint8(label * 127 // max(1, classes - 1))
+            Image.fromarray(coarse).resize((40, 32)).save(folder / f"{i:03d}.jpg", quality=92)
+    return root

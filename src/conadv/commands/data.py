@@ -22,8 +22,10 @@ def list_data() -> None:
     """List the data sets that a recipe can name."""
     from conadv.data import DATASETS
 
-    table([{"data set": name, "what it is": text} for name, text in DATASETS.items()])
-    typer.echo("To get one: conadv data fetch NAME")
+    files = "images of any size where they lie, also ImageNet's archives: data.root=WHERE"
+    rows = {**DATASETS, "files": files}
+    table([{"data set": name, "what it is": text} for name, text in rows.items()])
+    typer.echo("To get one: conadv data fetch NAME; for files see docs/data.md")
 
 
 @app.command("fetch")

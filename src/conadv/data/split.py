@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from conadv.data.dataset import ImageDataset
 from conadv.data.sampler import permutation
 from conadv.errors import DataError
 
@@ -14,8 +15,27 @@ _EPOCH = 2**32
 """Stands for the split in the random stream of the sampler; no run gets to this epoch."""
 
 
+class Labelled(Protocol):
+    """What a split has to know of a data set."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def train_labels(self) -> Tensor:
+        """int64, shape (N,), from 0."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """A label is an index into them."""
+        ...
+
+
 def split(
-    dataset: ImageDataset, validation: float, seed: int, train_images: int | None = None
+    dataset: Labelled, validation: float, seed: int, train_images: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Hold out part of the training images: (train indices, validation indices), int64, sorted.
 
@@ -47,7 +67,7 @@ def split(
     return chosen[held_out:].sort().values, chosen[:held_out].sort().values
 
 
-def _stratified(dataset: ImageDataset, seed: int) -> Tensor:
+def _stratified(dataset: Labelled, seed: int) -> Tensor:
     """All indices in a random order of which every prefix has the classes' shares."""
     order = permutation(seed, _EPOCH, len(dataset.train_labels))
     labels = dataset.train_labels[order].numpy()

@@ -11,12 +11,13 @@ from conadv.analysis import Robustness, robust_accuracy
 from conadv.distributed import World
 from conadv.distributed.world import local_device
 from conadv.precision import autocast_dtype, resolve_device
+from conadv.training.feed import Feed, MixedFeed
 from conadv.training.fully_sharded import FullySharded
-from conadv.training.measure import Images, Score, score
+from conadv.training.measure import EvalImages, Score, score
 from conadv.training.method import make_adversary, make_model, make_test_attack
 from conadv.training.parallel import Alone, DataParallel, Exchange
 from conadv.training.recipe import Recipe
-from conadv.training.splits import Splits, load_splits
+from conadv.training.splits import Facts, Splits, load_splits
 from conadv.training.trainer import Numerics, Trainer
 from conadv.training.updates import learning_rate_factor, make_optimizer
 
@@ -31,12 +32,12 @@ class Built:
     world: World
     device: torch.device
     splits: Splits
-    validation: Images | None
+    validation: EvalImages | None
     trainer: Trainer
     evaluate_every: int
     """Steps between looks at the validation split."""
 
-    def score(self, images: Images) -> Score:
+    def score(self, images: EvalImages) -> Score:
         """Loss and accuracy of the model as it is now (its average, with EMA).
 
         Each rank takes a part of the images.
@@ -44,7 +45,7 @@ class Built:
         model, numerics = self.trainer.evaluated_model, self.trainer.numerics
         layout, branch = self.recipe.hardware.channels_last, self.recipe.evaluation.branch
 
-        def measure(part: Images, batch: int) -> Score:
+        def measure(part: EvalImages, batch: int) -> Score:
             batches = part.batches(batch, self.device, channels_last=layout)
             return score(model, batches, numerics.autocast(), branch)
 
@@ -54,7 +55,7 @@ class Built:
         """Accuracy of the model as it is now under the recipe's test attack."""
         settings = self.recipe.evaluation
 
-        def measure(part: Images, batch: int) -> Robustness:
+        def measure(part: EvalImages, batch: int) -> Robustness:
             with self.trainer.numerics.autocast():
                 return robust_accuracy(
                     self.trainer.evaluated_model,
@@ -67,7 +68,7 @@ class Built:
         images = self.splits.test().first(settings.robust_images)
         return Robustness.joined(self._on_parts(images, measure)).robust_accuracy
 
-    def _on_parts(self, images: Images, measure: Callable[[Images, int], T]) -> list[T]:
+    def _on_parts(self, images: EvalImages, measure: Callable[[EvalImages, int], T]) -> list[T]:
         """Measure this rank's part, in batches of so many images; what all ranks found."""
         world, batch = self.world, self.recipe.evaluation.batch
         part = images.part(world.rank, world.size)
@@ -97,9 +98,9 @@ def build(recipe: Recipe, world: World | None = None) -> Built:
     world = world or World()
     slots = world.slots(recipe.micro_steps)  # before anything that takes time
     device = resolve_device(local_device(recipe.hardware.device, world))
-    splits = load_splits(recipe, device)
+    splits = load_splits(recipe, device, world)
     count = splits.train_count
-    feed = splits.feed(recipe)
+    feed = _mixed(recipe, splits.feed(recipe, slots), splits.facts)
     torch.manual_seed(recipe.seed)
     model = make_model(recipe, splits.facts).to(device)
     sharded = world.size > 1 and recipe.hardware.parallel == "fsdp"
@@ -128,6 +129,18 @@ def build(recipe: Recipe, world: World | None = None) -> Built:
         trainer.settle()
     every = round(recipe.evaluation.every_epochs * recipe.steps_per_epoch(count))
     return Built(recipe, world, device, splits, splits.validation(), trainer, max(1, every))
+
+
+def _mixed(recipe: Recipe, feed: Feed, facts: Facts) -> Feed:
+    mixup, cutmix = recipe.train.mixup, recipe.train.cutmix
+    if not (mixup or cutmix):
+        return feed
+    from conadv.data.decoding import Mixing
+
+    classes = recipe.model.num_classes or len(facts.classes)
+    mixing = Mixing(classes, mixup, cutmix)  # the criterion smooths the labels
+    mixed: Any = MixedFeed(feed, mixing, recipe.seed)
+    return mixed  # type: ignore[no-any-return]
 
 
 def _exchange(recipe: Recipe, model: nn.Module, world: World) -> Exchange:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,47 @@ from conadv.branches import branch_names, route
 from conadv.data import standardise
 
 
+class EvalImages(Protocol):
+    """Labelled images of one split, to be evaluated on, wherever they lie."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, in [0, 1] units."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Likewise."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def first(self, count: int | None) -> "EvalImages":
+        """At most ``count`` of them, evenly spread over the split; None: all."""
+        ...
+
+    def repeated(self, count: int) -> "EvalImages":
+        """The first image so many times."""
+        ...
+
+    def part(self, rank: int, size: int) -> "EvalImages":
+        """A contiguous part for one of several ranks; parts differ by one image at most."""
+        ...
+
+    def resident(self) -> "Images":
+        """All of them as bytes in memory."""
+        ...
+
+    def batches(
+        self, size: int, device: torch.device, *, channels_last: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Standardised float32 batches (images, labels) on a device, in order."""
+        ...
+
+
 @dataclass(frozen=True)
 class Images:
-    """Labelled images of one split.
+    """Labelled images of one split that lie in memory.
 
     Args:
         images: uint8, shape (N, C, H, W), on any device.
@@ -43,6 +82,10 @@ class Images:
         """The first image so many times."""
         images = self.images[:1].expand(count, -1, -1, -1)
         return Images(images, self.labels[:1].expand(count), self.mean, self.std)
+
+    def resident(self) -> "Images":
+        """They are."""
+        return self
 
     def part(self, rank: int, size: int) -> "Images":
         """A contiguous part for one of several ranks; parts differ by one image at most."""

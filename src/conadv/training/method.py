@@ -12,13 +12,14 @@ from conadv.schedules import Schedule
 from conadv.training.models import build_model
 from conadv.training.recipe import Recipe
 from conadv.training.recipe.checks import as_schedule
-from conadv.training.recipe.sections import BRANCHES
+from conadv.training.recipe.sections import BRANCHES, VIEW_BRANCH
 from conadv.training.splits import Facts
 
 
 def branches_of(recipe: Recipe) -> tuple[str, ...]:
-    """Normalisation branches of a recipe's model: vanilla training needs only the clean one."""
-    return BRANCHES[:1] if recipe.method.schedule == "vanilla" else BRANCHES
+    """Normalisation branches of a recipe's model: vanilla training has no adversarial one."""
+    branches = BRANCHES[:1] if recipe.method.schedule == "vanilla" else BRANCHES
+    return branches if recipe.method.view == "none" else (*branches, VIEW_BRANCH)
 
 
 def make_model(recipe: Recipe, facts: Facts) -> nn.Module:

@@ -11,13 +11,13 @@ from conadv.adversary import Adversary
 from conadv.attack import Criterion
 from conadv.schedules import Noise
 from conadv.training.files import write_atomic
-from conadv.training.measure import Images
+from conadv.training.measure import EvalImages, Images
 
 
 def write_pictures(
     path: Path | None,
     adversary: Adversary,
-    images: Images,
+    images: EvalImages,
     criterion: Criterion,
     device: torch.device,
     *,
@@ -39,7 +39,7 @@ def write_pictures(
         count: How many pictures.
         context: How many images are attacked together: in train mode they share statistics.
     """
-    few = images.first(context)
+    few = images.first(context).resident()
     batch, labels = next(few.batches(context, device))
     attack = adversary.attack
     if isinstance(adversary.schedule, Noise):
@@ -47,7 +47,7 @@ def write_pictures(
         copies = attack.noise(batch, generator)
     else:
         copies = attack(adversary.model, batch, labels, criterion)
-    adversarial = _to_bytes(copies[:count].float(), images)
+    adversarial = _to_bytes(copies[:count].float(), few)
     clean = few.images[:count].permute(0, 2, 3, 1).cpu().numpy()
 
     def write(file: BinaryIO) -> None:

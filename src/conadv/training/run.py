@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+import sys
 import time
 import zlib
 from dataclasses import asdict
@@ -71,7 +72,7 @@ class Run:
         self.val_accuracy: float | None = None
         self.clock = 0.0
         """When the last thing ended that timing does not count, or the last step."""
-        self._closers: list[Any] = []
+        self._closers: list[Any] = [self.trainer.feed]
 
     def open(self, resuming: bool) -> None:
         """Create the folder, or bring everything back to the newest checkpoint."""
@@ -178,6 +179,8 @@ class Run:
         except NonFiniteError as error:
             self._write_result("diverged")
             raise NonFiniteError(f"{error} The run is in {self.folder.root}.") from error
+        for notice in self.trainer.feed.notices():
+            self._say_of_rank(f"warning: {notice}")
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         images_per_second = sum(self.trainer.feed.sizes(report.step - 1)) / seconds
@@ -199,6 +202,13 @@ class Run:
                 f"{report.gradient_norm:g}: skipped, as train.nonfinite says"
             )
         return self.trainer.agreed
+
+    def _say_of_rank(self, text: str) -> None:
+        """What only this rank knows."""
+        if self.world.main:
+            self.watcher.say(text)
+        else:
+            print(f"rank {self.world.rank}: {text}", file=sys.stderr, flush=True)
 
     def _log(self, report: StepReport) -> None:
         line = {"kind": "train", **_finite(asdict(report))}

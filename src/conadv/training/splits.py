@@ -1,5 +1,6 @@
 """The images of a run: training, validation, test."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor
 
 from conadv.data import ImageDataset, load_dataset, split
+from conadv.distributed import World
 from conadv.training.feed import Feed, ResidentFeed
-from conadv.training.measure import Images
+from conadv.training.measure import EvalImages, Images
 from conadv.training.recipe import Recipe
 
 
@@ -29,10 +31,24 @@ class Facts:
         return {
             "dataset": self.name,
             "fingerprint": self.fingerprint,
+            "channels": self.channels,
             "classes": list(self.classes),
             "mean": list(self.mean),
             "std": list(self.std),
         }
+
+
+def facts_from(values: Mapping[str, Any]) -> Facts:
+    """From `Facts.as_dict`."""
+    mean = tuple(values["mean"])
+    return Facts(
+        values["dataset"],
+        values["fingerprint"],
+        int(values.get("channels", len(mean))),  # older checkpoints lack it
+        tuple(values["classes"]),
+        mean,
+        tuple(values["std"]),
+    )
 
 
 class Splits(Protocol):
@@ -48,19 +64,19 @@ class Splits(Protocol):
         """Images to train on, those held out not counted."""
         ...
 
-    def feed(self, recipe: Recipe) -> Feed:
-        """The training images of each step."""
+    def feed(self, recipe: Recipe, slots: range) -> Feed:
+        """The training images of each step, of which ``slots`` are this rank's micro-batches."""
         ...
 
-    def train(self, count: int | None = None) -> Images:
+    def train(self, count: int | None = None) -> EvalImages:
         """At most ``count`` training images, without augmentation."""
         ...
 
-    def validation(self) -> Images | None:
+    def validation(self) -> EvalImages | None:
         """The images held out, or None."""
         ...
 
-    def test(self) -> Images:
+    def test(self) -> EvalImages:
         """The test set."""
         ...
 
@@ -92,7 +108,7 @@ class ResidentSplits:
         """Images to train on."""
         return len(self.train_indices)
 
-    def feed(self, recipe: Recipe) -> Feed:
+    def feed(self, recipe: Recipe, slots: range) -> Feed:
         """Batches made on the device."""
         return ResidentFeed(recipe, self.dataset, self.train_indices, self.device)
 
@@ -120,7 +136,7 @@ class ResidentSplits:
         return Images(images.to(self.device), labels.to(self.device), data.mean, data.std)
 
 
-def load_splits(recipe: Recipe, device: torch.device) -> Splits:
+def load_splits(recipe: Recipe, device: torch.device, world: World | None = None) -> Splits:
     """Load the data set of a recipe and cut it as the recipe says.
 
     Raises:
@@ -128,6 +144,10 @@ def load_splits(recipe: Recipe, device: torch.device) -> Splits:
         RecipeError: There are fewer images than the recipe asks for.
     """
     settings = recipe.data
+    if settings.dataset == "files":
+        from conadv.training.file_splits import load_file_splits
+
+        return load_file_splits(recipe, device, world or World())
     options: dict[str, Any] = {}
     if settings.dataset == "synthetic":
         options = settings.synthetic.model_dump()

@@ -52,6 +52,8 @@ class Tally:
         self._add("clean_loss", seen.clean_loss, fraction, fraction)
         self._add("adversarial_loss", seen.adversarial_loss, fraction, fraction)
         self._add("zero_share", seen.zero_share, fraction, fraction)
+        if labels.is_floating_point():  # of a mixture, the class with the larger share
+            labels = labels.argmax(dim=1)
         self._add("correct", (seen.outputs.argmax(dim=1) == labels).sum(), 1.0, 0.0)
 
     def _add(self, name: str, value: Tensor | None, factor: float, weight: float) -> None:

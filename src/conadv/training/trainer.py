@@ -232,7 +232,13 @@ class Trainer:
         fraction = sizes[slot] / sizes[0]
         with self.exchange.round(last):
             with self.numerics.autocast():
-                loss = self.adversary.loss(images, labels, self.criterion, fraction=fraction)
+                loss = self.adversary.loss(
+                    images,
+                    labels,
+                    self.criterion,
+                    fraction=fraction,
+                    views=self.feed.views(self.step, slot),
+                )
             self.scaler.scale(loss).backward()
         self.adversary.collect()
         tally.add(loss, fraction, labels, self.adversary.diagnostics)

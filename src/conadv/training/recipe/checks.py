@@ -29,6 +29,7 @@ def problems(recipe: Recipe) -> list[str]:
         _optimizer,
         _length,
         _parallel,
+        _images,
     )
     return [problem for check in checks for problem in check(recipe)]
 
@@ -225,6 +226,30 @@ def _parallel(recipe: Recipe) -> Iterator[str]:
                 f"{name} with hardware.parallel=fsdp: {why}. Set {name}={instead}, or "
                 "hardware.parallel=ddp."
             )
+
+
+def _images(recipe: Recipe) -> Iterator[str]:
+    """Augmentation that this kind of data set does not have."""
+    data, method, train = recipe.data, recipe.method, recipe.train
+    if data.dataset == "files":
+        for name, given in (("crop_padding", data.crop_padding), ("cutout", data.cutout)):
+            if given:
+                yield (
+                    f"data.{name}={given} with data.dataset=files: its images are cropped out of "
+                    f"larger ones (data.files.area). Set data.{name}=0; data.files.erasing blanks "
+                    "out rectangles."
+                )
+    elif method.view not in ("none", "plain"):
+        yield (
+            f"method.view={method.view} with data.dataset={data.dataset}: policies are for "
+            "data.dataset=files. Set method.view=plain or none."
+        )
+    if method.view != "none" and (train.mixup or train.cutmix):
+        yield (
+            f"method.view={method.view} with train.mixup={train.mixup:g}, train.cutmix="
+            f"{train.cutmix:g}: a second view has the labels of its own image. Set both to 0, or "
+            "method.view=none."
+        )
 
 
 def _null(value: float | None) -> str:

@@ -7,7 +7,16 @@ from typing import Any
 from conadv.training.recipe._yaml import one_line
 from conadv.training.recipe.schema import Recipe
 
-WITHOUT_EFFECT = ("description", "source", "published", "verified", "data.root", "checkpoint")
+WITHOUT_EFFECT = (
+    "description",
+    "source",
+    "published",
+    "verified",
+    "data.root",
+    "data.files.test_root",
+    "data.files.workers",
+    "checkpoint",
+)
 """Fields and sections that do not change what a run computes."""
 
 

@@ -7,15 +7,21 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from conadv.training.recipe._section import Section
-from conadv.training.recipe._values import Number, Whole
+from conadv.training.recipe._values import Number, Text, Whole
 
 Policy = Literal["none", "autoaugment", "autoaugment-v0", "randaugment", "trivialaugment"]
 """What is done to colours and shapes of an image, besides crop and flip."""
 
 
+View = Literal["none", "plain", "autoaugment", "autoaugment-v0", "randaugment", "trivialaugment"]
+"""A second view of every image: another crop and flip, or with a policy on top."""
+
+
 class ImageFilesOptions(Section):
     """Images in files: how they are cropped, augmented and read."""
 
+    test_root: Text | None = None
+    """Where test images lie, in the forms of data.root; null: with the training images, as val."""
     size: Whole = Field(default=224, ge=8, le=2048)
     """Height and width of training images in pixels."""
     eval_size: Whole = Field(default=224, ge=8, le=2048)

@@ -8,10 +8,12 @@ from pydantic import Field, field_validator, model_validator
 
 from conadv.training.recipe._section import Section
 from conadv.training.recipe._values import Flag, Number, Scheduled, Text, Whole
-from conadv.training.recipe.image_files import ImageFilesOptions, Policy
+from conadv.training.recipe.image_files import ImageFilesOptions, View
 
 BRANCHES = ("clean", "adversarial")
-"""Names of the normalisation branches of every model that the trainer makes."""
+"""Normalisation branches of every model that the trainer makes with copies."""
+VIEW_BRANCH = "augmented"
+"""A further one, for second views (method.view)."""
 
 Branch = Literal["clean", "adversarial"]
 
@@ -117,9 +119,9 @@ class MethodSection(Section):
     """Copies come on top of the fresh images, or take the place of some (recycled only)."""
     refine: Whole = Field(default=1, ge=1, le=64)
     """Gradient steps in the life of a copy (recycled only)."""
-    view: Policy = "none"
-    """Train also on a second crop of every image under this policy, through a branch of its own
-    (data.dataset=files; the published ConAdv+AA has autoaugment)."""
+    view: View = "none"
+    """Train also on a second crop of every image through a branch of its own: plain, or under a
+    policy (data.dataset=files; the published ConAdv+AA has autoaugment-v0)."""
     label: Text | None = None
     """What a table calls the method; null derives it from the schedule."""
 
