@@ -32,9 +32,21 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:N or mps.", show_default="recipe's")
     ] = None,
+    test_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FOLDER",
+            help="Instead, score one of ImageNet's test sets: validation (with ReaL), V2, A, R, "
+            "Sketch, C. Repeatable.",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="With --test-set: decoding processes.")] = 4,
     json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
 ) -> None:
     """Measure a run's accuracy, and its robustness to FGSM and PGD."""
+    if test_set:
+        _evaluate_sets(run, test_set, checkpoint, branch, device, workers, json)
+        return
     from conadv.training.evaluate import evaluate_run
 
     found = evaluate_run(
@@ -56,6 +68,26 @@ def evaluate(
             f"PGD-{found['pgd_steps']:<6} {percent(found['pgd_accuracy'])}  {radius}, "
             f"{found['pgd_restarts']} restart(s), {found['attacked_images']} images"
         )
+    if json is not None:
+        write_json(json, found)
+
+
+def _evaluate_sets(
+    run: Path,
+    sets: list[str],
+    checkpoint: str,
+    branch: str | None,
+    device: str | None,
+    workers: int,
+    json: Path | None,
+) -> None:
+    from conadv.report.imagenet import imagenet_markdown
+    from conadv.training.evaluate_sets import evaluate_sets
+
+    found = evaluate_sets(
+        run, sets, checkpoint=checkpoint, branch=branch, device=device, workers=workers
+    )
+    typer.echo(imagenet_markdown([found]), nl=False)
     if json is not None:
         write_json(json, found)
 

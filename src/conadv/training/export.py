@@ -44,7 +44,7 @@ def export_run(
     plain = conadv.plain(saved.model, branch if len(saved.branches) > 1 else None)
     # Two names of one tensor are stored twice: safetensors refuses shared memory.
     tensors = {name: value.contiguous().clone() for name, value in plain.state_dict().items()}
-    data = saved.splits.facts
+    data = saved.facts
     metadata = {
         "format": "pt",
         "model": saved.recipe.model.name,

@@ -1,6 +1,7 @@
 """The model of a run, read back from its folder."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,31 @@ from conadv.training.checkpoint import CheckpointStore, load_checkpoint
 from conadv.training.method import branches_of, make_model
 from conadv.training.recipe import Recipe, load_recipe
 from conadv.training.run_folder import RunFolder
-from conadv.training.splits import Splits, load_splits
+from conadv.training.splits import Facts, Splits, facts_from, load_splits
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run's recipe, data and weights."""
+    """A run's recipe and weights, and on demand its data."""
 
     folder: RunFolder
     recipe: Recipe
-    splits: Splits
+    facts: Facts
+    """About the data set, as the run had it."""
     model: nn.Module
     """In eval mode, its normalisation split as in training; averaged weights with EMA."""
     branches: tuple[str, ...]
     step: int
     device: torch.device
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The images; opened when they are asked for.
+
+        Raises:
+            DataError: They cannot be had.
+        """
+        return load_splits(self.recipe, self.device)
 
     def branch(self, name: str | None) -> str:
         """A branch of the model; None takes the one that the recipe evaluates.
@@ -61,9 +72,9 @@ def load_run(run: Path | str, *, checkpoint: str = "last", device: str | None = 
     recipe = load_recipe(folder.recipe)
     place = resolve_device(device or recipe.hardware.device)
     state = _read(folder, checkpoint)
-    splits = load_splits(recipe, place)
+    facts = facts_from(state["data"])
     with torch.random.fork_rng(devices=[]):
-        model = make_model(recipe, splits.facts)
+        model = make_model(recipe, facts)
     try:
         model.load_state_dict(_weights(state["trainer"]))
     except (RuntimeError, KeyError) as error:
@@ -72,9 +83,7 @@ def load_run(run: Path | str, *, checkpoint: str = "last", device: str | None = 
             f"recipe: {str(error).splitlines()[0]} Was recipe.yaml changed by hand?"
         ) from error
     step = int(state["trainer"]["step"])
-    return SavedRun(
-        folder, recipe, splits, model.to(place).eval(), branches_of(recipe), step, place
-    )
+    return SavedRun(folder, recipe, facts, model.to(place).eval(), branches_of(recipe), step, place)
 
 
 def _read(folder: RunFolder, checkpoint: str) -> dict[str, Any]:
