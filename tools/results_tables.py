@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
@@ -207,6 +207,27 @@ def _link_times(times: dict[str, Any]) -> list[str]:
     ]
 
 
+def decode() -> str:
+    """Images decoded per second on one core, against timm's transform."""
+    found = read("benchmarks/results/decode-cpu.json")
+    rows = [
+        [
+            f"{row['images']}, {row['number']} of {row['mean_kilobytes']:.0f} kB",
+            row["what"],
+            spread(row["ratio"]),
+            "" if row["goal"] is None else f"{row['goal']:.1f}",
+            f"{row['conadv_images_per_second']['median']:.0f}",
+        ]
+        for row in found["rows"]
+    ]
+    header = ["JPEGs", "interpolation", "images/s over timm's (p10-p90)", "goal", "images/s"]
+    note = (
+        f"\nTo 224 pixels on one core, {found['rounds']} interleaved rounds, Pillow "
+        f"{found['environment']['pillow']}, timm {found['environment']['timm']}.\n"
+    )
+    return table(header, rows) + note + remade(found["environment"])
+
+
 def quickstart() -> str:
     """What `make quickstart` measured."""
     names = ("small-batch", "vanilla", "sequential", "recycled")
@@ -238,6 +259,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kills": kills,
     "sweep": sweep,
     "link": link,
+    "decode": decode,
     "quickstart": quickstart,
 }
 
