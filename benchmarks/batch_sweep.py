@@ -4,8 +4,8 @@
 
 The micro-batch stays, so accumulation grows. The trainer works on made-up images that lie in
 memory, the same ones and as many of them for every batch. Peak memory is that of a process of its
-own; times are taken in one process, in which the batches take turns, and divided round by round. On a
-CPU it is the time of one thread on it, which other programs disturb least; on a GPU wall-clock.
+own; times are taken in one process, in which the batches take turns, and divided round by round. On
+a CPU that is the processor time of one thread, which other programs disturb least.
 Goals: memory and time per image within 5 % over the whole range for vanilla, sequential and
 recycled; lookahead grows by what is pending, one bit per value.
 """
