@@ -47,6 +47,9 @@ class RandomFeed:
     def sample_ids(self, step: int) -> list[int]:
         return [1000 * step + i for i in range(sum(self._sizes))]
 
+    def views(self, step: int, index: int) -> dict[str, tuple[Tensor, Tensor]]:
+        return {}
+
     def epoch(self, step: int) -> float:
         return step / self.total_steps
 
