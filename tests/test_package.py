@@ -56,7 +56,7 @@ def imported(code: str) -> set[str]:
     return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 
 
-@pytest.mark.parametrize("module", ["conadv", "conadv.optim"])
+@pytest.mark.parametrize("module", ["conadv", "conadv.optim", "conadv.planning"])
 def test_the_library_imports_torch_and_numpy_alone(module: str) -> None:
     before = imported("import torch, numpy")
     after = imported(f"import {module}")
@@ -184,7 +184,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_the_wheel_holds_the_package_and_its_data(wheel: list[str]) -> None:
     names = set(wheel)
     assert "conadv/py.typed" in names
-    for pattern in ("recipes/*.yaml", "data/assets/*", "report/templates/*", "report/*.j2"):
+    for pattern in (
+        "recipes/*.yaml",
+        "planning/*.yaml",
+        "data/assets/*",
+        "report/templates/*",
+        "report/*.j2",
+    ):
         for path in PACKAGE.glob(pattern):
             if path.is_file() and path.suffix not in {".pyc"}:
                 assert f"conadv/{path.relative_to(PACKAGE)}" in names

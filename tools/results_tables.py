@@ -228,6 +228,42 @@ def decode() -> str:
     return table(header, rows) + note + remade(found["environment"])
 
 
+def planning() -> str:
+    """The planner's model against the steps measured on a limited link."""
+    import torch
+
+    import conadv
+    from conadv import planning as model
+    from conadv.training.models import create_model
+
+    measured = model.read_link_benchmark(ROOT / LINK)
+    settings, size = measured.settings, measured.settings["image_size"]
+    options = {"widths": tuple(settings["widths"])} if settings["widths"] else {}
+    network = create_model(settings["model"], 3, 10, options=options)
+    counted = model.count(conadv.split_norms(network), (3, size, size), torch.float32)
+    rates = {row["bits_per_second"]: _rate(row) for row in read(LINK)["rows"]}
+    rows, worst = [], 0.0
+    for seen, found in model.held_out(measured, counted):
+        for name, seconds in seen.steps.items():
+            error = found.steps[name] / seconds - 1
+            worst = max(worst, abs(error))
+            times = (seconds, found.steps[name], seen.exposed[name], found.exposed[name])
+            step, predicted, *exposed = (f"{1000 * t:.0f} ms" for t in times)
+            where = rates.get(8 * seen.rate, "no limit")
+            rows.append([where, name, step, predicted, f"{error:+.1%}", *exposed])
+    header = ["link", "schedule", "measured step", "predicted", "error"]
+    header += ["measured exposed", "predicted"]
+    fitted = model.fit_link(measured, counted)
+    note = (
+        f"\nEvery rate is predicted by a fit to the other {len(measured.observations) - 1}; the "
+        f"largest error is {worst:.1%}. A fit to all of them finds "
+        f"{fitted.rates.operations / 1e9:.0f}e9 operations per second, {fitted.link.efficiency:.0%}"
+        f" of the link's rate, {1000 * fitted.link.inside_latency:.1f} ms for a message and "
+        f"{fitted.link.host / 1e6:.0f} MB/s at which the processor handles what travels.\n"
+    )
+    return table(header, rows) + note
+
+
 def quickstart() -> str:
     """What `make quickstart` measured."""
     names = ("small-batch", "vanilla", "sequential", "recycled")
@@ -259,6 +295,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kills": kills,
     "sweep": sweep,
     "link": link,
+    "planning": planning,
     "decode": decode,
     "quickstart": quickstart,
 }

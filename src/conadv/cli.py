@@ -1,4 +1,4 @@
-"""The command line: ``conadv train | evaluate | export | recipes | bench | data | quickstart``.
+"""The command line: ``conadv train | evaluate | export | plan | recipes | bench | data | ...``.
 
 Each command is a file in `conadv.commands`. What a user can act on is printed as one message
 without a traceback; the exit code is 2 for anything wrong with what was asked, 130 after an

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from conadv.commands import bench, data, evaluate, export, quickstart, recipes, train
+from conadv.commands import bench, data, evaluate, export, plan, quickstart, recipes, train
 
 
 def _version(asked: bool) -> None:
@@ -40,6 +40,7 @@ app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("plan")(plan.plan)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

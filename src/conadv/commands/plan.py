@@ -1,0 +1,261 @@
+"""``conadv plan``: what a recipe would cost on devices that one may not have."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conadv.commands._show import table, write_json
+
+if TYPE_CHECKING:
+    from conadv.planning import Comparison, DeviceType, Job, Link, Rates
+
+_PIXELS = 224 * 224
+"""The image that a device type's half_batch is given for."""
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name or YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes, such as batch.global_batch=32768."),
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Number of devices.")] = 1,
+    device_type: Annotated[
+        str, typer.Option(help="Such as h100, a100-80gb; cpu with a measured throughput.")
+    ] = "h100",
+    link: Annotated[
+        str, typer.Option(help="Such as nvlink4-ndr, or a rate per device such as 25Gbit.")
+    ] = "nvlink4-ndr",
+    latency: Annotated[
+        float | None, typer.Option(min=0, help="Of one message, in microseconds.")
+    ] = None,
+    images_per_second: Annotated[
+        float | None,
+        typer.Option(help="Measured ordinary training on one device, in place of a FLOP count."),
+    ] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="The same from a file of conadv bench steps --json.")
+    ] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(help="Share of the peak rate; the table's is an assumption.")
+    ] = None,
+    half_batch: Annotated[
+        float | None,
+        typer.Option(min=0, help="Images per pass at which half of that is reached."),
+    ] = None,
+    activations: Annotated[
+        float | None, typer.Option(help="Measured MB of activations per image; else counted.")
+    ] = None,
+    core_images_per_second: Annotated[
+        float, typer.Option(help="Images that a core decodes (data.dataset=files).")
+    ] = 280.0,
+    cores_per_device: Annotated[float, typer.Option(help="Cores that decode.")] = 12.0,
+    image_bytes: Annotated[float, typer.Option(help="Bytes of an encoded image.")] = 110e3,
+    storage: Annotated[
+        str | None, typer.Option(help="Rate at which all devices together read, as 10GB/s.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write everything here.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Draw it: an HTML page.")] = None,
+) -> None:
+    """Predict step time, time to train, memory and bottleneck on N devices.
+
+    For every schedule, and from 1 to 4,096 devices. Nothing is trained.
+    """
+    from conadv.commands import _plan_inputs as inputs
+    from conadv.planning import Loader, Rates, compare, deal, device_counts, link_named, published
+    from conadv.planning import device_type as find_device
+    from conadv.training.recipe import load_recipe
+
+    device = find_device(device_type)
+    joined = link_named(link, None if latency is None else latency * 1e-6)
+    loader = Loader(
+        _positive("--core-images-per-second", core_images_per_second),
+        _positive("--cores-per-device", cores_per_device),
+        _positive("--image-bytes", image_bytes),
+        math.inf if storage is None else _rate("--storage", storage),
+    )
+    _positive("--images-per-second", images_per_second)
+    _positive("--utilisation", utilisation)
+    _positive("--activations", activations)
+    loaded = load_recipe(recipe, overrides or [])
+    inputs.check_parallel(loaded)
+    job = inputs.job_of(loaded, loader)
+    deal(job, devices)  # says at once which numbers can
+    if measured is not None:
+        images_per_second = inputs.measured_images_per_second(measured, loaded)
+    network = inputs.count_network(loaded)
+    shape, _, _ = inputs.images_of(loaded)
+    if half_batch is None:
+        half_batch = device.half_batch * _PIXELS / (shape[1] * shape[2])
+    rates = Rates.of(device, network, job.micro_batch, images_per_second, utilisation, half_batch)
+    saved = None if activations is None else activations * 1e6
+    methods = inputs.methods_of(loaded)
+    counts, refused = device_counts(job, devices)
+    rows = {
+        n: compare(network, job, methods, rates, joined, n, device.memory, saved) for n in counts
+    }
+    own = inputs.own_schedule(loaded)
+    notes = _assumptions(device, joined, rates, images_per_second, utilisation, job)
+    record = {
+        "recipe": loaded.name,
+        "schedule": own,
+        "global_batch": job.global_batch,
+        "devices": devices,
+        "device_type": device.name,
+        "link": joined.name,
+        "model": loaded.model.name,
+        "image": list(shape),
+        "forward_gmacs": network.forward / 2e9,
+        "parameters": network.parameters,
+        "assumptions": notes,
+        "rows": [found.as_dict() for n in counts for found in rows[n]],
+        "refused": refused,
+        "published": published() if _is_the_papers(loaded.model.name, shape) else [],
+    }
+    _print(record, rows[devices], [c for n in counts for c in rows[n] if c.plan.schedule == own])
+    if json is not None:
+        write_json(json, record)
+        typer.echo(f"written: {json}")
+    if chart is not None:
+        from conadv.report.plan_chart import write_plan_chart
+
+        typer.echo(f"drawn: {write_plan_chart(record, chart)}")
+
+
+def _print(record: dict[str, Any], here: list[Comparison], own: list[Comparison]) -> None:
+    typer.echo(
+        f"{record['recipe']}: {record['model']}, {record['forward_gmacs']:.3g} GMACs forward, "
+        f"{record['parameters'] / 1e6:.3g} M parameters, {record['global_batch']:,} images per "
+        f"step. Predicted, not measured.\n"
+    )
+    title = f"{record['devices']:,} x {record['device_type']}, {record['link']}"
+    table([_schedule_row(found) for found in here], title)
+    hidden = [found.plan.schedule for found in here if found.hidden]
+    typer.echo(f"extra cost hidden here: {', '.join(hidden) or 'of none'}\n")
+    table([_devices_row(found) for found in own], f"{record['schedule']}, by number of devices")
+    if record["refused"]:
+        typer.echo(
+            f"cannot carry the batch, normalisation groups kept whole: "
+            f"{', '.join(f'{n:,}' for n in record['refused'])} devices"
+        )
+    if record["published"]:
+        typer.echo("\npublished by others, for orientation:")
+    for row in record["published"]:
+        minutes = row["minutes"]
+        when = "no time known to us" if minutes is None else f"{minutes:g} min"
+        typer.echo(
+            f"  {row['what']}: batch {row['batch']:,}, {row['devices']:,} x {row['device']}, "
+            f"{when} ({row['source']})"
+        )
+    typer.echo("\nassumptions:")
+    for note in record["assumptions"]:
+        typer.echo(f"  {note}")
+
+
+def _is_the_papers(model: str, shape: tuple[int, int, int]) -> bool:
+    """Whether the published runs, all of ResNet-50 on ImageNet, are of this network."""
+    return model.rpartition("/")[2].startswith("resnet50") and shape[1] >= 128
+
+
+def _schedule_row(found: Comparison) -> dict[str, Any]:
+    plan, timing = found.plan, found.plan.timing
+    return {
+        "schedule": plan.schedule,
+        "step": duration(timing.step),
+        "over vanilla": f"{found.over_vanilla:.2f}",
+        "attack": duration(timing.attack),
+        "network": duration(timing.network),
+        "exposed": duration(timing.exposed),
+        "loader": duration(timing.loader),
+        "images/s": f"{plan.images_per_second:,.0f}",
+        "efficiency": f"{plan.efficiency:.0%}",
+        "to train": duration(plan.seconds),
+        "memory": _memory(found),
+        "bottleneck": plan.bottleneck,
+    }
+
+
+def _devices_row(found: Comparison) -> dict[str, Any]:
+    plan = found.plan
+    return {
+        "devices": f"{plan.devices:,}",
+        "micro-batches": f"{plan.dealt.rounds:,} x {plan.dealt.micro_batch}",
+        "step": duration(plan.timing.step),
+        "over vanilla": f"{found.over_vanilla:.2f}",
+        "exposed": duration(plan.timing.exposed),
+        "images/s": f"{plan.images_per_second:,.0f}",
+        "efficiency": f"{plan.efficiency:.0%}",
+        "to train": duration(plan.seconds),
+        "memory": _memory(found),
+        "bottleneck": plan.bottleneck,
+    }
+
+
+def _memory(found: Comparison) -> str:
+    total = f"{found.plan.memory.total / 1e9:.2f} GB"
+    return total + (" (does not fit)" if found.plan.fits is False else "")
+
+
+def duration(seconds: float) -> str:
+    """A time as people write it: three digits, from microseconds to days."""
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size * (2 if unit == "days" else 1):
+            return f"{seconds / size:.3g} {unit}"
+    return "0" if seconds == 0 else f"{seconds * 1e6:.3g} us"
+
+
+def _assumptions(
+    device: DeviceType,
+    link: Link,
+    rates: Rates,
+    images_per_second: float | None,
+    utilisation: float | None,
+    job: Job,
+) -> list[str]:
+    """Where each figure of the hardware comes from."""
+    notes = []
+    if images_per_second is not None:
+        notes.append(f"measured: {images_per_second:.4g} images/s of ordinary training per device")
+    else:
+        used, whose = utilisation, "given"
+        if used is None:
+            used, whose = device.utilisation, "an assumption"
+        notes.append(
+            f"{device.name}: {device.peak or 0:.4g} operations/s ({device.source}), of which "
+            f"{used or 0:.0%} are used ({whose})"
+        )
+    notes.append(
+        f"a pass costs as much as {rates.half_batch:.3g} images more than it has (an assumption)"
+    )
+    notes.append(
+        f"{link.name}: {link.source}; {link.efficiency:.0%} of the rate and latencies of "
+        f"{link.inside_latency * 1e6:.3g} and {link.between_latency * 1e6:.3g} us are assumptions"
+    )
+    loader = job.loader
+    if math.isfinite(loader.images_per_core_second):
+        storage = "" if math.isinf(loader.storage) else f", storage {loader.storage:.3g} bytes/s"
+        notes.append(
+            f"loader: {loader.cores_per_device:g} cores per device, "
+            f"{loader.images_per_core_second:g} images/s each{storage} (assumptions)"
+        )
+    notes.append("not counted: evaluations, checkpoints, start-up, slow devices")
+    return notes
+
+
+def _positive(option: str, value: float | None) -> Any:
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise typer.BadParameter(f"{option} {value:g}: give a number above 0.")
+    return value
+
+
+def _rate(option: str, text: str) -> float:
+    from conadv.planning import parse_rate
+
+    rate = parse_rate(text)
+    if not rate:
+        raise typer.BadParameter(f"{option} {text}: give a rate such as 10GB/s or 100Gbit.")
+    return rate
