@@ -187,6 +187,7 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: list[str]) -> None:
     for pattern in (
         "recipes/*.yaml",
         "planning/*.yaml",
+        "training/*.yaml",
         "data/assets/*",
         "report/templates/*",
         "report/*.j2",

@@ -264,6 +264,17 @@ def planning() -> str:
     return table(header, rows) + note
 
 
+def models() -> str:
+    """Which architectures go through conadv whole."""
+    from conadv.training.model_table import markdown_table, summary
+
+    found = read("benchmarks/results/models-check.json")
+    environment, rows = found["environment"], found["rows"]
+    libraries = f"timm {environment['timm']}, torchvision {environment['torchvision']}"
+    lead = f"{summary(rows)}, with {libraries}.\n\n"
+    return lead + markdown_table(rows) + remade(environment)
+
+
 def quickstart() -> str:
     """What `make quickstart` measured."""
     names = ("small-batch", "vanilla", "sequential", "recycled")
@@ -297,6 +308,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "link": link,
     "planning": planning,
     "decode": decode,
+    "models": models,
     "quickstart": quickstart,
 }
 

@@ -14,6 +14,7 @@ from support.launches import Case, on_ranks
 from support.runs import final_state
 
 RANDOM = ("attack.random_start=0.5", "attack.target=random")
+WHOLE_STEPS = ("data.order_tail=wrap", "optimizer.gsnr_momentum=0.5")
 EQUAL: dict[str, tuple[str, ...]] = {
     "vanilla": ("method.schedule=vanilla",),
     "sequential": ("method.schedule=sequential", *RANDOM),
@@ -21,6 +22,9 @@ EQUAL: dict[str, tuple[str, ...]] = {
     "lookahead": ("method.schedule=lookahead", "method.tau=1"),
     "lookahead3": ("method.schedule=lookahead", "method.tau=3", "method.share=0.5", *RANDOM),
     "lars": ("method.schedule=vanilla", "optimizer.name=lars", "optimizer.lr=0.5"),
+    "sam": ("method.schedule=vanilla", "method.sam=sam", "method.rho=0.2"),
+    "async-sam": ("method.schedule=vanilla", "method.sam=async", "method.rho=0.2"),
+    "vr-sgd": ("method.schedule=vanilla", "optimizer.variance_reduction=true", *WHOLE_STEPS),
     "ema": ("method.schedule=vanilla", "train.ema_decay=0.9", "train.clip_grad_norm=0.5"),
 }
 """What must not depend on the number of ranks."""

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from conadv.commands import bench, data, evaluate, export, plan, quickstart, recipes, train
+from conadv.commands import (
+    analyse,
+    bench,
+    data,
+    evaluate,
+    export,
+    models,
+    plan,
+    quickstart,
+    recipes,
+    train,
+)
 
 
 def _version(asked: bool) -> None:
@@ -39,8 +50,10 @@ def _options(
 app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("analyse")(analyse.analyse)
 app.command("export")(export.export)
 app.command("plan")(plan.plan)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")

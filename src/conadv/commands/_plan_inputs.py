@@ -73,13 +73,15 @@ def job_of(recipe: Recipe, loader: Loader) -> Job:
     _, _, total = images_of(recipe)
     name = recipe.optimizer.name
     states = 0 if name == "sgd" and recipe.optimizer.momentum == 0 else _STATES.get(name, 2)
+    longer = recipe.train.steps_factor
+    epochs, steps = recipe.train.epochs, recipe.train.steps
     return Job(
         global_batch=recipe.batch.global_batch,
         micro_batch=recipe.micro_batch,
         norm_group=recipe.norm_group,
         train_images=total,
-        epochs=recipe.train.epochs,
-        steps=recipe.train.steps,
+        epochs=None if epochs is None else epochs * longer,
+        steps=None if steps is None else round(steps * longer),
         optimizer_states=states,
         averaged=recipe.train.ema_decay is not None,
         loader=loader if recipe.data.dataset == "files" else Loader(),

@@ -3,12 +3,19 @@
 from conadv.optim.groups import param_groups
 from conadv.optim.lamb import LAMB
 from conadv.optim.lars import LARS
+from conadv.optim.muon import Muon
 from conadv.optim.scaling import linear_lr, sqrt_lr
+from conadv.optim.sharpness import SAM, AsyncSAM
+from conadv.optim.variance_reduced import VarianceReduction
 from conadv.optim.warmup import WarmupCosine, WarmupPolynomial, warmup_cosine, warmup_poly
 
 __all__ = [
     "LAMB",
     "LARS",
+    "SAM",
+    "AsyncSAM",
+    "Muon",
+    "VarianceReduction",
     "WarmupCosine",
     "WarmupPolynomial",
     "linear_lr",

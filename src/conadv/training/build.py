@@ -19,7 +19,12 @@ from conadv.training.parallel import Alone, DataParallel, Exchange
 from conadv.training.recipe import Recipe
 from conadv.training.splits import Facts, Splits, load_splits
 from conadv.training.trainer import Numerics, Trainer
-from conadv.training.updates import learning_rate_factor, make_optimizer
+from conadv.training.updates import (
+    learning_rate_factor,
+    make_optimizer,
+    make_sam,
+    make_variance_reduction,
+)
 
 T = TypeVar("T")
 
@@ -81,7 +86,7 @@ class Built:
         return [found for found in world.gather(own) if found is not None]
 
 
-def build(recipe: Recipe, world: World | None = None) -> Built:
+def build(recipe: Recipe, world: World | None = None, splits: Splits | None = None) -> Built:
     """Load the data and make model, optimizer, adversary and trainer.
 
     Reseeds torch's global random stream: the initial weights are a function of the recipe.
@@ -89,6 +94,7 @@ def build(recipe: Recipe, world: World | None = None) -> Built:
     Args:
         recipe: What to train and how.
         world: This process among those of the run; None is a process on its own.
+        splits: The images; None loads the recipe's.
 
     Raises:
         RecipeError: The recipe does not fit its data or this machine.
@@ -98,7 +104,7 @@ def build(recipe: Recipe, world: World | None = None) -> Built:
     world = world or World()
     slots = world.slots(recipe.micro_steps)  # before anything that takes time
     device = resolve_device(local_device(recipe.hardware.device, world))
-    splits = load_splits(recipe, device, world)
+    splits = splits or load_splits(recipe, device, world)
     count = splits.train_count
     feed = _mixed(recipe, splits.feed(recipe, slots), splits.facts)
     torch.manual_seed(recipe.seed)
@@ -124,6 +130,8 @@ def build(recipe: Recipe, world: World | None = None) -> Built:
         exchange=exchange,
         micro_steps=recipe.micro_steps,
         tau=recipe.method.tau if recipe.method.schedule == "lookahead" else 0,
+        sam=make_sam(recipe, model.parameters()),
+        variance_reduction=make_variance_reduction(recipe, model.parameters(), world.size),
     )
     if world.size > 1 and not sharded:
         trainer.settle()

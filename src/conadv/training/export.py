@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from safetensors.torch import save
+from torch import nn
 
 import conadv
 from conadv.errors import RunFolderError
@@ -41,9 +42,6 @@ def export_run(
     saved = load_run(run, checkpoint=checkpoint, device="cpu")
     branch = saved.branch(branch)
     target = Path(path) if path is not None else saved.folder.root / "model.safetensors"
-    plain = conadv.plain(saved.model, branch if len(saved.branches) > 1 else None)
-    # Two names of one tensor are stored twice: safetensors refuses shared memory.
-    tensors = {name: value.contiguous().clone() for name, value in plain.state_dict().items()}
     data = saved.facts
     metadata = {
         "format": "pt",
@@ -58,10 +56,24 @@ def export_run(
         "step": str(saved.step),
         "conadv": conadv.__version__,
     }
-    content = save(tensors, metadata)
+    content = safetensors_of(saved.model, branch if len(saved.branches) > 1 else None, metadata)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, lambda file: file.write(content))
     except OSError as error:
         raise RunFolderError(f"could not write {target}: {error.strerror or error}.") from error
     return target
+
+
+def safetensors_of(model: nn.Module, branch: str | None, metadata: dict[str, str]) -> bytes:
+    """The plain model of a split one as the content of a safetensors file.
+
+    Args:
+        model: Split or not.
+        branch: Whose normalisation the plain model gets; None takes the first.
+        metadata: What the file says about itself.
+    """
+    plain = conadv.plain(model, branch)
+    # Two names of one tensor are stored twice: safetensors refuses shared memory.
+    tensors = {name: value.contiguous().clone() for name, value in plain.state_dict().items()}
+    return save(tensors, metadata)

@@ -1,6 +1,6 @@
 """What happens to accumulated gradients between the last backward and the optimizer's step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,10 @@ from conadv.optim._sharded import is_dtensor
 
 
 def finish_gradients(
-    parameters: Sequence[nn.Parameter], divisor: float, clip: float | None
+    parameters: Sequence[nn.Parameter],
+    divisor: float,
+    clip: float | None,
+    change: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Turn a sum of micro-batch means into the mean over the step, and measure and clip it.
 
@@ -21,14 +24,16 @@ def finish_gradients(
         parameters: Those the optimizer updates; ones without a gradient are left out.
         divisor: How many full micro-batches the step stands for.
         clip: Largest allowed norm, or None.
+        change: Called with the mean gradients in place, to scale them down; before clipping.
 
     Returns:
-        Norm of the whole gradient before clipping, 0-dim.
+        Norm of the whole gradient before it is changed or clipped, 0-dim.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if divisor != 1.0:
         torch._foreach_mul_(gradients, 1.0 / divisor)
     norm = nn.utils.get_total_norm(gradients)
+    change()
     if clip is not None:
         nn.utils.clip_grads_with_norm_(parameters, clip, norm)
     return norm.full_tensor() if is_dtensor(norm) else norm

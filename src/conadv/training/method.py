@@ -61,10 +61,19 @@ def make_adversary(recipe: Recipe, model: nn.Module, facts: Facts, rounds: int) 
         facts: Mean and std of the data set.
         rounds: Micro-batches of a step on this rank.
     """
+    schedule = make_schedule(recipe, rounds)
+    # Where there is no adversarial branch, pictures of the attack are taken through the clean one.
+    branch = BRANCHES[-1] if BRANCHES[-1] in branches_of(recipe) else BRANCHES[0]
+    return conadv.Adversary(
+        model, make_attack(recipe, facts), schedule, seed=recipe.seed, adversarial_branch=branch
+    )
+
+
+def make_attack(recipe: Recipe, facts: Facts) -> conadv.Attack:
+    """The attack of training, on images standardised with the data set's mean and std."""
     names = ("norm", "steps", "step_size", "random_start", "target", "branch", "mode")
     settings: dict[str, Any] = {name: getattr(recipe.attack, name) for name in names}
-    attack = conadv.Attack(recipe.attack.epsilon, mean=facts.mean, std=facts.std, **settings)
-    return conadv.Adversary(model, attack, make_schedule(recipe, rounds), seed=recipe.seed)
+    return conadv.Attack(recipe.attack.epsilon, mean=facts.mean, std=facts.std, **settings)
 
 
 def make_schedule(recipe: Recipe, rounds: int) -> Schedule:

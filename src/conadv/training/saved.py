@@ -15,6 +15,7 @@ from conadv.training.method import branches_of, make_model
 from conadv.training.recipe import Recipe, load_recipe
 from conadv.training.run_folder import RunFolder
 from conadv.training.splits import Facts, Splits, facts_from, load_splits
+from conadv.training.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def load_run(run: Path | str, *, checkpoint: str = "last", device: str | None = 
     with torch.random.fork_rng(devices=[]):
         model = make_model(recipe, facts)
     try:
-        model.load_state_dict(_weights(state["trainer"]))
+        load_weights(model, _weights(state["trainer"]))
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"the checkpoint {checkpoint!r} of {folder.root} does not fit the model of its "

@@ -1,6 +1,7 @@
 """What changes during a run, and one step of it: the loop that a library user writes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,11 +14,13 @@ from conadv.adversary import Adversary
 from conadv.attack import Criterion
 from conadv.branches import branch_names
 from conadv.errors import NonFiniteError
+from conadv.optim import SAM, VarianceReduction
 from conadv.training.feed import Feed
 from conadv.training.gradients import BufferGuard, finish_gradients
 from conadv.training.parallel import Exchange
 from conadv.training.shards import spread_model, spread_optimizer, whole
 from conadv.training.tally import Reading, Tally, read
+from conadv.training.weights import load_weights
 
 MAX_SKIPS_IN_A_ROW = 20
 """With ``nonfinite="skip"``: after so many void steps in a row nothing will come of the run."""
@@ -88,6 +91,8 @@ class Trainer:
         exchange: The other ranks.
         micro_steps: Micro-batches of a full step, on all ranks together.
         tau: Steps that lookahead reads ahead; 0 for every other schedule.
+        sam: Perturbs the weights that a step's gradient is taken at; with a vanilla adversary.
+        variance_reduction: Scales gradients by their signal-to-noise ratio over micro-batches.
 
     Raises:
         DistributedError: The micro-batches of a step cannot be dealt out to the ranks.
@@ -105,6 +110,8 @@ class Trainer:
         exchange: Exchange,
         micro_steps: int,
         tau: int = 0,
+        sam: SAM | None = None,
+        variance_reduction: VarianceReduction | None = None,
     ) -> None:
         self.model = model
         self.adversary = adversary
@@ -116,6 +123,8 @@ class Trainer:
         self.exchange = exchange
         self.micro_steps = micro_steps
         self.tau = tau
+        self.sam = sam
+        self.variance_reduction = variance_reduction
         self.slots = exchange.world.slots(micro_steps)
         """Which micro-batches of each step are this rank's."""
         self.agreed = NO_WISHES
@@ -136,6 +145,7 @@ class Trainer:
             average = get_ema_multi_avg_fn(numerics.ema_decay)
             self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.guard = BufferGuard(model) if numerics.nonfinite == "skip" else None
+        self._unperturbed = BufferGuard(model) if sam is not None else None
         self._compute_before = adversary.compute
 
     @property
@@ -163,24 +173,17 @@ class Trainer:
         learning_rate = self._set_learning_rate()
         self.adversary.progress = self.step / self.feed.total_steps
         before = self._remember()
-        self.exchange.begin()
         sizes = self.feed.sizes(self.step)
-        mine = range(self.slots.start, min(self.slots.stop, len(sizes)))
-        tally = Tally()
-        for slot in self.slots:
-            if slot in mine:
-                self._round(slot, sizes, tally, last=slot == mine[-1])
-            elif not mine and slot == self.slots[0]:
-                self._stand_in(len(sizes) - 1)
-            else:
-                self.adversary.idle()
+        with self._perturbed(sizes):
+            tally = self._passes(sizes)
         compute, self._compute_before = self._compute_since(), self.adversary.compute
         flags = (float(wishes.stop), float(wishes.checkpoint))
         self.exchange.numbers(tally.pack((compute, *flags), self.numerics.device))
         packed = self.exchange.wait()
         self.scaler.unscale_(self.optimizer)
         full = sum(sizes) / sizes[0] / self.exchange.world.size
-        norm = finish_gradients(self.parameters, full, self.numerics.clip_grad_norm)
+        clip = self.numerics.clip_grad_norm
+        norm = finish_gradients(self.parameters, full, clip, self._reduce_variance)
         with self.exchange.world.watchdog.waiting():  # with GPUs it is here that one waits
             reading = read(packed, norm)
         self.agreed = Wishes(reading.extra[1] > 0, reading.extra[2] > 0)
@@ -225,7 +228,40 @@ class Trainer:
 
     # -- the pieces of a step ------------------------------------------------------------------
 
-    def _round(self, slot: int, sizes: list[int], tally: Tally, last: bool) -> None:
+    def _passes(self, sizes: list[int], ascent: bool = False) -> Tally:
+        """Forward and backward over this rank's micro-batches; gradients add up in ``.grad``."""
+        self.exchange.begin()
+        mine = range(self.slots.start, min(self.slots.stop, len(sizes)))
+        tally = Tally()
+        for slot in self.slots:
+            if slot in mine:
+                self._round(slot, sizes, tally, slot == mine[-1], ascent)
+            elif not mine and slot == self.slots[0]:
+                self._stand_in(len(sizes) - 1)
+            else:
+                self.adversary.idle()
+        return tally
+
+    @contextmanager
+    def _perturbed(self, sizes: list[int]) -> Iterator[None]:
+        """With SAM: at weights uphill along a gradient of the whole step; otherwise nothing.
+
+        The running statistics stay those of the passes at the weights themselves.
+        """
+        if self.sam is None:
+            yield
+            return
+        assert self._unperturbed is not None
+        self._passes(sizes, ascent=True)
+        self.exchange.numbers(torch.zeros(1, device=self.numerics.device))
+        self.exchange.wait()
+        self.sam.take_gradient()
+        self._unperturbed.remember()
+        with self.sam.perturbed():
+            yield
+        self._unperturbed.restore()
+
+    def _round(self, slot: int, sizes: list[int], tally: Tally, last: bool, ascent: bool) -> None:
         """One micro-batch: loss, backward, and the copies of a later one."""
         images, labels = self._begin(slot)
         self._peek(slot)
@@ -239,9 +275,23 @@ class Trainer:
                     fraction=fraction,
                     views=self.feed.views(self.step, slot),
                 )
-            self.scaler.scale(loss).backward()
+            with self._group(fraction):
+                self.scaler.scale(loss).backward()
+        if ascent:
+            self.adversary.skip()
+            return
         self.adversary.collect()
         tally.add(loss, fraction, labels, self.adversary.diagnostics)
+
+    def _reduce_variance(self) -> None:
+        if self.variance_reduction is not None:
+            with self.exchange.world.watchdog.waiting():
+                self.variance_reduction.scale_gradients()
+
+    def _group(self, fraction: float) -> AbstractContextManager[None]:
+        """Around a backward pass whose gradient is compared with those of other micro-batches."""
+        reduction = self.variance_reduction
+        return nullcontext() if reduction is None else reduction.group(fraction)
 
     def _stand_in(self, slot: int) -> None:
         """A rank without images in a short step: another's, with weight 0.
@@ -287,7 +337,21 @@ class Trainer:
         if self.guard is None:
             return None
         self.guard.remember()
-        return self.adversary.state_dict()
+        return {"adversary": self.adversary.state_dict(), **self._update_state()}
+
+    def _update_state(self) -> dict[str, Any]:
+        """What SAM and variance reduction keep from step to step: references, no copies."""
+        sam, reduction = self.sam, self.variance_reduction
+        return {
+            "sam": None if sam is None else sam.state_dict(),
+            "variance_reduction": None if reduction is None else reduction.state_dict(),
+        }
+
+    def _load_update_state(self, state: dict[str, Any]) -> None:
+        if self.sam is not None:
+            self.sam.load_state_dict(state["sam"])
+        if self.variance_reduction is not None:
+            self.variance_reduction.load_state_dict(state["variance_reduction"])
 
     def _report(self, read: Reading, images: int, learning_rate: float) -> StepReport:
         # An infinite gradient under a finite loss is how GradScaler finds its scale: it skips
@@ -316,7 +380,8 @@ class Trainer:
             raise NonFiniteError(self._nonfinite_message(report, reading))
         assert self.guard is not None
         self.guard.restore()
-        self.adversary.load_state_dict(before)
+        self.adversary.load_state_dict(before["adversary"])
+        self._load_update_state(before)
         for _ in self.slots:
             self.adversary.skip()
         self._compute_before = self.adversary.compute
@@ -357,6 +422,7 @@ class Trainer:
             "optimizer": whole(self.optimizer.state_dict(), keep=keep),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "scaler": self.scaler.state_dict(),
+            **self._update_state(),
         }
 
     def rank_state_dict(self) -> dict[str, Any]:
@@ -365,13 +431,14 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any], own: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` and :meth:`rank_state_dict` were taken."""
-        self.model.load_state_dict(spread_model(state["model"], self.model.state_dict()))
+        load_weights(self.model, spread_model(state["model"], self.model.state_dict()))
         self.optimizer.load_state_dict(spread_optimizer(state["optimizer"], self.optimizer))
         self.adversary.load_state_dict(own["adversary"])
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+            load_weights(self.ema, state["ema"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
+        self._load_update_state(state)
         self.step = int(state["step"])
         self.images = int(state["images"])
         self.compute = float(state["compute"])

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from conadv.attack import Attack
 from conadv.schedules import PiecewiseLinear, Recycled
+from conadv.training.recipe.update_checks import update_problems
 
 if TYPE_CHECKING:
     from conadv.training.recipe.schema import Recipe
 
 SMALLEST_DEFAULT_MICRO_BATCH = 16
-_NO_OPTIMIZERS = ("Optimizer", "LBFGS", "SparseAdam")
-"""Classes of torch.optim that cannot train a network in this loop."""
+_NO_OPTIMIZERS = ("Optimizer", "LBFGS", "SparseAdam", "Muon")
+"""Classes of torch.optim that cannot train a network in this loop. torch's Muon takes matrices
+only; ours is called muon."""
 
 
 def problems(recipe: Recipe) -> list[str]:
@@ -27,6 +29,7 @@ def problems(recipe: Recipe) -> list[str]:
         _branches,
         _recycled,
         _optimizer,
+        update_problems,
         _length,
         _parallel,
         _images,
@@ -170,7 +173,7 @@ def _optimizer(recipe: Recipe) -> Iterator[str]:
         yield (
             f"optimizer.name={optimizer.name!r}: no such optimizer."
             + (f" Did you mean {' or '.join(like)}?" if like else "")
-            + " Allowed: lars, lamb, sgd, adamw, or a class of torch.optim: "
+            + " Allowed: lars, lamb, sgd, adamw, muon, or a class of torch.optim: "
             + ", ".join(n for n in names if n[0].isupper())
             + "."
         )
@@ -188,7 +191,7 @@ def optimizer_names() -> list[str]:
         for name, thing in vars(torch.optim).items()
         if isinstance(thing, type) and issubclass(thing, base) and name not in _NO_OPTIMIZERS
     ]
-    return ["lars", "lamb", "sgd", "adamw", *sorted(classes)]
+    return ["lars", "lamb", "sgd", "adamw", "muon", *sorted(classes)]
 
 
 def _length(recipe: Recipe) -> Iterator[str]:

@@ -14,6 +14,7 @@ from conadv.schedules import Recycled
 from conadv.training.recipe._section import Section
 from conadv.training.recipe._values import Flag, Number, Text, Whole
 from conadv.training.recipe.checks import as_schedule, problems
+from conadv.training.recipe.labels import method_label
 from conadv.training.recipe.sections import (
     AttackSection,
     BatchSection,
@@ -122,13 +123,7 @@ class Recipe(Section):
     @property
     def method_label(self) -> str:
         """What a table calls the method."""
-        if self.method.label is not None:
-            return self.method.label
-        if self.method.schedule == "recycled" and self.method.budget == "fixed":
-            return "recycled, fixed budget"
-        if self.method.schedule == "lookahead" and self.method.tau != 1:
-            return f"lookahead, tau {self.method.tau}"
-        return self.method.schedule
+        return method_label(self)
 
     @property
     def robust_epsilon(self) -> float:
@@ -156,14 +151,16 @@ class Recipe(Section):
     def total_steps(self, train_images: int) -> int:
         """Weight updates of the whole run, at least one; see `steps_per_epoch`."""
         per_epoch = self.steps_per_epoch(train_images)
+        factor = self.train.steps_factor
         if self.train.steps is not None:
-            return self.train.steps
+            return max(1, round(factor * self.train.steps))
         assert self.train.epochs is not None
-        return max(1, round(self.train.epochs * per_epoch))
+        return max(1, round(factor * self.train.epochs * per_epoch))
 
     def warmup_steps(self, train_images: int) -> int:
         """Weight updates of the warm-up; see `steps_per_epoch`."""
-        return round(self.lr_schedule.warmup_epochs * self.steps_per_epoch(train_images))
+        epochs = self.train.steps_factor * self.lr_schedule.warmup_epochs
+        return round(epochs * self.steps_per_epoch(train_images))
 
 
 def default_micro_batch(global_batch: int) -> int:

@@ -122,8 +122,13 @@ class MethodSection(Section):
     view: View = "none"
     """Train also on a second crop of every image through a branch of its own: plain, or under a
     policy (data.dataset=files; the published ConAdv+AA has autoaugment-v0)."""
+    sam: Literal["none", "sam", "async"] = "none"
+    """Take the gradient at perturbed weights (vanilla only): sam along this step's own gradient,
+    async along the one of the step before."""
+    rho: Number = Field(default=0.05, gt=0)
+    """Length of the perturbation of the weights, over all of them together (method.sam)."""
     label: Text | None = None
-    """What a table calls the method; null derives it from the schedule."""
+    """What a table calls the method; null derives it from the schedule and the update."""
 
     @model_validator(mode="before")
     @classmethod
@@ -160,7 +165,8 @@ class OptimizerSection(Section):
     """How weights are updated."""
 
     name: Text = "lars"
-    """lars, lamb, sgd, adamw, or the name of a class in torch.optim."""
+    """lars, lamb, sgd, adamw, muon (its classifier and vectors by AdamW), or the name of a class in
+    torch.optim."""
     lr: Number = Field(default=1.0, gt=0)
     """Peak learning rate, or with lr_rule its value at lr_base_batch."""
     lr_rule: Literal["none", "linear", "sqrt"] = "none"
@@ -179,9 +185,16 @@ class OptimizerSection(Section):
     """Keep the learning rate inside the momentum buffer (lars), as the published recipes do; false
     is timm's form."""
     betas: tuple[Number, Number] | None = None
-    """Decay rates of the two moments (lamb, adam); null: its own default."""
+    """Decay rates of the two moments (lamb, adam, muon's AdamW); null: its own default."""
     eps: Number | None = Field(default=None, ge=0)
     """Term that keeps denominators off zero; null: its own default."""
+    variance_reduction: Flag = False
+    """Scale each gradient value by its signal-to-noise ratio over the micro-batches (lars, sgd):
+    VR-LARS."""
+    gsnr_gamma: Number = Field(default=0.1, gt=0, le=1)
+    """Lower bound of that scale (variance_reduction)."""
+    gsnr_momentum: Number = Field(default=0.0, ge=0, lt=1)
+    """Momentum of that scale (variance_reduction); 0: this step's alone."""
     options: dict[str, Any] = Field(default={})
     """Further keyword arguments of the optimizer's constructor."""
 
@@ -213,6 +226,9 @@ class TrainSection(Section):
     """Passes over the fresh training images; give this or steps."""
     steps: Whole | None = Field(default=None, ge=1)
     """Weight updates; give this or epochs."""
+    steps_factor: Number = Field(default=1.0, gt=0)
+    """Factor on the length of training, warm-up included: with 2, vanilla has the compute of
+    recycled."""
     label_smoothing: Number = Field(default=0.0, ge=0, lt=1)
     """Label smoothing of the loss."""
     mixup: Number = Field(default=0.0, ge=0)
