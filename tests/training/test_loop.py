@@ -84,6 +84,20 @@ def test_metrics_have_every_step_and_no_clock(unbroken: Path) -> None:
     assert len(lines(unbroken, "timing.jsonl")) == 6
 
 
+def test_agreement_is_logged_when_asked_for_and_changes_nothing(tmp_path: Path) -> None:
+    settings = ("method.schedule=lookahead", "method.tau=2", "train.steps=5")
+    for name, more in (("with", "true"), ("without", "false")):
+        quietly(tiny(*settings, f"method.track_agreement={more}"), tmp_path / name, log_every=1)
+    found, other = (
+        [line for line in lines(tmp_path / name) if line["kind"] == "train"]
+        for name in ("with", "without")
+    )
+    assert [line["agreement"] is None for line in found] == [True, True, False, False, False]
+    assert all(-1 <= line["agreement"] < 1 for line in found[2:]), "stale, so not the same"
+    assert {line["agreement"] for line in other} == {None}
+    assert [line["loss"] for line in found] == [line["loss"] for line in other]
+
+
 def test_pictures_show_a_perturbation_within_epsilon(unbroken: Path) -> None:
     with np.load(unbroken / "pictures.npz") as pictures:
         clean, adversarial = pictures["clean"], pictures["adversarial"]

@@ -65,7 +65,12 @@ def make_adversary(recipe: Recipe, model: nn.Module, facts: Facts, rounds: int) 
     # Where there is no adversarial branch, pictures of the attack are taken through the clean one.
     branch = BRANCHES[-1] if BRANCHES[-1] in branches_of(recipe) else BRANCHES[0]
     return conadv.Adversary(
-        model, make_attack(recipe, facts), schedule, seed=recipe.seed, adversarial_branch=branch
+        model,
+        make_attack(recipe, facts),
+        schedule,
+        seed=recipe.seed,
+        adversarial_branch=branch,
+        track_agreement=recipe.method.track_agreement,
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from conadv.adversary import Diagnostics
 
-NAMES = ("loss", "clean_loss", "adversarial_loss", "zero_share", "correct")
+NAMES = ("loss", "clean_loss", "adversarial_loss", "zero_share", "agreement", "correct")
 """What is summed, in the order in which ranks exchange it."""
 
 
@@ -21,6 +21,7 @@ class Reading:
     clean_loss: float
     adversarial_loss: float | None
     zero_share: float | None
+    agreement: float | None
     correct: float
     gradient_norm: float
     extra: tuple[float, ...]
@@ -52,6 +53,7 @@ class Tally:
         self._add("clean_loss", seen.clean_loss, fraction, fraction)
         self._add("adversarial_loss", seen.adversarial_loss, fraction, fraction)
         self._add("zero_share", seen.zero_share, fraction, fraction)
+        self._add("agreement", seen.agreement, fraction, fraction)
         if labels.is_floating_point():  # of a mixture, the class with the larger share
             labels = labels.argmax(dim=1)
         self._add("correct", (seen.outputs.argmax(dim=1) == labels).sum(), 1.0, 0.0)
@@ -99,6 +101,7 @@ def read(packed: Tensor, gradient_norm: Tensor) -> Reading:
         clean_loss=means["clean_loss"] or 0.0,
         adversarial_loss=means["adversarial_loss"],
         zero_share=means["zero_share"],
+        agreement=means["agreement"],
         correct=totals[NAMES.index("correct")],
         gradient_norm=norm,
         extra=tuple(totals[2 * count :]),

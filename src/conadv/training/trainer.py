@@ -63,6 +63,8 @@ class StepReport:
     """Fresh images since the start."""
     compute: float
     """Since the start, in units of one forward and backward of one image."""
+    agreement: float | None = None
+    """Cosine of stale and fresh perturbations, if ``method.track_agreement`` asks for it."""
     skipped: bool = False
 
 
@@ -367,6 +369,7 @@ class Trainer:
             learning_rate=learning_rate,
             gradient_norm=read.gradient_norm,
             zero_share=read.zero_share,
+            agreement=read.agreement,
             images=self.images,
             compute=round(self.compute, 3),
             skipped=not finite,

@@ -217,6 +217,12 @@ def _parallel(recipe: Recipe) -> Iterator[str]:
         ("train.ema_decay", recipe.train.ema_decay, "null", "the average of the weights is whole"),
         ("hardware.compile", recipe.hardware.compile, "false", "it was never tried together"),
         (
+            "method.track_agreement",
+            recipe.method.track_agreement,
+            "false",
+            "a process without copies would not take the passes that the others take",
+        ),
+        (
             "data.order_tail",
             recipe.data.order_tail == "keep",
             "wrap or drop",

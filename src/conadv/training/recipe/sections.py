@@ -127,6 +127,8 @@ class MethodSection(Section):
     async along the one of the step before."""
     rho: Number = Field(default=0.05, gt=0)
     """Length of the perturbation of the weights, over all of them together (method.sam)."""
+    track_agreement: Flag = False
+    """Log how well stale perturbations agree with fresh ones, at the cost of an attack per step."""
     label: Text | None = None
     """What a table calls the method; null derives it from the schedule and the update."""
 
