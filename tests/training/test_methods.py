@@ -14,7 +14,8 @@ import conadv
 from conadv import optim
 from conadv.optim import LARS, SAM, AsyncSAM, Muon, VarianceReduction
 from conadv.training.parallel import Alone
-from conadv.training.trainer import Numerics, StepReport, Trainer
+from conadv.training.step import Numerics, StepReport
+from conadv.training.trainer import Trainer
 from support import loops
 from support.runs import StopAfter, assert_same_state, final_state, quietly, tiny
 

@@ -12,7 +12,8 @@ import conadv
 from conadv.errors import NonFiniteError
 from conadv.schedules import Schedule
 from conadv.training.parallel import Alone
-from conadv.training.trainer import MAX_SKIPS_IN_A_ROW, Numerics, StepReport, Trainer
+from conadv.training.step import Numerics, StepReport
+from conadv.training.trainer import MAX_SKIPS_IN_A_ROW, Trainer
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 CPU = torch.device("cpu")

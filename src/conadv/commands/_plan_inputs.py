@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from conadv.errors import RecipeError
 from conadv.planning import SCHEDULES, Job, Loader, Method, PlanError
+from conadv.training.made_up import images_of as images_of
 
 if TYPE_CHECKING:
     from conadv.planning import Network
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 _STATES = {"lars": 1, "sgd": 1, "lamb": 2}
 """Buffers of an optimizer as large as the weights; of others two, as Adam has."""
-_CIFAR10 = ((3, 32, 32), 10, 50_000)
 
 
 def check_parallel(recipe: Recipe) -> None:
@@ -28,29 +28,6 @@ def check_parallel(recipe: Recipe) -> None:
         )
 
 
-def images_of(recipe: Recipe) -> tuple[tuple[int, int, int], int, int]:
-    """(C, H, W) of an image, classes, and training images without those held out."""
-    data = recipe.data
-    if data.dataset == "files":
-        size, shown = data.files.size, data.train_images or data.files.train_images
-        shape, classes, total = (3, size, size), data.files.classes, shown
-    elif data.dataset == "synthetic":
-        made = data.synthetic
-        shape = (made.channels, made.size, made.size)
-        classes, total = made.classes, made.train_images
-    elif data.dataset == "cifar10":
-        shape, classes, total = _CIFAR10
-    else:
-        from conadv.data import load_dataset
-
-        found = load_dataset(data.dataset)
-        channels, height, width = found.train_images.shape[1:]
-        shape, classes = (channels, height, width), len(found.classes)
-        total = len(found.train_images)
-    total = min(total, data.train_images or total)
-    return shape, recipe.model.num_classes or classes, total - round(total * data.validation)
-
-
 def count_network(recipe: Recipe) -> Network:
     """The recipe's network, its normalisation split, at its resolution and precision."""
     import torch
@@ -60,6 +37,7 @@ def count_network(recipe: Recipe) -> Network:
     from conadv.training.models import build_model
 
     shape, classes, _ = images_of(recipe)
+    classes = recipe.model.num_classes or classes
     settings = recipe.model.model_copy(update={"pretrained": False})  # weights do not matter
     model = build_model(settings, shape[0], classes)
     if recipe.method.schedule != "vanilla":

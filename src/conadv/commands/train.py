@@ -57,6 +57,13 @@ def train(
     max_restarts: Annotated[
         int, typer.Option(min=0, help="With --devices: start failed processes again so often.")
     ] = 0,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Without data: take one step on made-up images, show schedule, memory and time.",
+        ),
+    ] = False,
 ) -> None:
     """Train a network as a recipe says.
 
@@ -71,6 +78,10 @@ def train(
 
         given = None if micro_batch in (None, "auto") else _images(micro_batch)
         loaded = resized(loaded, batch, given)
+
+    if dry_run:
+        _dry_run(loaded, devices or 1, resume=resume, fitted=micro_batch == "auto")
+        return
 
     if devices is not None and devices > 1 and "RANK" not in os.environ:
         from conadv.commands._launch import launch, own_arguments, without
@@ -97,6 +108,16 @@ def train(
     )
     if int(os.environ.get("RANK", "0")) == 0:
         typer.echo(_summary(result, folder))
+
+
+def _dry_run(recipe: Recipe, devices: int, *, resume: bool, fitted: bool) -> None:
+    for option, given in (("--resume", resume), ("--micro-batch auto", fitted)):
+        if given:
+            raise typer.BadParameter(f"{option} is for runs: leave it out with --dry-run.")
+    from conadv.commands import _dry_run as output
+    from conadv.training.dry_run import dry_run
+
+    output.show(dry_run(recipe, devices))
 
 
 def _images(given: str) -> int:

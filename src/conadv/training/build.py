@@ -18,7 +18,8 @@ from conadv.training.method import make_adversary, make_model, make_test_attack
 from conadv.training.parallel import Alone, DataParallel, Exchange
 from conadv.training.recipe import Recipe
 from conadv.training.splits import Facts, Splits, load_splits
-from conadv.training.trainer import Numerics, Trainer
+from conadv.training.step import Numerics
+from conadv.training.trainer import Trainer
 from conadv.training.updates import (
     learning_rate_factor,
     make_optimizer,

@@ -32,7 +32,7 @@ def describe_environment(device: torch.device, processes: int = 1) -> dict[str, 
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": {
             "platform": platform.platform(),
-            "processor": _processor(),
+            "processor": processor_name(),
             "cores": os.cpu_count(),
             "processes": processes,
             "threads": torch.get_num_threads(),
@@ -56,7 +56,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """The processor as the system reports it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(errors="replace").splitlines():

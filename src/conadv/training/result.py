@@ -41,6 +41,9 @@ class Result:
     test_accuracy: float | None
     robust_accuracy: float | None
     """On test images under the recipe's evaluation attack."""
+    train_loss: float | None = None
+    """On the images of ``train_accuracy``: whether training has come to its end."""
+    test_loss: float | None = None
 
     def write(self, path: Path) -> None:
         """Write the JSON file."""

@@ -27,14 +27,16 @@ from conadv.training.redeal import redeal
 from conadv.training.result import Result, Status
 from conadv.training.run_folder import JsonLines, NoLines, RunFolder, read_lines, truncate_after
 from conadv.training.signals import StopRequest
+from conadv.training.step import StepReport, Wishes
 from conadv.training.trace import NoTrace, StepTrace
-from conadv.training.trainer import StepReport, Wishes
 from conadv.training.writer import BackgroundWriter, snapshot
 
 EVENT_POINTS = 1000
 """About how many points TensorBoard gets per curve; ``metrics.jsonl`` has every one."""
 TRAIN_IMAGES_SCORED = 10_000
 """Over how many training images ``train_accuracy`` is taken at most."""
+
+UNMEASURED = dict.fromkeys(("train_accuracy", "test_accuracy", "robust_accuracy"))
 
 
 class Run:
@@ -349,9 +351,14 @@ class Run:
     def _finish(self) -> Result:
         built, trainer = self.built, self.trainer
         self.world.watchdog.doing("the last evaluation")
+        seen = built.score(built.splits.train(TRAIN_IMAGES_SCORED))
+        if not self.recipe.evaluation.test:
+            self.watcher.say(f"{self.recipe.name}: the test images are left alone, as asked")
+            return self._write_result(
+                "finished", train_accuracy=seen.accuracy, train_loss=seen.loss
+            )
         images = built.splits.test()
         test = built.score(images)
-        seen = built.score(built.splits.train(TRAIN_IMAGES_SCORED))
         robust = built.robust_accuracy()
         if self.world.main or trainer.exchange.lockstep:
             path = self.folder.pictures if self.world.main else None
@@ -363,15 +370,16 @@ class Run:
             f"{self.recipe.name}: test accuracy {test.accuracy:.2%}, under attack {robust:.2%}, "
             f"compute {trainer.compute:,.0f} images"
         )
-        return self._write_result("finished", seen.accuracy, test.accuracy, robust)
+        return self._write_result(
+            "finished",
+            train_accuracy=seen.accuracy,
+            train_loss=seen.loss,
+            test_accuracy=test.accuracy,
+            test_loss=test.loss,
+            robust_accuracy=robust,
+        )
 
-    def _write_result(
-        self,
-        status: Status,
-        train_accuracy: float | None = None,
-        test_accuracy: float | None = None,
-        robust_accuracy: float | None = None,
-    ) -> Result:
+    def _write_result(self, status: Status, **measured: float | None) -> Result:
         recipe, trainer = self.recipe, self.trainer
         seconds = [line["seconds"] for line in read_lines(self.folder.timing)]
         result = Result(
@@ -387,10 +395,8 @@ class Run:
             images_seen=trainer.images,
             compute=round(trainer.compute, 3),  # thirds add up to rounding
             step_seconds_median=statistics.median(seconds) if seconds else None,
-            train_accuracy=train_accuracy,
             val_accuracy=self.val_accuracy,
-            test_accuracy=test_accuracy,
-            robust_accuracy=robust_accuracy,
+            **{**UNMEASURED, **_finite(measured)},
         )
         if self.world.main:
             result.write(self.folder.result)

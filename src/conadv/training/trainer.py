@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,64 +18,12 @@ from conadv.training.feed import Feed
 from conadv.training.gradients import BufferGuard, finish_gradients
 from conadv.training.parallel import Exchange
 from conadv.training.shards import spread_model, spread_optimizer, whole
+from conadv.training.step import NO_WISHES, Numerics, StepReport, Wishes, nonfinite_message
 from conadv.training.tally import Reading, Tally, read
 from conadv.training.weights import load_weights
 
 MAX_SKIPS_IN_A_ROW = 20
 """With ``nonfinite="skip"``: after so many void steps in a row nothing will come of the run."""
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """Precision of the passes, and what to do with gradients."""
-
-    device: torch.device
-    autocast_dtype: torch.dtype | None = None
-    """None computes in float32."""
-    clip_grad_norm: float | None = None
-    nonfinite: Literal["stop", "skip"] = "stop"
-    ema_decay: float | None = None
-
-    def autocast(self) -> torch.autocast:
-        """The precision of forward passes. Casts of the weights are kept within one block."""
-        enabled = self.autocast_dtype is not None
-        return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=enabled)
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """One line of ``metrics.jsonl``. Losses are means per image; ``accuracy`` is a fraction."""
-
-    step: int
-    """Steps done, this one included."""
-    epoch: float
-    loss: float
-    clean_loss: float
-    adversarial_loss: float | None
-    accuracy: float
-    """Of the clean images of this step, as augmented, in training mode."""
-    learning_rate: float
-    gradient_norm: float
-    zero_share: float | None
-    """Share of input-gradient values that were exactly zero."""
-    images: int
-    """Fresh images since the start."""
-    compute: float
-    """Since the start, in units of one forward and backward of one image."""
-    agreement: float | None = None
-    """Cosine of stale and fresh perturbations, if ``method.track_agreement`` asks for it."""
-    skipped: bool = False
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What is to happen after a step, on all ranks together."""
-
-    stop: bool = False
-    checkpoint: bool = False
-
-
-NO_WISHES = Wishes()
 
 
 class Trainer:
@@ -380,7 +327,9 @@ class Trainer:
         self.skips_in_a_row += 1
         if before is None or self.skips_in_a_row > MAX_SKIPS_IN_A_ROW:
             self.optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteError(self._nonfinite_message(report, reading))
+            ids = self.feed.sample_ids(self.step)
+            bad = reading.bad_ranks if self.exchange.world.size > 1 else ()
+            raise NonFiniteError(nonfinite_message(report, ids, self.skips_in_a_row, bad))
         assert self.guard is not None
         self.guard.restore()
         self.adversary.load_state_dict(before["adversary"])
@@ -388,24 +337,6 @@ class Trainer:
         for _ in self.slots:
             self.adversary.skip()
         self._compute_before = self.adversary.compute
-
-    def _nonfinite_message(self, report: StepReport, reading: Reading) -> str:
-        ids = self.feed.sample_ids(self.step)
-        shown = ", ".join(str(i) for i in ids[:32])
-        more = f" and {len(ids) - 32} more" if len(ids) > 32 else ""
-        again = ""
-        if self.skips_in_a_row > 1:
-            again = f" {self.skips_in_a_row} steps in a row were void, so skipping does not help."
-        where = ""
-        if self.exchange.world.size > 1 and reading.bad_ranks:
-            where = f" (rank {', '.join(str(r) for r in reading.bad_ranks[:8])})"
-        return (
-            f"step {report.step}: the loss is {report.loss:g}{where} and the gradient's norm "
-            f"{report.gradient_norm:g} at learning rate {report.learning_rate:g}.{again} "
-            "The weights were not updated. "
-            "Lower optimizer.lr, lengthen lr_schedule.warmup_epochs, or set train.nonfinite=skip "
-            f"to leave such a step out. Sample ids of the batch: {shown}{more}."
-        )
 
     # -- state ---------------------------------------------------------------------------------
 

@@ -261,6 +261,8 @@ class EvaluationSection(Section):
     """Attack only so many test images; null: all."""
     branch: Branch = "clean"
     """Normalisation branch that is evaluated."""
+    test: Flag = True
+    """Measure on the test images at the end; false for runs that settings are chosen by."""
 
 
 class CheckpointSection(Section):
