@@ -123,9 +123,9 @@ class RoundState:
     def perturb(self, images: Tensor, labels: Any) -> Perturbed:
         """Run the attack at the current weights."""
         self.compute += ATTACK_STEP_COMPUTE * self.attack.steps * len(images)
-        return self.attack.perturb(
-            self._forward, images, labels, self.criterion, self._generator(images.device)
-        )
+        generator = self._generator(images.device)
+        found = self.attack.perturb(self._forward, images, labels, self.criterion, generator)
+        return found._replace(seed=generator.initial_seed())
 
     def noise(self, images: Tensor) -> Tensor:
         """Random noise of the attack's size."""

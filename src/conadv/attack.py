@@ -30,6 +30,8 @@ class Perturbed(NamedTuple):
     """Share of input-gradient values that were zero or NaN in the last step, 0-dim."""
     direction: Tensor | None = None
     """Of the last step, of unit norm: for L-inf the signs, -1, 0 or 1."""
+    seed: int | None = None
+    """Of the random numbers, if nothing else was drawn from that stream before."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +223,8 @@ class Attack:
 
     @property
     def is_one_sign_step(self) -> bool:
-        """Whether its copies are a function of the images and one sign per value."""
-        return self.norm == "linf" and self.steps == 1 and self.random_start == 0
+        """Whether its copies are a function of the images, their starts and a sign per value."""
+        return self.norm == "linf" and self.steps == 1
 
     def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Random-sign noise (L2: a random direction) of size epsilon: the control of an attack."""

@@ -235,7 +235,7 @@ def test_pending_takes_a_bit_per_value(share: float, count: int, zeros: bool) ->
     assert bytes_of(entries(adversary)) == (2 * plane if zeros else plane)
 
 
-@pytest.mark.parametrize("options", [{"norm": "l2"}, {"steps": 2}, {"random_start": 0.5}])
+@pytest.mark.parametrize("options", [{"norm": "l2"}, {"steps": 2}])
 def test_other_attacks_keep_their_copies(options: dict[str, Any]) -> None:
     adversary, (images, labels) = one_round(conadv.Attack(8 / 255, MEAN, STD, **options))
     (entry,) = entries(adversary)
@@ -244,13 +244,53 @@ def test_other_attacks_keep_their_copies(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"target": "random"}, {"mode": "eval"}, {"step_size": 2 / 255}, {"epsilon": 0.0}]
+    "options",
+    [
+        {"target": "random"},
+        {"mode": "eval"},
+        {"step_size": 2 / 255},
+        {"epsilon": 0.0},
+        {"random_start": 0.5},
+    ],
 )
 def test_one_sign_step_of_any_kind_is_packed(options: dict[str, Any]) -> None:
     attack = conadv.Attack(**{"epsilon": 8 / 255, "mean": MEAN, "std": STD, **options})
     adversary, _ = one_round(attack)
     (entry,) = entries(adversary)
     assert entry is not None and "bits" in entry
+
+
+@pytest.mark.parametrize("random_start", [1.0, 0.6])
+@pytest.mark.parametrize("target", [None, "random"])
+@pytest.mark.parametrize("share", [1.0, 0.6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_random_starts_are_drawn_again(
+    random_start: float, target: Any, share: float, dtype: torch.dtype, monkeypatch: Any
+) -> None:
+    """To the bit the copies that would have been kept whole, through a file."""
+    attack = conadv.Attack(
+        8 / 255, MEAN, STD, step_size=5 / 255, random_start=random_start, target=target
+    )
+    found = []
+    for packs in (True, False):
+        with monkeypatch.context() as patch:
+            if not packs:
+                patch.setattr(conadv.Attack, "is_one_sign_step", property(lambda self: False))
+            adversary = conadv.Adversary(network().to(dtype), attack, conadv.Lookahead(1, share))
+            (x, y), (later, later_labels) = odd_batches(2, dtype)
+            adversary.peek(later, later_labels)
+            adversary.loss(x, y, cross_entropy).backward()
+            adversary.collect()
+            (entry,) = entries(adversary)
+            assert entry is not None and ("bits" in entry) == packs
+            adversary.load_state_dict(through_a_file(adversary.state_dict()))
+            adversary.loss(later, later_labels, cross_entropy)
+            (copies,) = adversary._round.copies
+            found.append(copies)
+    whole = found[1].images
+    assert torch.equal(found[0].images, whole) and torch.equal(found[0].labels, found[1].labels)
+    deviation = (whole - later[: len(whole)]).abs()
+    assert len(deviation[deviation > 0].unique()) > 8, "starts differ, not the signs alone"
 
 
 @pytest.mark.parametrize("share", [1.0, 0.4])

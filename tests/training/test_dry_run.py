@@ -99,9 +99,8 @@ def test_memory_of_the_paper(resnet50: DryRun) -> None:
     assert memory.parameters == weights + 3 * (2 * 4 * 26_560 + 53 * 8)
     assert memory.gradients == weights
     assert memory.optimizer == weights, "LARS keeps a momentum"
-    # A step's copies wait on the device, float32 with int64 labels: a random start keeps them
-    # from being signs alone.
-    assert memory.pending == 16 * 96 * (3 * 64 * 64 * 4 + 8)
+    # A step's copies wait on the device, a sign bit per value.
+    assert memory.pending == 16 * 96 * 3 * 64 * 64 / 8
     parts = (memory.parameters, memory.gradients, memory.optimizer, memory.activations)
     assert memory.total == sum(parts) + memory.pending
 

@@ -79,7 +79,7 @@ def methods_of(recipe: Recipe) -> list[Method]:
     A share that changes over training counts with its largest value.
     """
     method, attack = recipe.method, recipe.attack
-    packed = attack.norm == "linf" and attack.steps == 1 and attack.random_start == 0
+    packed = attack.norm == "linf" and attack.steps == 1
     usual = Method(
         attack_steps=attack.steps,
         tau=max(1, method.tau),

@@ -23,6 +23,8 @@ class PendingSigns:
     signs: PackedSigns
     total: int | None
     """Images of that batch; None: not known, in states of development versions."""
+    seed: int | None = None
+    """Where the attack starts from random points: of their stream, which is drawn from again."""
 
     def copies(self, round: Round) -> Copies:
         """The copies that the signs make of the round's images.
@@ -42,17 +44,22 @@ class PendingSigns:
                 "ahead, or peek() is shown, must be the very batch of tau rounds later."
             )
         # The step that the attack took itself, so that the result is the same to the bit.
-        stepped = round.attack.ascend(origins, origins, signs)
+        start = origins
+        if self.seed is not None:
+            again = torch.Generator(images.device).manual_seed(self.seed)
+            start = round.attack.start(origins, again)
+        stepped = round.attack.ascend(start, origins, signs)
         return Copies(stepped.images, rows(round.labels, 0, len(signs), total), origins)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only."""
-        return {**self.signs.state_dict(), "total": self.total}
+        return {**self.signs.state_dict(), "total": self.total, "seed": self.seed}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> PendingSigns:
         """The inverse of `state_dict`, on `device`."""
-        return cls(PackedSigns.from_state_dict(state, device), state.get("total"))
+        signs = PackedSigns.from_state_dict(state, device)
+        return cls(signs, state.get("total"), state.get("seed"))
 
 
 Pending = Copies | PendingSigns | None
@@ -67,9 +74,10 @@ class Lookahead(Schedule):
     It must only be done before the weights change. 8F per step at share 1, one gradient in
     sequence.
 
-    What is pending of an L-inf attack of one step from the images themselves is one sign bit per
-    value: the copies are put together when their round comes, from the images of that round, which
-    are the ones that were attacked. Of other attacks the copies themselves are kept.
+    What is pending of an L-inf attack of one step is one sign bit per value: the copies are put
+    together when their round comes, from the images of that round, which are the ones that were
+    attacked, and from the same random starts, drawn again. Of other attacks the copies themselves
+    are kept. A state that goes on on another kind of device (CPU, GPU) gets other random starts.
 
     The future batches come from ``adversary.batches(loader)`` or ``adversary.peek(...)``. The
     first tau rounds have no copies and train on clean images alone; so does a round whose batch
@@ -180,7 +188,8 @@ class Lookahead(Schedule):
         perturbed = round.perturb(origins, labels)
         round.report_zero_share(perturbed.zero_share)
         if round.attack.is_one_sign_step and perturbed.direction is not None:
-            return PendingSigns(PackedSigns.of(perturbed.direction), total)
+            seed = perturbed.seed if round.attack.random_start else None
+            return PendingSigns(PackedSigns.of(perturbed.direction), total, seed)
         kept = origins.clone() if round.keep_origins else None
         return Copies(perturbed.images, labels, kept)
 
