@@ -173,7 +173,8 @@ def test_methods_follow_the_recipe() -> None:
     assert own("method.schedule=sequential", "attack.steps=3").attacks == 3
     ahead = ("method.schedule=lookahead", "method.tau=2")
     assert own(*ahead).tau == 2 and own(*ahead).packed
-    assert not own(*ahead, "attack.random_start=0.8").packed
+    assert own(*ahead, "attack.random_start=0.8").packed
+    assert not own(*ahead, "attack.norm=l2").packed
     assert own("method.view=plain").views == 1
 
 
