@@ -186,6 +186,7 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: list[str]) -> None:
     assert "conadv/py.typed" in names
     for pattern in (
         "recipes/*.yaml",
+        "studies/*.yaml",
         "planning/*.yaml",
         "training/*.yaml",
         "data/assets/*",

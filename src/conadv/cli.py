@@ -94,7 +94,8 @@ def _missing(error: ModuleNotFoundError) -> str | None:
     name = (error.name or "").partition(".")[0]
     if name in ("conadv", ""):
         return None
-    extras = "train,report" if name in ("jinja2", "plotly") else "train"
+    others = {"jinja2": "report", "plotly": "report", "optuna": "study"}
+    extras = f"train,{others[name]}" if name in others else "train"
     return (
         f'error: {name} is not installed, and this needs it. Type: pip install "conadv[{extras}]"'
     )

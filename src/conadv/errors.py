@@ -38,5 +38,9 @@ class DistributedError(ConadvError):
     """Processes of one run that cannot work together."""
 
 
+class StudyError(ConadvError, ValueError):
+    """A study that asks for the impossible, or a study folder that cannot be worked in."""
+
+
 class Interrupted(ConadvError):
     """Training was asked to stop (Ctrl-C or SIGTERM) and has written a checkpoint."""

@@ -1,0 +1,183 @@
+"""Who works at which run, on one machine or many that share a folder.
+
+A claim is a file that only one process can create. Its owner touches it now and then. Taking over
+means creating the file of the next *generation*: again only one can, so there is no lock to be
+left behind, and an owner that was merely asleep sees that it has been replaced. Ages are measured
+as "unchanged for so long on my own clock", so the machines' clocks may differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RELEASED = "released"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work at one run, until a later generation exists."""
+
+    folder: Path
+    generation: int
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.folder / f"claim-{self.generation}.json"
+
+    def owned(self) -> bool:
+        """Whether nobody has taken over."""
+        return not Claim(self.folder, self.generation + 1).path.exists()
+
+    def release(self) -> None:
+        """Let the next one go on at once."""
+        with contextlib.suppress(FileExistsError):
+            self.path.with_suffix(f".{RELEASED}").touch(exist_ok=False)
+
+    @contextlib.contextmanager
+    def beating(self, every: float, beat: Callable[[bool], None]) -> Iterator[None]:
+        """Leave a sign of life now and then, from a thread.
+
+        Args:
+            every: Seconds between them.
+            beat: Called each time with whether the claim is still owned.
+        """
+        done = threading.Event()
+
+        def live() -> None:
+            while not done.wait(every):
+                # A disk that is away for a moment is no reason to stop working.
+                with contextlib.suppress(OSError):
+                    os.utime(self.path)
+                    beat(self.owned())
+
+        thread = threading.Thread(target=live, name="claim", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+class Claims:
+    """The claims of a study, as one process sees them.
+
+    Args:
+        root: Folder of all tasks.
+        stale_after: Seconds without a sign of life after which an owner counts as dead. One on
+            this machine counts as dead as soon as its process is gone.
+        clock: Seconds, for tests.
+    """
+
+    def __init__(
+        self, root: Path, stale_after: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.root = root
+        self.stale_after = stale_after
+        self._clock = clock
+        self._seen: dict[Path, tuple[int, float]] = {}
+
+    def take(self, task: str) -> Claim | None:
+        """Claim a task, or take it over from the dead; None while another works at it."""
+        folder = self.root / task
+        newest = self.newest(folder)
+        if newest is not None and not self._is_over(newest):
+            return None
+        generation = 0 if newest is None else newest.generation + 1
+        claim = Claim(folder, generation)
+        folder.mkdir(parents=True, exist_ok=True)
+        return claim if _create(claim.path, _self()) else None
+
+    def working(self, task: str) -> dict[str, Any] | None:
+        """Who works at a task now, or None."""
+        newest = self.newest(self.root / task)
+        return None if newest is None or self._is_over(newest) else _read(newest.path)
+
+    def deaths(self, claim: Claim) -> int:
+        """How many owners before this one ended without giving the task back."""
+        before = (Claim(claim.folder, n).path for n in range(claim.generation))
+        return sum(not path.with_suffix(f".{RELEASED}").exists() for path in before)
+
+    @staticmethod
+    def newest(folder: Path) -> Claim | None:
+        """The claim that counts."""
+        found = None
+        generation = 0
+        while Claim(folder, generation).path.exists():
+            found = Claim(folder, generation)
+            generation += 1
+        return found
+
+    def _is_over(self, claim: Claim) -> bool:
+        if claim.path.with_suffix(f".{RELEASED}").exists():
+            return True
+        owner = _read(claim.path)
+        if owner.get("place") == place() and "started" in owner:
+            if process_start(int(owner["pid"])) != owner["started"]:
+                return True
+        beat = claim.path.stat().st_mtime_ns
+        last, since = self._seen.get(claim.path, (-1, 0.0))
+        if beat != last:
+            self._seen[claim.path] = (beat, self._clock())
+            return False
+        return self._clock() - since > self.stale_after
+
+
+def place() -> str:
+    """Where process numbers mean the same: a machine, and a container on it."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _self() -> dict[str, Any]:
+    pid = os.getpid()
+    started = process_start(pid)
+    known = {} if started is None else {"started": started}
+    host = socket.gethostname()
+    return {"host": host, "pid": pid, "place": place(), **known, "time": time.time()}
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this machine was started, in the kernel's ticks; None if it is gone.
+
+    Distinguishes a process from a later one of the same number. None also where the system does
+    not tell (no ``/proc``): such a process leaves no ``started`` in its claims, and is judged by
+    its signs of life alone.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before may hold anything
+    return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
+
+
+def _create(path: Path, content: dict[str, Any]) -> bool:
+    """Create a file that nobody else has created."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            json.dump(content, file)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,151 @@
+"""The search for settings: optuna's samplers, and its journal in the study folder.
+
+Which run is made by whom is decided by `conadv.study.claims`; here a trial's values are drawn when
+it is first asked for, and stay. The sampler of each trial is seeded by (study, trial), not by cell
+or method: every method sees the same draws in its first trials, and a study that was killed goes
+on as if it had not been. Values are stored relative to what the recipe has, where the study says.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from conadv.study.plan import Cell
+from conadv.study.schema import Study
+
+WORST = 0.0
+"""Accuracy that a trial counts with whose loss was not finite: the sampler keeps away from it."""
+_TASK = "task"
+_MESSAGE = "message"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of a trial."""
+
+    number: int
+    values: Mapping[str, float]
+    """By setting, as the recipe takes them."""
+    accuracy: float | None
+    """On the images held out; None while it runs, or if it failed without saying anything about
+    its settings."""
+    message: str | None
+    """Why it failed."""
+
+
+class Search:
+    """All searches of a study; any number of processes may have one open.
+
+    Args:
+        path: The journal; it is created if need be.
+        study: Whose tuning settings count.
+    """
+
+    def __init__(self, path: Path, study: Study) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+        self._settings = study.tuning
+
+    def values(self, cell: Cell, number: int) -> dict[str, float]:
+        """The settings of a trial, drawn when first asked for; for the holder of its claim."""
+        study = self._open(cell, number)
+        if (found := self._find(study, number)) is None:
+            first = self._settings.first
+            point = first[number] if number < len(first) else {}
+            point = {name: value for name, value in point.items() if name in cell.space}
+            study.enqueue_trial(point, user_attrs={_TASK: number})
+            found = self._find(study, number)
+            assert found is not None
+        if found.state == TrialState.WAITING:
+            self._storage.set_trial_state_values(found._trial_id, TrialState.RUNNING)
+        if not found.state.is_finished():
+            trial = optuna.trial.Trial(study, found._trial_id)
+            for name, range_ in cell.space.items():
+                trial.suggest_float(name, range_.low, range_.high, log=range_.log)
+            found = self._find(study, number)
+            assert found is not None
+        return _scaled(cell, found.params)
+
+    def tell(
+        self, cell: Cell, number: int, accuracy: float | None, message: str | None = None
+    ) -> None:
+        """Note how a trial ended; what was noted before stays.
+
+        Args:
+            cell: Its cell.
+            number: Of the trial, whose values were asked for.
+            accuracy: On the images held out; `WORST` for a loss that was not finite; None for a
+                failure that says nothing about the settings.
+            message: Why it failed.
+        """
+        study = self._open(cell, number)
+        found = self._find(study, number)
+        if found is None or found.state.is_finished():
+            return
+        if message is not None:
+            self._storage.set_trial_user_attr(found._trial_id, _MESSAGE, message)
+        state = TrialState.FAIL if accuracy is None else TrialState.COMPLETE
+        values = None if accuracy is None else [accuracy]
+        self._storage.set_trial_state_values(found._trial_id, state, values)
+
+    def trials(self, cell: Cell) -> list[Trial]:
+        """All trials that were begun, in order."""
+        found = {t.user_attrs[_TASK]: t for t in self._open(cell, 0).get_trials(deepcopy=False)}
+        return [
+            Trial(
+                number,
+                _scaled(cell, trial.params),
+                trial.value if trial.state == TrialState.COMPLETE else None,
+                trial.user_attrs.get(_MESSAGE),
+            )
+            for number, trial in sorted(found.items())
+        ]
+
+    def best(self, cell: Cell) -> Trial | None:
+        """The trial of the highest accuracy, the first of several; None if all have failed."""
+        good = [t for t in self.trials(cell) if t.accuracy is not None and t.message is None]
+        return max(good, key=lambda t: (t.accuracy or 0.0, -t.number), default=None)
+
+    def _open(self, cell: Cell, number: int) -> optuna.Study:
+        return optuna.create_study(
+            study_name=cell.name,
+            storage=self._storage,
+            sampler=self._sampler(number),
+            pruner=optuna.pruners.NopPruner(),
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        settings = self._settings
+        seed = zlib.crc32(f"{settings.seed} {number}".encode())
+        if settings.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=settings.startup)
+
+    @staticmethod
+    def _find(study: optuna.Study, number: int) -> FrozenTrial | None:
+        for trial in study.get_trials(deepcopy=False):
+            if trial.user_attrs.get(_TASK) == number:
+                return trial
+        return None
+
+
+def _scaled(cell: Cell, params: Mapping[str, Any]) -> dict[str, float]:
+    """Six digits are enough for any setting, and fit on a command line."""
+    return {
+        name: float(f"{range_.base * params[name]:.6g}")
+        for name, range_ in cell.space.items()
+        if name in params
+    }
