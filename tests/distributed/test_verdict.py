@@ -75,6 +75,23 @@ def test_silence_with_a_broken_connection_is_believed_at_once() -> None:
     assert found.message.startswith("rank 1 (process 1) of 3 is gone: no sign of life for 6 s")
 
 
+@pytest.mark.parametrize("beats_missed", [3, 4, 6])
+def test_one_that_was_killed_is_gone_and_not_stuck(beats_missed: int) -> None:
+    """The others wait for it for longer than it has been silent, and no connection broke."""
+    judge = Judge(2, timeout=6)
+    for now in range(20):
+        alive = now < 7 - beats_missed
+        said = beats("waiting", "working", sequence=now)
+        if not alive:
+            said[1] = replace(said[1], sequence=6 - beats_missed)
+        found = judge.look(said, now)
+        if found is not None:
+            break
+    assert found is not None and now == 7
+    assert found.message.startswith("rank 1 (process 1) of 2 is gone: no sign of life for ")
+    assert "last seen in step 4" in found.message
+
+
 def test_silence_alone_takes_longer() -> None:
     found, seconds = watch(Judge(3, 300), beats(*["waiting"] * 3), 400, silent=(0, 2))
     assert found is not None and seconds == 62

@@ -67,6 +67,21 @@ def test_small_networks_take_small_images(name: str, channels: int, size: int) -
     torch.testing.assert_close(got, expected)
 
 
+def test_stem_stride_halves_every_stage_and_keeps_the_parameters() -> None:
+    sizes = {}
+    for stride in (1, 2):
+        torch.manual_seed(0)
+        model = create_model("cifar/resnet8", 1, options={"stem_stride": stride})
+        stages = [model.layer1, model.layer2, model.layer3]
+        seen: list[int] = []
+        for stage in stages:
+            stage.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out.shape[-1]))
+        assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+        sizes[stride] = (seen, {name: p.shape for name, p in model.named_parameters()})
+    assert sizes[1][0] == [28, 14, 7] and sizes[2][0] == [14, 7, 4]
+    assert sizes[1][1] == sizes[2][1]
+
+
 def test_shortcut_is_option_a() -> None:
     x = torch.arange(2 * 2 * 4 * 4.0).reshape(2, 2, 4, 4)
     shortcut = PadShortcut(2, 4, 2)

@@ -96,7 +96,7 @@ class Judge:
         if self._lost_since is not None and now - self._lost_since > 2 * self.evidence:
             return self._left_behind(lost)
         if now - self._moved > self.timeout:
-            return self._stuck(beats)
+            return self._stuck(beats, now)
         return None
 
     def _follow(self, beats: Sequence[Beat], now: float) -> None:
@@ -130,7 +130,7 @@ class Judge:
             f"{self._names(absent)} did not come where the others waited{self._doing(absent[0])}.",
         )
 
-    def _stuck(self, beats: Sequence[Beat]) -> Verdict | None:
+    def _stuck(self, beats: Sequence[Beat], now: float) -> Verdict | None:
         active = self._active(beats)
         waiting = [r for r in active if beats[r].state == "waiting"]
         if not waiting:
@@ -141,6 +141,10 @@ class Judge:
             behind = [r for r in active if beats[r].waits == first]
             if len(behind) == len(active):
                 return self._network()
+        # Killed, and the others' connections to it did not break: it is not stuck.
+        silent = [r for r in behind if now - self._changed[r] > self.silence / 2]
+        if silent:
+            return self._gone(silent, min(now - self._changed[r] for r in silent))
         one = len(behind) == 1
         return self._verdict(
             behind,

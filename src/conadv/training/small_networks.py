@@ -66,6 +66,8 @@ class SmallResNet(nn.Module):
         widths: channels of each stage; every stage but the first halves height and width.
         blocks: basic blocks per stage.
         padded: parameter-free shortcuts (option A of He et al.) instead of 1x1 convolutions.
+        stem_stride: of the first convolution; 2 makes the network three to four times as fast on
+            a CPU with the same number of parameters.
     """
 
     def __init__(
@@ -76,9 +78,10 @@ class SmallResNet(nn.Module):
         widths: tuple[int, ...],
         blocks: int,
         padded: bool,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, stem_stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU(inplace=True)
         channels = widths[0]
@@ -157,7 +160,7 @@ def _initialise(model: nn.Module) -> None:
 
 _thin = partial(SmallResNet, widths=(16, 32, 64), padded=True)
 
-SMALL_NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
+SMALL_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet8": partial(_thin, blocks=1),
     "resnet20": partial(_thin, blocks=3),
     "resnet18": partial(SmallResNet, widths=(64, 128, 256, 512), blocks=2, padded=False),
@@ -167,5 +170,6 @@ SMALL_NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
 
 ``resnet8`` (0.08 M parameters) and ``resnet20`` (0.27 M) are the CIFAR networks of He et al.
 (2016, section 4.2) with n = 1 and 3 and option A shortcuts; ``resnet18`` (11.2 M) has the stages
-of the ImageNet network after a 3x3 stem; ``resnet9`` is DAWNBench's.
+of the ImageNet network after a 3x3 stem; ``resnet9`` is DAWNBench's. The first three take
+``stem_stride`` (`model.options` of a recipe).
 """
