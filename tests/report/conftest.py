@@ -1,12 +1,13 @@
 """Run folders as the trainer leaves them, made up for the tests of the report."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 RECIPE = """\
 # A comment that the page keeps.
@@ -22,6 +23,18 @@ evaluation: {{robust_steps: 0}}
 COST = {"vanilla": 1.0, "recycled": 2.0, "sequential": 8 / 3}
 
 MakeRun = Callable[..., Path]
+MakeStudy = Callable[..., Path]
+
+# Method: schedule, further settings, gain over ordinary training at batch 1,000 and 4,000, compute.
+METHODS: dict[str, tuple[str, dict[str, Any], tuple[float, float], float]] = {
+    "vanilla": ("vanilla", {}, (0.0, 0.0), 1.0),
+    "vanilla-2x": ("vanilla", {"train": {"steps_factor": 2}}, (0.01, 0.02), 2.0),
+    "vanilla-4x": ("vanilla", {"train": {"steps_factor": 4}}, (0.015, 0.04), 4.0),
+    "recycled": ("recycled", {}, (0.016, 0.01), 2.0),
+    "sequential": ("sequential", {}, (-0.02, 0.01), 8 / 3),
+    "sam": ("vanilla", {"method": {"sam": "sam"}}, (0.002, 0.03), 2.0),
+}
+VANILLA = {100: 0.9, 1000: 0.885, 4000: 0.82}
 
 
 @pytest.fixture
@@ -37,11 +50,17 @@ def make_run(tmp_path: Path) -> MakeRun:
         steps: int = 20,
         lr: float = 1.0,
         pictures: bool = False,
+        settings: Mapping[str, Any] | None = None,
         **result: Any,
     ) -> Path:
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         recipe = RECIPE.format(name=name, batch=batch, schedule=schedule, budget=budget, lr=lr)
+        if settings:
+            whole = yaml.safe_load(recipe)
+            for section, values in settings.items():
+                whole[section] = whole.get(section, {}) | values
+            recipe = yaml.safe_dump(whole)
         (folder / "recipe.yaml").write_text(recipe)
         cost = COST.get(schedule, 1.0)
         values = {
@@ -93,6 +112,82 @@ def make_run(tmp_path: Path) -> MakeRun:
         return folder
 
     return make
+
+
+@pytest.fixture
+def make_study(make_run: MakeRun, tmp_path: Path) -> MakeStudy:
+    """Write a study folder: ordinary training at three batches, five more methods at two."""
+
+    def make(
+        name: str = "a-study", *, methods: Mapping[str, Any] = METHODS, failed: tuple[str, ...] = ()
+    ) -> Path:
+        folder = tmp_path / name
+        rows, tuned = [], {}
+        for method, (schedule, settings, gained, cost) in methods.items():
+            for batch, usual in VANILLA.items():
+                if batch == 100 and method != "vanilla":
+                    continue
+                gain = 0.0 if batch == 100 else gained[0 if batch == 1000 else 1]
+                cell = f"{method}-b{batch}"
+                longer = method != "vanilla" and schedule == "vanilla" and "train" in settings
+                tuned[cell] = (
+                    {"tuned_as": f"vanilla-b{batch}"} if longer else tuned_cell(usual + gain + 0.01)
+                )
+                for seed in range(3):
+                    row = {"cell": cell, "method": method, "label": method, "batch": batch}
+                    row |= {"seed": seed, "status": "finished", "message": None}
+                    row |= {"folder": f"runs/{cell}/seed-{seed}", "command": f"conadv train {cell}"}
+                    rows.append(row)
+                    place = folder / row["folder"]
+                    if f"{cell}/seed-{seed}" in failed:
+                        row |= {"status": "failed", "message": "RuntimeError: out of luck"}
+                        continue
+                    made = make_run(
+                        f"{cell}-{seed}",
+                        schedule=schedule,
+                        batch=batch,
+                        settings=settings,
+                        method=method,
+                        seed=seed,
+                        test_accuracy=usual + gain + 0.001 * (seed - 1),
+                        train_accuracy=0.99 if batch < 4000 else 0.9,
+                        train_loss=0.03 if batch < 4000 else 0.4,
+                        robust_accuracy=0.5 + 5 * gain,
+                        val_accuracy=None,
+                        compute=2000.0 * cost,
+                    )
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    made.rename(place)
+        (folder / "summary.json").write_text(json.dumps({"study": name, "runs": rows}))
+        (folder / "tuned.json").write_text(json.dumps({"study": name, "cells": tuned}))
+        definition = {
+            "name": name,
+            "description": "What does a large batch cost?",
+            "batches": {batch: {} for batch in VANILLA},
+            "methods": {
+                method: {"batches": None if method == "vanilla" else [1000, 4000]}
+                for method in methods
+            },
+            "final": {"seeds": [0, 1, 2]},
+        }
+        (folder / "study.yaml").write_text(yaml.safe_dump(definition))
+        return folder
+
+    return make
+
+
+def tuned_cell(accuracy: float) -> dict[str, Any]:
+    """What ``tuned.json`` says of one setting."""
+    values = {"optimizer.lr": 4.0, "attack.epsilon": 1 / 255}
+    return {
+        "chosen": values,
+        "val_accuracy": accuracy,
+        "at_the_edge": ["optimizer.lr"],
+        "trials": [
+            {"number": 0, "values": values, "accuracy": accuracy, "message": None},
+            {"number": 1, "values": values, "accuracy": 0.1, "message": "it diverged"},
+        ],
+    }
 
 
 @pytest.fixture

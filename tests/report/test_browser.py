@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conadv.report import write_report
+from report.conftest import MakeStudy
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -59,9 +60,43 @@ def test_it_draws_in_the_dark_and_the_console_is_silent(
     assert "rgb(90, 176, 247)" in drawn
 
 
-def test_it_fits_a_phone(four_runs: list[Path], tmp_path: Path) -> None:
+def test_a_study_draws_and_the_console_is_silent(make_study: MakeStudy, tmp_path: Path) -> None:
+    page = write_report([make_study(failed=("sam-b1000/seed-0",))], tmp_path / "page.html")
+    dom, console = browse(page, tmp_path / "profile")
+    assert console == []
+    assert dom.count('class="chart js-plotly-plot"') == 4 + 7
+    chart = dom.partition('id="chart-batch"')[2].partition("</figure>")[0]
+    # Ordinary training, recycled, sequential and SAM; longer training is not at equal epochs.
+    assert chart.count('class="trace scatter') == 4
+    assert chart.count('class="errorbars"') == 4
+    assert "4,000" in chart and "test accuracy (%)" in chart
+    curves = dom.partition('id="curves"')[2]
+    assert curves.count('data-run="') == 13
+    # Of three batches the ends are drawn, and the one in between waits.
+    assert curves.count('aria-pressed="false"') == 6 + 2
+    loss = dom.partition('id="chart-train-loss"')[2].partition("</figure>")[0]
+    assert loss.count('class="trace scatter') == 7
+
+
+def test_a_study_prints_and_its_legend_switches(make_study: MakeStudy, tmp_path: Path) -> None:
+    page = write_report([make_study()], tmp_path / "page.html")
+    click = "<script>document.querySelector('[data-method=\"3\"]').click()</script></body>"
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", click), encoding="utf-8")
+    dom, console = browse(page, tmp_path / "profile")
+    assert console == []
+    chart = dom.partition('id="chart-batch"')[2].partition("</figure>")[0]
+    assert chart.count('class="trace scatter') == 3
+    pdf = tmp_path / "page.pdf"
+    browse(page, tmp_path / "profile", f"--print-to-pdf={pdf}")
+    assert pdf.read_bytes().startswith(b"%PDF") and pdf.stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("study", [False, True])
+def test_it_fits_a_phone(
+    study: bool, four_runs: list[Path], make_study: MakeStudy, tmp_path: Path
+) -> None:
     """In a frame, because a browser's window has a least width above that of a phone."""
-    page = write_report(four_runs, tmp_path / "page.html")
+    page = write_report([make_study()] if study else four_runs, tmp_path / "page.html")
     measure = (
         "<script>addEventListener('load', () => setTimeout(() => parent.postMessage("
         "[document.documentElement.scrollWidth, document.querySelectorAll('.main-svg').length],"

@@ -16,6 +16,7 @@ from conadv.commands import (
     plan,
     quickstart,
     recipes,
+    report,
     study,
     train,
 )
@@ -54,6 +55,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("analyse")(analyse.analyse)
 app.command("export")(export.export)
 app.command("study")(study.study)
+app.command("report")(report.report)
 app.command("plan")(plan.plan)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

@@ -5,7 +5,18 @@ Needs the ``report`` extra (jinja2, plotly, pyyaml).
 """
 
 from conadv.report.page import render_report, write_report
-from conadv.report.runs import Run, find_runs, read_run
+from conadv.report.runs import Run, read_run
+from conadv.report.study import Material, StudyFacts, find_runs, gather
 from conadv.report.tables import markdown_table
 
-__all__ = ["Run", "find_runs", "markdown_table", "read_run", "render_report", "write_report"]
+__all__ = [
+    "Material",
+    "Run",
+    "StudyFacts",
+    "find_runs",
+    "gather",
+    "markdown_table",
+    "read_run",
+    "render_report",
+    "write_report",
+]

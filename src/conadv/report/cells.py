@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from conadv.report.palette import MethodKey
 from conadv.report.runs import Run
@@ -31,6 +32,42 @@ class Cell:
         """The runs that went to their end."""
         return tuple(run for run in self.runs if run.status == "finished")
 
+    @property
+    def name(self) -> str:
+        """Method and batch in words."""
+        return self.key.method if self.batch is None else f"{self.key.method}, batch {self.batch:,}"
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether this is training without copies, second views or perturbed weights."""
+        return (
+            self.key.schedule == "vanilla"
+            and (self.setting("method.sam") or "none") == "none"
+            and (self.setting("method.view") or "none") == "none"
+            and not self.setting("optimizer.variance_reduction")
+        )
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether it trains on adversarial copies; random noise does not count."""
+        return self.key.schedule not in ("vanilla", "noise", "unknown")
+
+    @property
+    def length(self) -> float:
+        """Steps as a multiple of what the recipe's epochs ask for (``train.steps_factor``)."""
+        factor = self.setting("train.steps_factor")
+        return float(factor) if isinstance(factor, int | float) else 1.0
+
+    @property
+    def merit(self) -> float | None:
+        """Accuracy on images held out: of these runs, or of the trial that chose their settings."""
+        own = self.mean("val_accuracy")
+        return own if own is not None else self.runs[0].tuned_accuracy
+
+    def setting(self, dotted: str) -> Any:
+        """A value of the first run's recipe."""
+        return self.runs[0].setting(dotted)
+
     def values(self, name: str) -> list[float]:
         """A number of ``result.json`` from each finished run that has it."""
         return [value for run in self.finished if (value := run.number(name)) is not None]
@@ -44,6 +81,11 @@ class Cell:
         """Standard deviation over the finished runs; None with fewer than two."""
         values = self.values(name)
         return statistics.stdev(values) if len(values) > 1 else None
+
+    def error(self, name: str) -> float | None:
+        """Standard error of the mean over the finished runs; None with fewer than two."""
+        values = self.values(name)
+        return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def method_key(run: Run) -> MethodKey:
@@ -63,13 +105,15 @@ def cells(runs: Iterable[Run]) -> list[Cell]:
 def baseline(cell: Cell, among: Iterable[Cell]) -> Cell | None:
     """Ordinary training with the same data, network and batch size, if it is there.
 
-    Of several (another optimizer, more steps) the first is taken.
+    Of several the first of usual length is taken (not one of twice the steps, say), else the first.
     """
-    for other in among:
-        same = (other.dataset, other.model, other.batch) == (cell.dataset, cell.model, cell.batch)
-        if same and other.key.schedule == "vanilla":
-            return other
-    return None
+    found = [
+        other
+        for other in among
+        if (other.dataset, other.model, other.batch) == (cell.dataset, cell.model, cell.batch)
+        and other.ordinary
+    ]
+    return next((other for other in found if other.length == 1), found[0] if found else None)
 
 
 def relative(cell: Cell, among: Iterable[Cell], name: str) -> float | None:

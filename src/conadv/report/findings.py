@@ -12,6 +12,7 @@ _UNFINISHED_TRAINING = 0.02
 """Fraction of training accuracy that a run may be behind the reference before it is said."""
 
 
+_MOST_NAMED = 6
 _TEST_IMAGES = {"fashion-mnist-subset": 2_000, "cifar10": 10_000}
 """Sizes of test sets, for runs whose result does not note ``test_images``."""
 
@@ -92,7 +93,8 @@ def compare(everything: Sequence[Cell]) -> Comparison | None:
     vanilla = [
         cell
         for cell in everything
-        if cell.key.schedule == "vanilla"
+        if cell.ordinary
+        and cell.length == 1
         and cell.batch is not None
         and cell.mean("test_accuracy") is not None
     ]
@@ -296,10 +298,12 @@ def _caveats(everything: Sequence[Cell], seen: Comparison | None) -> list[str]:
             notes.append(
                 "Runs are compared at equal passes over the training images, not at equal compute."
             )
-    for status in ("interrupted", "diverged", "unfinished"):
+    for status in ("interrupted", "diverged", "failed", "unfinished"):
         names = [run.name for cell in everything for run in cell.runs if run.status == status]
         if names:
             verb = "is" if len(names) == 1 else "are"
+            if len(names) > _MOST_NAMED:
+                names = [*names[:_MOST_NAMED], f"{len(names) - _MOST_NAMED} more"]
             notes.append(f"{joined(names)} {verb} {status} and left out of every comparison.")
     return notes
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from conadv.errors import RunFolderError
-from conadv.report.runs import _finite
-from conadv.report.tables import _escape
+from conadv.report.runs import finite
+from conadv.report.tables import escape as escape_markdown
 from conadv.report.text import MISSING, count, joined, percent
 
 _KIND = "imagenet"
@@ -131,15 +131,15 @@ def _lines(result: Mapping[str, Any]) -> Iterator[_Line]:
             yield _line(f"{title}, ReaL labels", real, False)
     cells = [entry for entry in entries if entry.get("set") == "c"]
     if corruption := _mapping(result.get("corruption")):
-        error = _finite(corruption.get("mean_error"))
-        images = sum(_finite(cell.get("images")) or 0 for cell in cells) or None
-        published = sum(_finite(cell.get("published_images")) or 0 for cell in cells) or None
+        error = finite(corruption.get("mean_error"))
+        images = sum(finite(cell.get("images")) or 0 for cell in cells) or None
+        published = sum(finite(cell.get("published_images")) or 0 for cell in cells) or None
         accuracy = percent(None if error is None else 1 - error, 2)
         yield "ImageNet-C", images, published, (accuracy, MISSING), False
 
 
 def _line(title: str, entry: Mapping[str, Any], masked: bool) -> _Line:
-    images, published = _finite(entry.get("images")), _finite(entry.get("published_images"))
+    images, published = finite(entry.get("images")), finite(entry.get("published_images"))
     return title, images, published, (_accuracy(entry, "top1"), _accuracy(entry, "top5")), masked
 
 
@@ -150,13 +150,13 @@ def _corruptions(result: Mapping[str, Any]) -> Table:
     rows = [
         (
             str(name).replace("_", " "),
-            *(percent(_finite(_mapping(row).get(severity))) for severity in _SEVERITIES),
-            percent(_finite(means.get(name))),
+            *(percent(finite(_mapping(row).get(severity))) for severity in _SEVERITIES),
+            percent(finite(means.get(name))),
             _per_cent(normalised.get(name)),
         )
         for name, row in errors.items()
     ]
-    mean, mce = percent(_finite(found.get("mean_error"))), _per_cent(found.get("mce"))
+    mean, mce = percent(finite(found.get("mean_error"))), _per_cent(found.get("mce"))
     rows.append(("All", *([""] * len(_SEVERITIES)), mean, mce))
     notes = ["Top-1 error by severity. CE: mean error in per cent of AlexNet's; mCE: their mean."]
     if withheld := found.get("withheld"):
@@ -167,10 +167,10 @@ def _corruptions(result: Mapping[str, Any]) -> Table:
 
 def _markdown(table: Table) -> str:
     rule = ["---"] * table.labels + ["---:"] * (len(table.columns) - table.labels)
-    lines = [table.columns, tuple(rule), *(tuple(map(_escape, row)) for row in table.rows)]
+    lines = [table.columns, tuple(rule), *(tuple(map(escape_markdown, row)) for row in table.rows)]
     body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    notes = "".join(f"- {_escape(note)}\n" for note in table.notes)
-    return f"### {_escape(table.title)}\n\n{body}\n{notes}"
+    notes = "".join(f"- {escape_markdown(note)}\n" for note in table.notes)
+    return f"### {escape_markdown(table.title)}\n\n{body}\n{notes}"
 
 
 def _html(table: Table) -> str:
@@ -199,14 +199,14 @@ def _class(right: bool) -> str:
 
 def _accuracy(entry: Mapping[str, Any], name: str) -> str:
     text, spread = (
-        percent(_finite(entry.get(name)), 2),
-        _finite(entry.get(f"{name}_standard_error")),
+        percent(finite(entry.get(name)), 2),
+        finite(entry.get(f"{name}_standard_error")),
     )
     return text if text == MISSING or spread is None else f"{text} ± {100 * spread:.2f}"
 
 
 def _per_cent(value: Any) -> str:
-    number = _finite(value)
+    number = finite(value)
     return percent(None if number is None else number / 100)
 
 

@@ -1,8 +1,6 @@
 """The page: everything about a set of runs in one HTML file that loads nothing."""
 
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -11,73 +9,72 @@ import jinja2
 from plotly.offline import get_plotlyjs
 
 from conadv.errors import RunFolderError
-from conadv.report.cells import cells, method_key
-from conadv.report.charts import curves, label, shared_axes
+from conadv.report.charts import curves, shared_axes
+from conadv.report.content import Content, content
 from conadv.report.costs import cost_bars
-from conadv.report.findings import attack_note, findings
-from conadv.report.palette import Colour, MethodKey, colours, dashes
-from conadv.report.pictures import Triple, strongest, triples
-from conadv.report.runs import Run, find_runs
-from conadv.report.settings import Facts, differing, facts, machine
+from conadv.report.export import markdown, table
+from conadv.report.findings import attack_note
+from conadv.report.imagenet import imagenet_html
+from conadv.report.large_batch import unfinished
+from conadv.report.run_views import curve_views, setting_views, strips
+from conadv.report.runs import Run
+from conadv.report.scale_tables import gains_columns, gains_row, reach_columns, reach_row
+from conadv.report.settings import machine
+from conadv.report.study import Material, gather
 from conadv.report.tables import COLUMNS, rows
-
-_CONTROLS = ("vanilla",)
-
-
-@dataclass(frozen=True)
-class Strip:
-    """The pictures of one run."""
-
-    run: Run
-    method: int
-    caption: str
-    images: tuple[Triple, ...]
-
-
-@dataclass(frozen=True)
-class RunView:
-    """One run in the list at the end: how it is drawn, made and how to make it again."""
-
-    run: Run
-    label: str
-    method: int
-    dash: str
-    settings: tuple[tuple[str, str], ...]
-    command: str
-    facts: tuple[Facts, ...]
 
 
 def write_report(
-    paths: Iterable[Path | str], out: Path | str, *, title: str | None = None, lead: str = ""
+    paths: Iterable[Path | str],
+    out: Path | str,
+    *,
+    title: str | None = None,
+    lead: str = "",
+    markdown_out: Path | str | None = None,
+    table_out: Path | str | None = None,
 ) -> Path:
-    """Read run folders and write the page.
+    """Read runs and studies, and write the page.
 
     Args:
-        paths: Run folders, or folders of run folders.
+        paths: Run folders, study folders, or folders of them.
         out: The HTML file; its folder is made if it is missing.
         title: Small line above the headline; None takes data set and network.
-        lead: A paragraph of introduction under the headline.
+        lead: A paragraph of introduction under the headline; empty takes a study's description.
+        markdown_out: Also write the tables as Markdown.
+        table_out: Also write one row per run as comma-separated values.
 
     Returns:
         ``out`` as a path.
 
     Raises:
-        RunFolderError: A path is no run folder, or the page cannot be written.
+        RunFolderError: A path is neither run nor study, or a file cannot be written.
     """
-    out = Path(out)
-    page = render_report(find_runs(paths), title=title, lead=lead)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write the report {out}: {error.strerror}. Give a file you can write to."
-        ) from error
-    return out
+    material = content(gather(paths), title=title, lead=lead)
+    return write_content(material, out, markdown_out=markdown_out, table_out=table_out)
+
+
+def write_content(
+    material: Content,
+    out: Path | str,
+    *,
+    markdown_out: Path | str | None = None,
+    table_out: Path | str | None = None,
+) -> Path:
+    """Write what was worked out: the page, and on request Markdown and a table.
+
+    Raises:
+        RunFolderError: A file cannot be written.
+    """
+    _write(Path(out), page(material))
+    if markdown_out is not None:
+        _write(Path(markdown_out), markdown(material))
+    if table_out is not None:
+        _write(Path(table_out), table(material.runs))
+    return Path(out)
 
 
 def render_report(runs: Sequence[Run], *, title: str | None = None, lead: str = "") -> str:
-    """The page as text: about 5 MB, nearly all of it the plotting library.
+    """The page of some runs as text.
 
     Args:
         runs: What it shows, in this order.
@@ -87,77 +84,65 @@ def render_report(runs: Sequence[Run], *, title: str | None = None, lead: str = 
     Raises:
         ValueError: There are no runs.
     """
-    if not runs:
-        raise ValueError("There are no runs to report on: give at least one.")
-    everything = cells(runs)
-    palette = colours((cell.key, cell.batch) for cell in everything)
-    charts = curves(runs, palette)
+    return page(content(Material(tuple(runs)), title=title, lead=lead))
+
+
+def page(material: Content) -> str:
+    """The page as text: about 5 MB, nearly all of it the plotting library."""
+    palette = material.palette
+    views = curve_views(material.runs, palette)
+    charts = curves([view.run for view in views], palette)
+    plots = bool(charts or material.charts or material.analysis_charts)
+    scale = material.scale
     return (
         _environment()
         .get_template("report.html.jinja")
         .render(
-            title=title or _title(runs),
-            lead=lead,
-            findings=findings(everything),
+            title=material.title,
+            lead=material.lead,
+            findings=material.findings,
             columns=COLUMNS,
-            rows=rows(everything),
+            rows=rows(material.cells),
+            scale=scale,
+            reach_columns=reach_columns(scale) if scale else (),
+            reach_row=reach_row,
+            gains=material.gains,
+            gains_columns=gains_columns(),
+            gains_row=gains_row,
+            unfinished=unfinished,
+            scale_charts=material.charts,
+            analyses=material.analyses,
+            analysis_charts=material.analysis_charts,
+            tuned=material.tuned,
+            studies=material.studies,
+            imagenet=imagenet_html(material.imagenet) if material.imagenet else "",
             charts=charts,
+            curve_views=views,
             axes=shared_axes(charts) if charts else [],
-            costs=cost_bars(everything),
-            strips=_strips(runs, palette),
-            runs=_views(runs, palette),
-            machines=list(dict.fromkeys(filter(None, map(machine, runs)))),
-            attack=attack_note(everything[0]).removeprefix(", "),
+            costs=cost_bars(material.cells),
+            strips=strips(material.runs, palette),
+            settings=setting_views(material.cells, palette),
+            runs=material.runs,
+            machines=list(dict.fromkeys(filter(None, map(machine, material.runs)))),
+            attack=attack_note(material.cells[0]).removeprefix(", "),
             number=list(palette).index,
+            methods=list(palette),
             colours=list(palette.values()),
-            library=get_plotlyjs() if charts else "",
+            library=get_plotlyjs() if plots else "",
             script=_template_text("report.js"),
             style=_template_text("report.css"),
         )
     )
 
 
-def _title(runs: Sequence[Run]) -> str:
-    places = list(dict.fromkeys(f"{run.dataset}, {run.model}" for run in runs))
-    return places[0] if len(places) == 1 else f"{len(runs)} runs"
-
-
-def _strips(runs: Sequence[Run], palette: Mapping[MethodKey, Colour]) -> list[Strip]:
-    """Pictures of the adversarial methods, one run each; of ordinary training if that is all."""
-    order = list(palette)
-    shown: dict[MethodKey, Strip] = {}
-    for run in runs:
-        if run.pictures is None or method_key(run) in shown:
-            continue
-        key, most = method_key(run), strongest(run.pictures)
-        scale = f"; shown {127 / most:.0f} times as strong around mid-grey" if most else ""
-        caption = f"The strongest change of a pixel is {most:.3g} of 255 grey levels{scale}."
-        shown[key] = Strip(run, order.index(key), caption, tuple(triples(run.pictures)))
-    adversarial = [strip for key, strip in shown.items() if key.schedule not in _CONTROLS]
-    return adversarial or list(shown.values())
-
-
-def _views(runs: Sequence[Run], palette: Mapping[MethodKey, Colour]) -> list[RunView]:
-    order, styles = list(palette), dashes(run.batch for run in runs)
-    different = differing(runs)
-    return [
-        RunView(
-            run=run,
-            label=label(run),
-            method=order.index(method_key(run)),
-            dash=styles[run.batch],
-            settings=different[i],
-            command=_command(run),
-            facts=tuple(facts(run)),
-        )
-        for i, run in enumerate(runs)
-    ]
-
-
-def _command(run: Run) -> str:
-    """What remakes a run: its resolved recipe, into a new folder."""
-    recipe, again = run.folder / "recipe.yaml", run.folder.with_name(f"{run.name}-again")
-    return shlex.join(["conadv", "train", str(recipe), "--out", str(again)])
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write the report {path}: {error.strerror}. Give a file you can write to."
+        ) from error
 
 
 @cache

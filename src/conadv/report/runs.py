@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,11 @@ class Run:
         evaluations: Lines of ``metrics.jsonl`` about evaluations, in order.
         timing: Lines of ``timing.jsonl``.
         pictures: Clean images, perturbations and adversarial copies, or None.
+        analyses: ``analysis.json`` by the name of the analysis, or empty.
         notes: What could not be read, one sentence each.
+        cell: In a study: method and batch, such as ``recycled-b1000``.
+        command: In a study: the command that makes this run, without a recipe file.
+        tuned_accuracy: In a study: validation accuracy of the trial that chose its settings.
     """
 
     folder: Path
@@ -41,11 +45,17 @@ class Run:
     evaluations: tuple[Mapping[str, Any], ...] = ()
     timing: tuple[Mapping[str, Any], ...] = ()
     pictures: Pictures | None = None
+    analyses: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    cell: str = ""
+    command: str = ""
+    tuned_accuracy: float | None = None
 
     @property
     def name(self) -> str:
         """Name of the folder: unique within a set of runs, unlike the recipe's name."""
+        if self.cell:
+            return f"{self.cell}/{self.folder.name}"
         return self.folder.name or str(self.folder.resolve().name)
 
     @property
@@ -78,12 +88,12 @@ class Run:
         """Images per weight update."""
         value = self.number("global_batch")
         if value is None:
-            value = _finite(self.setting("batch.global_batch"))
+            value = finite(self.setting("batch.global_batch"))
         return None if value is None else int(value)
 
     def number(self, key: str) -> float | None:
         """A number of ``result.json``; None if it is missing or not finite."""
-        return _finite(self.result.get(key))
+        return finite(self.result.get(key))
 
     def setting(self, dotted: str) -> Any:
         """A value of the recipe by its dotted name; None if there is none."""
@@ -121,42 +131,18 @@ def read_run(folder: Path | str) -> Run:
         evaluations=tuple(line for line in metrics if line.get("kind") == "eval"),
         timing=_lines(folder / "timing.jsonl", notes),
         pictures=_pictures(folder / "pictures.npz", notes),
+        analyses=_analyses(folder / "analysis.json", notes),
         notes=tuple(notes),
     )
 
 
-def find_runs(paths: Iterable[Path | str]) -> list[Run]:
-    """Read run folders, and the run folders directly inside folders that are none themselves.
-
-    Args:
-        paths: Run folders, or folders of run folders.
-
-    Returns:
-        The runs in the order given, those of one folder by name, each folder once.
-
-    Raises:
-        RunFolderError: A path is missing, or neither is nor holds a run.
-    """
-    folders: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        if not path.is_dir():
-            raise RunFolderError(f"{path} does not exist or is not a folder. Give run folders.")
-        inside = [path] if _is_run(path) else sorted(filter(_is_run, path.iterdir()))
-        if not inside:
-            raise RunFolderError(
-                f"{path} neither is a run folder nor holds any. "
-                "Give a folder that `conadv train` wrote, or one that holds such folders."
-            )
-        for folder in inside:
-            folders.setdefault(folder.resolve(), folder)
-    return [read_run(folder) for folder in folders.values()]
-
-
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether a folder has a file that only runs have."""
     return folder.is_dir() and any((folder / mark).is_file() for mark in _MARKS)
 
 
-def _finite(value: Any) -> float | None:
+def finite(value: Any) -> float | None:
+    """A number that can be drawn, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
@@ -205,6 +191,20 @@ def _lines(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
     if damaged:
         notes.append(f"{damaged} damaged line(s) of {path.name} were left out.")
     return tuple(lines)
+
+
+def _analyses(path: Path, notes: list[str]) -> Mapping[str, Any]:
+    """The result of each analysis by its name."""
+    if not path.is_file():
+        return {}
+    entries = _mapping(path, json.loads, notes).get("analyses")
+    if not isinstance(entries, Mapping):
+        return {}
+    return {
+        name: entry["result"]
+        for name, entry in entries.items()
+        if isinstance(entry, Mapping) and isinstance(entry.get("result"), Mapping)
+    }
 
 
 def _pictures(path: Path, notes: list[str]) -> Pictures | None:

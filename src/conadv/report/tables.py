@@ -53,10 +53,11 @@ def markdown_table(results: Iterable[Run | Mapping[str, Any]]) -> str:
     ]
     table: list[tuple[str, ...]] = [COLUMNS, ("---", "---:", "---:", "---:", "---:", "---:")]
     table += [row.values for row in rows(cells(runs))]
-    return "".join(f"| {' | '.join(map(_escape, line))} |\n" for line in table)
+    return "".join(f"| {' | '.join(map(escape, line))} |\n" for line in table)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is."""
     for character in "\\|*_`[]<>":
         text = text.replace(character, "\\" + character)
     return " ".join(text.split())

@@ -7,7 +7,8 @@
     node,
     figure: JSON.parse(document.querySelector(`script[data-for="${node.id}"]`).textContent),
   }));
-  const hidden = new Set();
+  const hidden = new Set([...document.querySelectorAll("[data-run][aria-pressed=false]")].map((button) => Number(button.dataset.run)));
+  const hiddenMethods = new Set();
   const pressed = document.querySelector(".axes [aria-pressed=true]");
   let axis = pressed ? { slug: pressed.dataset.axis, title: pressed.dataset.title } : null;
 
@@ -23,23 +24,26 @@
         const colour = variable(`--m${trace.meta.method}`);
         return {
           ...trace,
-          x: axis ? trace.meta.x[axis.slug] : trace.x,
-          visible: !hidden.has(trace.meta.run),
+          x: axis && trace.meta.x ? trace.meta.x[axis.slug] : trace.x,
+          visible: trace.meta.x ? !hidden.has(trace.meta.run) : !hiddenMethods.has(trace.meta.method),
           line: { ...trace.line, color: colour },
           marker: { ...trace.marker, color: colour },
+          ...(trace.error_y ? { error_y: { ...trace.error_y, color: colour } } : {}),
         };
       });
-      const xTitle = axis ? axis.title : figure.layout.xaxis.title.text;
+      const curves = figure.data.some((trace) => trace.meta.x);
+      const xTitle = axis && curves ? axis.title : figure.layout.xaxis.title.text;
       const layout = {
         ...figure.layout,
         ...(width ? { width, height: 240 } : {}),
         autosize: !width,
+        shapes: (figure.layout.shapes || []).map((shape) => ({ ...shape, line: { ...shape.line, color: soft } })),
         font,
         paper_bgcolor: "rgba(0,0,0,0)",
         plot_bgcolor: "rgba(0,0,0,0)",
         hoverlabel: { bgcolor: variable("--card"), bordercolor: variable("--line"), font: { ...font, color: ink } },
         xaxis: { ...figure.layout.xaxis, gridcolor: grid, linecolor: soft, title: { text: xTitle, font, standoff: 8 }, nticks: narrow.matches ? 5 : 7 },
-        yaxis: { ...figure.layout.yaxis, gridcolor: grid, title: { ...figure.layout.yaxis.title, font, standoff: 8 } },
+        yaxis: { ...figure.layout.yaxis, gridcolor: grid, zerolinecolor: soft, title: { ...figure.layout.yaxis.title, font, standoff: 8 } },
       };
       Plotly.react(node, data, layout, { displayModeBar: false, responsive: true });
     }
@@ -50,6 +54,14 @@
       const run = Number(button.dataset.run);
       if (!hidden.delete(run)) hidden.add(run);
       button.setAttribute("aria-pressed", String(!hidden.has(run)));
+      draw();
+    });
+  });
+  document.querySelectorAll("[data-method]").forEach((button) => {
+    button.addEventListener("click", () => {
+      const method = Number(button.dataset.method);
+      if (!hiddenMethods.delete(method)) hiddenMethods.add(method);
+      button.setAttribute("aria-pressed", String(!hiddenMethods.has(method)));
       draw();
     });
   });

@@ -1,0 +1,49 @@
+"""``conadv report``: runs and studies as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STUDY|RUN...",
+            help="Study folders, run folders, folders of them; JSON of evaluate --test-set.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page.", show_default="report.html in the first folder"),
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Also write the tables as Markdown.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write one row per run.")] = None,
+    title: Annotated[
+        str | None, typer.Option(help="Above the headline.", show_default="study, data, network")
+    ] = None,
+) -> None:
+    """Make one self-contained HTML page of studies and runs.
+
+    How far each method goes in batch size, at equal epochs and at equal compute; curves, costs,
+    sharpness, robustness, pictures, and the command that remakes every run. It loads nothing and
+    works offline. What is not finished is marked and left out of comparisons.
+    """
+    from conadv.report import gather
+    from conadv.report.content import content
+    from conadv.report.page import write_content
+
+    first = paths[0] if paths[0].is_dir() else paths[0].parent
+    material = content(gather(paths), title=title)
+    page = write_content(
+        material, out or first / "report.html", markdown_out=markdown, table_out=csv
+    )
+    typer.echo(material.findings.headline)
+    for path in (page, markdown, csv):
+        if path is not None:
+            typer.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
