@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,53 @@ def quickstart() -> str:
     return table(header, rows)
 
 
+def campaign(name: str) -> str:
+    """The tables of a published study; empty until there is one."""
+    folder = ROOT / "results" / name
+    if not (folder / "summary.json").exists():
+        return ""
+    from conadv.report.content import content
+    from conadv.report.export import gains_table, reach_table
+    from conadv.report.study import gather
+
+    found = content(gather([folder]))
+    parts = [f"**{found.findings.headline}**\n"]
+    if found.scale is not None:
+        parts.append(reach_table(found.scale))
+    for at_batch in found.gains:
+        parts.append(f"At batch {at_batch.batch:,}:\n")
+        parts.append(gains_table(at_batch))
+    (environment,) = read(f"results/{name}/environments.json")[:1]
+    hardware, versions = environment["hardware"], environment["versions"]
+    parts.append(
+        f"{len(found.runs)} final runs on {hardware['processor']}, {hardware['threads']} thread "
+        f"each, torch {versions['torch']}; `conadv study {name} --workers 2` remakes them, "
+        f"[results/{name}](results/{name}/report.md) has all of it.\n"
+    )
+    return "\n".join(parts)
+
+
+def overhead() -> str:
+    """What a study adds to its runs, and what a report takes."""
+    study = read("benchmarks/results/study-overhead-cpu.json")
+    report = read("benchmarks/results/report-speed-cpu.json")
+    rows = [
+        [
+            f"a study of {study['runs']} runs, over their time",
+            f"{study['overhead']:.1%}",
+            f"{study['bar']:.0%}",
+        ],
+        [
+            f"the report of {report['runs']} runs",
+            f"{report['seconds']['median']:.1f} s",
+            f"{report['seconds']['bar']} s",
+        ],
+        ["its page", f"{report['megabytes']['page']} MB", f"{report['megabytes']['bar']} MB"],
+    ]
+    text = table(["what", "measured", "bar"], rows)
+    return text + remade(study["environment"]) + remade(report["environment"])
+
+
 def _step(result: dict[str, Any], base: dict[str, Any]) -> str:
     return f"{result['step_seconds_median'] / base['step_seconds_median']:.2f}"
 
@@ -310,6 +358,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "decode": decode,
     "models": models,
     "quickstart": quickstart,
+    "overhead": overhead,
+    "fashion": partial(campaign, "fashion-cpu"),
 }
 
 

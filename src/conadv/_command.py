@@ -3,12 +3,27 @@
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+
+_INSTEAD: ContextVar[str | None] = ContextVar("command", default=None)
 
 
 def as_typed() -> str:
     """Program and arguments, without the folders of the machine that ran it."""
-    return shlex.join([*_program(), *sys.argv[1:]])
+    return _INSTEAD.get() or shlex.join([*_program(), *sys.argv[1:]])
+
+
+@contextmanager
+def standing_for(command: str) -> Iterator[None]:
+    """What is made inside is remade by another command than this process's, as in a study."""
+    token = _INSTEAD.set(command)
+    try:
+        yield
+    finally:
+        _INSTEAD.reset(token)
 
 
 def _program() -> list[str]:

@@ -18,12 +18,16 @@ from rich.console import Console
 
 from conadv.cli import main
 from conadv.errors import Interrupted, StudyError
+from conadv.report import gather
+from conadv.report.content import content as report_content
 from conadv.study import Plan, StudyFolder, load_study, make_plan, run_study
 from conadv.study.__main__ import REPLACE_ME
 from conadv.study.claims import Claims
 from conadv.study.outcomes import read_outcomes
+from conadv.study.search import Search
 from conadv.study.status import Watch
 from conadv.study.supervisor import Supervisor, View
+from conadv.study.tables import write_tables
 from conadv.study.worker import Worker
 from conadv.training.loop import train
 from conadv.training.recipe import load_recipe
@@ -96,6 +100,8 @@ def test_a_real_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (tested == []) == is_trial and (result["val_accuracy"] is None) != is_trial
         assert (run / "pictures.npz").exists() != is_trial
         assert (run / "checkpoints").exists() != is_trial
+        environment = json.loads((run / "environment.json").read_text())
+        assert environment["command"] == found[task.name].command
     same = found["recycled-b16/seed-1"]
     _, _, recipe, *overrides, _, _ = shlex.split(same.command)
     again = train(load_recipe(recipe, overrides), tmp_path / "again", console=QUIET)
@@ -103,6 +109,14 @@ def test_a_real_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         **same.result,
         "step_seconds_median": None,
     }
+    finals = [task for task in plan.tasks if task.kind == "final"]
+    write_tables(folder, plan, Search(folder.storage, plan.study))
+    page = report_content(gather([folder.root]))
+    assert [run.name for run in page.runs] == [task.name for task in finals]
+    assert {run.status for run in page.runs} == {"finished"}
+    assert [run.command for run in page.runs] == [found[task.name].command for task in finals]
+    assert len(page.tuned) == len(plan.cells)
+    assert not any("goes on" in note for note in page.findings.caveats)
 
 
 @pytest.mark.slow

@@ -65,6 +65,8 @@ def facts(run: Run) -> list[Facts]:
     """``environment.json`` as titled groups: nested objects by their key, the rest under *Run*."""
     general, groups = [], []
     for key, value in run.environment.items():
+        if key == "command" and run.command:
+            continue  # that of a study's worker, which remakes nothing
         if isinstance(value, Mapping):
             items = tuple(
                 (name, _readable(name, text))

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from rich.console import Console
 
+from conadv._command import standing_for
 from conadv.errors import ConadvError, DataError, Interrupted, NonFiniteError
 from conadv.study.claims import Claim, Claims
 from conadv.study.files import StudyFolder
@@ -166,7 +167,8 @@ class Worker:
         with claim.beating(min(10.0, self.study.stale_after / BEATS), beat):
             try:
                 recipe = self.plan.make_recipe(task, values)
-                result = self.make(recipe, out, resume=True, console=self.console, stop=stop)
+                with standing_for(self._command(task, values)):
+                    result = self.make(recipe, out, resume=True, console=self.console, stop=stop)
             except Interrupted:
                 if not claim.owned():
                     return  # the other one goes on with it
@@ -217,7 +219,7 @@ class Worker:
             status=status,
             message=message,
             folder=str(out.relative_to(self.folder.root)),
-            command=self.plan.command(task, values, Path("runs") / task.name),
+            command=self._command(task, values),
             values=values,
             seconds=round(seconds, 3),
             worker=f"{socket.gethostname()}:{os.getpid()}",
@@ -225,6 +227,10 @@ class Worker:
         ).write(outcome_path(self.folder.tasks, task.name))
         said = f"{task.name}: {status}" + (f": {message}" if message else "")
         self.console.print(said, markup=False, highlight=False)
+
+    def _command(self, task: Task, values: dict[str, float]) -> str:
+        """What makes this run on its own."""
+        return self.plan.command(task, values, Path("runs") / task.name)
 
     def _look_at_parent(self, ask: Callable[[str], None]) -> None:
         if self.parent is not None and os.getppid() != self.parent:

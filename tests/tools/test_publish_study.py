@@ -1,0 +1,63 @@
+"""What is published of a study can be reported on again, without folders of the machine."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from conadv.report import gather
+from conadv.report.content import content
+from report.conftest import MakeStudy, make_run, make_study
+
+__all__ = ["make_run", "make_study"]  # fixtures
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "tools/publish_study.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_published_study_says_what_the_whole_one_says(
+    tool: ModuleType, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    study, out = make_study(failed=("sam-b1000/seed-2",)), tmp_path / "results" / "s"
+    for path in study.rglob("environment.json"):
+        environment = json.loads(path.read_text()) | {"command": "conadv /home/me/s --parent 1"}
+        path.write_text(json.dumps(environment))
+    assert tool.publish(study, out) == 39
+    assert tool.publish(study, out) == 39  # anew
+    whole, published = (content(gather([folder])) for folder in (study, out))
+    assert published.findings == whole.findings
+    assert published.scale is not None and whole.scale is not None
+    assert [r.largest for r in published.scale.reaches] == [r.largest for r in whole.scale.reaches]
+    assert published.tuned == whole.tuned
+    assert {"report.html", "report.md", "runs.csv", "environments.json"} <= {
+        path.name for path in out.iterdir()
+    }
+    (environment,) = json.loads((out / "environments.json").read_text())
+    assert environment["hardware"]["processor"] == "Abacus 9000"
+    assert len(environment["runs"]) == 38
+    for path in out.rglob("*"):
+        assert path.is_dir() or "/home/me" not in path.read_text(encoding="utf-8"), path
+    assert not list(out.rglob("metrics.jsonl"))
+
+
+def test_nothing_else_is_overwritten(
+    tool: ModuleType, make_study: MakeStudy, tmp_path: Path
+) -> None:
+    other = tmp_path / "precious"
+    other.mkdir()
+    (other / "file").touch()
+    with pytest.raises(SystemExit, match="holds something else"):
+        tool.publish(make_study(), other)
+    with pytest.raises(SystemExit, match="is no study folder"):
+        tool.publish(other, tmp_path / "out")
+    assert (other / "file").exists()

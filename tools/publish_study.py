@@ -1,0 +1,90 @@
+"""Copy what others may want of a finished study into the repository, and make its report there.
+
+    python tools/publish_study.py runs/fashion-cpu results/fashion-cpu
+
+Taken are the definition, the tables, the tuned settings, and of every final run its result, recipe
+and analysis; the machine once. Left out are checkpoints, curves, trials' folders, and everything
+about the machine's folders. The page is made of the whole study, with its curves and pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from conadv.report.content import content
+from conadv.report.page import write_content
+from conadv.report.study import gather, is_study
+
+STUDY = ("study.yaml", "base.yaml", "tuned.json", "summary.json", "summary.csv")
+RUN = ("result.json", "recipe.yaml", "analysis.json")
+
+
+def publish(study: Path, out: Path) -> int:
+    """Write ``out`` anew.
+
+    Args:
+        study: Folder of the study; give it as a reader would, it is shown in commands.
+        out: What is committed; what is there is replaced.
+
+    Returns:
+        How many final runs were copied.
+
+    Raises:
+        SystemExit: ``study`` is none, or ``out`` holds something that is no published study.
+    """
+    if not is_study(study):
+        sys.exit(f"{study} is no study folder: it lacks study.yaml or summary.json.")
+    if out.exists() and not is_study(out):
+        sys.exit(f"{out} holds something else: give a new folder, or remove it.")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for name in STUDY:
+        if (study / name).is_file():
+            shutil.copyfile(study / name, out / name)
+    rows = json.loads((study / "summary.json").read_text(encoding="utf-8"))["runs"]
+    machines: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        place = Path(row["folder"])
+        (out / place).mkdir(parents=True)
+        for name in RUN:
+            if (study / place / name).is_file():
+                shutil.copyfile(study / place / name, out / place / name)
+        if (study / place / "environment.json").is_file():
+            found = machine(study / place / "environment.json")
+            machines.setdefault(json.dumps(found, sort_keys=True), found | {"runs": []})
+            machines[json.dumps(found, sort_keys=True)]["runs"].append(str(place))
+    environments = json.dumps(list(machines.values()), indent=2) + "\n"
+    (out / "environments.json").write_text(environments, encoding="utf-8")
+    write_content(
+        content(gather([study])),
+        out / "report.html",
+        markdown_out=out / "report.md",
+        table_out=out / "runs.csv",
+    )
+    return len(rows)
+
+
+def machine(path: Path) -> dict[str, Any]:
+    """Versions and hardware: not when, and not by which command, which the summary has."""
+    environment = json.loads(path.read_text(encoding="utf-8"))
+    return {name: environment.get(name) for name in ("versions", "hardware", "commit")}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("out", type=Path)
+    given = parser.parse_args(arguments)
+    runs = publish(given.study, given.out)
+    size = sum(path.stat().st_size for path in given.out.rglob("*") if path.is_file())
+    print(f"{given.out}: {runs} final runs, {size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
