@@ -1,9 +1,13 @@
 """`conadv bench steps` on a tiny network: its rows, and the bars that do not depend on a clock."""
 
 import pytest
+import torch
 
+import conadv
+from conadv import planning
 from conadv.bench import steps
 from conadv.bench.memory import peak_bytes
+from conadv.training.models import create_model
 
 SETTINGS = {"model": "cifar/resnet8", "batch": 16, "image_size": 16, "dtype": "float32"}
 
@@ -42,6 +46,16 @@ def test_operations_are_those_of_the_schedules(result: dict) -> None:
     assert 1.0 < ratio["recycled-budget"] < 1.04
     assert 2.6 < ratio["sequential"] == ratio["lookahead"] < 2.72
     assert ratio["noise"] == pytest.approx(2.0)
+
+
+def test_operations_of_depthwise_convolutions_are_those_of_the_planner() -> None:
+    """torch's own counter takes their backward pass for that of dense ones: ten times as much."""
+    settings = steps.Settings("timm/mobilenetv3_small_050", 2, 32, dtype="float32")
+    model = create_model(settings.model, 3, settings.classes)
+    counted = planning.count(model, (3, 32, 32), torch.float32)
+    assert steps.count_flops(settings, conadv.Vanilla()) == pytest.approx(2 * counted.train)
+    # Two gradients for one forward pass, but for the stem's images.
+    assert 2.8 * counted.forward < counted.train < 3 * counted.forward
 
 
 def test_memory_is_measured_in_a_process_of_its_own() -> None:

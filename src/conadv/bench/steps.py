@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
 import conadv
+from conadv._operations import operation_counter
 from conadv.bench import machine
 from conadv.bench.memory import peak_bytes
 from conadv.optim import LARS, param_groups
@@ -100,11 +100,11 @@ class Stepper:
 
 
 def count_flops(settings: Settings, schedule: Schedule) -> int:
-    """Floating-point operations of one step in its steady state, by torch's own counter."""
+    """Floating-point operations of one step in its steady state."""
     # A compiled graph hides its operations from the counter; the mathematics is the same.
     stepper = Stepper(replace(settings, compile=False, dtype="float32"), schedule)
     stepper.step()
-    with FlopCounterMode(display=False) as counter:
+    with operation_counter() as counter:
         stepper.step()
     return int(counter.get_total_flops())
 

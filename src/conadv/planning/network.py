@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+from conadv._operations import operation_counter
 
 _FEW, _MORE = 2, 4
 """Images of the two counts from which what grows with the batch is told from what does not."""
@@ -102,24 +103,6 @@ def count(
     )
 
 
-def _counter() -> FlopCounterMode:
-    mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
-    return FlopCounterMode(display=False, custom_mapping=mapping)
-
-
-def _convolution_backward(
-    gradient: list[int], images: list[int], weight: list[int], *rest: Any, **named: Any
-) -> int:
-    """Each of the two gradients costs what the forward pass does, whatever the groups.
-
-    torch's own count takes the gradient of a depthwise convolution's weights for that of a dense
-    one. Arguments are those of ``aten::convolution_backward`` with shapes in place of tensors.
-    """
-    _bias, _stride, _padding, _dilation, transposed, _output_padding, _groups, wanted = rest[:8]
-    once: int = conv_flop_count(images, weight, gradient, transposed=transposed)
-    return once * (int(wanted[0]) + int(wanted[1]))
-
-
 class _Count:
     """Passes of one model over so many images, on fake tensors."""
 
@@ -131,7 +114,7 @@ class _Count:
 
     def train(self, with_images: bool) -> tuple[float, float, tuple[tuple[float, int], ...], float]:
         """Operations, bytes saved, when gradients are ready, operations of the forward pass."""
-        with self.mode, _training(self.model), _counter() as counter:
+        with self.mode, _training(self.model), operation_counter() as counter:
             tensors = self._tensors(with_gradients=True)
             images, labels = self._batch(with_images)
             with _saved(tensors) as saved:
@@ -155,7 +138,7 @@ class _Count:
 
     def attack(self) -> tuple[float, float]:
         """Operations and bytes saved."""
-        with self.mode, _training(self.model), _counter() as counter:
+        with self.mode, _training(self.model), operation_counter() as counter:
             tensors = self._tensors(with_gradients=False)
             images, labels = self._batch(with_gradient=True)
             with _saved(tensors) as saved:
