@@ -111,8 +111,7 @@ def _figures(scale: LargeBatch, gains: Sequence[Gains]) -> list[Figure]:
     found.append(
         Figure(
             points(-first.lost.value),
-            f"points, {first.ordinary.key.method} at batch {count(first.batch)}: the first to "
-            "lose one",
+            f"points of test accuracy, {first.ordinary.key.method} at batch {count(first.batch)}",
             f"{percent(first.ordinary.mean('test_accuracy'))} against "
             f"{percent(scale.reference.mean('test_accuracy'))} test accuracy",
         )
