@@ -82,6 +82,14 @@ def test_gains_at_equal_epochs_and_at_equal_compute(make_study: MakeStudy) -> No
     longer = gain(found, 4000, "vanilla-4x")
     assert longer.same_epochs is None and longer.same_compute is None
     assert longer.above is not None and longer.above.value == pytest.approx(0.04)
+    # Under attack the fixture gives five times the gain; twice the steps gain 0.05.
+    assert recycled.robust is not None and recycled.robust_same_compute is not None
+    assert recycled.robust.value == pytest.approx(0.08)
+    assert recycled.robust_same_compute.value == pytest.approx(0.03)
+    assert (
+        "Batch 1,000, better than ordinary training under attack at equal compute by more than "
+        "chance: recycled (+3.0)." in found.findings.sentences
+    )
 
 
 def test_compute_that_ordinary_training_never_had_is_not_guessed(make_study: MakeStudy) -> None:
@@ -121,7 +129,7 @@ def test_what_is_within_chance_is_not_called_better(make_study: MakeStudy) -> No
         for sentence in found.findings.sentences
         if sentence.startswith("Batch 1,000, better than vanilla at equal epochs")
     ]
-    assert line.endswith("by more than chance: sam.")
+    assert line.endswith("by more than chance: sam (+0.2).")
 
 
 def test_unfinished_training_is_said(make_study: MakeStudy, tmp_path: Path) -> None:

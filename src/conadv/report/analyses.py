@@ -132,6 +132,9 @@ def _robustness(run: Run) -> tuple[list[float], list[float]] | None:
         xs = _numbers(curve.get("epsilons"))
         ys = _numbers(curve.get("accuracies"))
         if xs and len(xs) == len(ys):
+            clean = finite(curve.get("clean_accuracy"))
+            if clean is not None and xs[0] > 0:
+                xs, ys = [0.0, *xs], [clean, *ys]
             return [float(f"{255 * x:.4g}") for x in xs], [100 * y for y in ys]
     return None
 

@@ -83,7 +83,8 @@ class Gain:
             none of about that compute was run.
         won_back: Share of what ordinary training has lost at this batch that the method returns;
             None where less than :data:`LOSS` was lost.
-        robust: Accuracy under attack above ordinary training.
+        robust: Accuracy under attack above ordinary training as it is.
+        robust_same_compute: The same at equal compute.
     """
 
     cell: Cell
@@ -92,6 +93,7 @@ class Gain:
     same_compute: Difference | None
     won_back: float | None
     robust: Difference | None
+    robust_same_compute: Difference | None
 
     @property
     def same_epochs(self) -> Difference | None:
@@ -200,7 +202,9 @@ def equal_epochs(cell: Cell) -> bool:
     return cell.length == 1
 
 
-def at_equal_compute(cell: Cell, peers: Sequence[Cell]) -> Difference | None:
+def at_equal_compute(
+    cell: Cell, peers: Sequence[Cell], name: str = "test_accuracy"
+) -> Difference | None:
     """A setting against ordinary training of the same compute.
 
     Ordinary training was run for a few lengths; between two of them its accuracy is interpolated,
@@ -209,9 +213,10 @@ def at_equal_compute(cell: Cell, peers: Sequence[Cell]) -> Difference | None:
     Args:
         cell: The setting.
         peers: Settings at the same batch; ordinary ones with the optimizer of the first are used.
+        name: What is compared, a number of ``result.json``.
     """
     ordinary = baseline(cell, peers)
-    own, accuracy = cell.mean("compute"), cell.mean("test_accuracy")
+    own, accuracy = cell.mean("compute"), cell.mean(name)
     if ordinary is None or not own or accuracy is None:
         return None
     line = sorted(
@@ -221,18 +226,18 @@ def at_equal_compute(cell: Cell, peers: Sequence[Cell]) -> Difference | None:
         and peer is not cell
         and peer.setting("optimizer.name") == ordinary.setting("optimizer.name")
         and (compute := peer.mean("compute"))
-        and (value := peer.mean("test_accuracy")) is not None
+        and (value := peer.mean(name)) is not None
     )
     if not line:
         return None
     if own <= line[0][0] or own >= line[-1][0]:
         end = line[0] if own <= line[0][0] else line[-1]
         near = abs(own / end[0] - 1) <= SAME_COMPUTE
-        return _difference(cell, end[2], "test_accuracy") if near else None
+        return _difference(cell, end[2], name) if near else None
     after = next(i for i, (compute, _, _) in enumerate(line) if compute >= own)
     (c0, a0, low), (c1, a1, high) = line[after - 1], line[after]
     weight = math.log(own / c0) / math.log(c1 / c0)
-    errors = [item.error("test_accuracy") for item in (cell, low, high)]
+    errors = [item.error(name) for item in (cell, low, high)]
     error = None
     if all(value is not None for value in errors):
         mine, first, second = (value or 0.0 for value in errors)
@@ -253,6 +258,7 @@ def _gain(cell: Cell, ordinary: Cell, peers: Sequence[Cell], lost: Difference | 
         None if cell.ordinary else at_equal_compute(cell, peers),
         back,
         _difference(cell, ordinary, "robust_accuracy"),
+        None if cell.ordinary else at_equal_compute(cell, peers, "robust_accuracy"),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from conadv.report.cells import Cell
@@ -157,14 +157,27 @@ def _sentences(at_batch: Gains) -> list[str]:
         chosen = at_batch.chosen
         if chosen is not None and chosen.above is not None:
             said.append(f"Batch {batch}: {_goal(chosen)}")
-    for words, rows in (
-        ("at equal epochs", [r for r in at_batch.rows if _better(r.same_epochs)]),
-        ("at equal compute", [r for r in at_batch.rows if _better(r.same_compute)]),
-        ("under attack", [r for r in at_batch.rows if _better(r.robust)]),
-    ):
-        names = [row.cell.key.method for row in rows if not row.cell.ordinary]
-        who = joined(names) if names else "no method"
-        said.append(f"Batch {batch}, better than {name} {words} by more than chance: {who}.")
+    measures: tuple[tuple[str, Callable[[Gain], Difference | None]], ...] = (
+        (f"than {name} at equal epochs", lambda row: row.same_epochs),
+        ("than ordinary training at equal compute", lambda row: row.same_compute),
+        (f"than {name} under attack", lambda row: row.robust),
+        (
+            "than ordinary training under attack at equal compute",
+            lambda row: row.robust_same_compute,
+        ),
+    )
+    for words, measure in measures:
+        better = [
+            f"{row.cell.key.method} ({points(difference.value)})"
+            for row in at_batch.rows
+            if not row.cell.ordinary
+            and (difference := measure(row)) is not None
+            and difference.value > 0
+            and not difference.by_chance
+        ]
+        said.append(
+            f"Batch {batch}, better {words} by more than chance: {joined(better) or 'no method'}."
+        )
     return said
 
 
@@ -190,10 +203,6 @@ def _epochs(row: Gain) -> str:
     if row.same_epochs is not None:
         return " at equal epochs"
     return f" with {ratio(row.cell.length)} the steps"
-
-
-def _better(difference: Difference | None) -> bool:
-    return difference is not None and difference.value > 0 and not difference.by_chance
 
 
 def _chance(difference: Difference) -> str:

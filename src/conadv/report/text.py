@@ -51,5 +51,7 @@ def amount(value: float | None) -> str:
 
 
 def joined(items: list[str]) -> str:
-    """A list in a sentence: ``a``, ``a and b``, ``a, b and c``."""
+    """A list in a sentence: ``a``, ``a and b``, ``a, b and c``; empty for none."""
+    if not items:
+        return ""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
