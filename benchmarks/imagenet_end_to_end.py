@@ -126,7 +126,7 @@ def measured(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
     images = max(options.images, plan.batch.global_batch)
     root = options.folder / f"jpegs-{options.size}"
     write_images(root, options.size, images)
-    out = options.folder / f"{recipe}-{options.size}"
+    out = options.folder / f"{plan.name}-{options.size}"
     if not (out / "result.json").exists():
         train(recipe, overrides(plan, root, images, options), out)
     result = json.loads((out / "result.json").read_text())
@@ -135,7 +135,7 @@ def measured(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
     assert len(steps) == options.steps
     seconds = result["step_seconds_median"]
     return {
-        "recipe": recipe,
+        "recipe": plan.name,
         "size": options.size,
         "global_batch": result["global_batch"],
         "steps": result["steps"],
@@ -145,12 +145,12 @@ def measured(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
         "images_per_second": result["global_batch"] / seconds,
         "peak_bytes": int(out.with_suffix(".peak").read_text()) or None,
         "losses": [line["loss"] for line in steps],
-        "learning_rates": [line["lr"] for line in steps],
+        "learning_rates": [line["learning_rate"] for line in steps],
         "test_accuracy": result["test_accuracy"],
     }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Make images, train, print, write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipes", nargs="*", default=["imagenet-resnet50-recycled-32k"])
@@ -161,15 +161,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", type=Path, default=Path("runs/imagenet-end-to-end"))
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     os.environ.setdefault("CONADV_DATA", str(options.folder.resolve() / "cache"))
     rows = []
     for recipe in options.recipes:
         row = measured(recipe, options)
         rows.append(row)
         print(
-            f"{recipe} at {options.size} px: {row['steps']} steps of {row['global_batch']:,}, "
-            f"{row['images_per_second']:.0f} images/s, loss {row['losses'][0]:.3f} to "
+            f"{row['recipe']} at {options.size} px: {row['steps']} steps of "
+            f"{row['global_batch']:,}, {row['images_per_second']:.0f} images/s, loss {row['losses'][0]:.3f} to "
             f"{row['losses'][-1]:.3f}, peak {(row['peak_bytes'] or 0) / 2**30:.2f} GiB"
         )
     if options.json:

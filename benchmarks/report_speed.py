@@ -94,7 +94,8 @@ def make_run(
         for step in range(1, STEPS + 1):
             line: dict[str, Any] = {"kind": "train", "step": step, "epoch": step / 20}
             line |= {"loss": 2 / step, "clean_loss": 1 / step, "accuracy": 1 - 1 / step}
-            line |= {"lr": 1.0, "compute": step * batch, "adversarial_loss": chance.random()}
+            line |= {"learning_rate": 1.0, "compute": step * batch}
+            line |= {"adversarial_loss": chance.random()}
             metrics.write(json.dumps(line) + "\n")
             timing.write(json.dumps({"step": step, "seconds": batch * 1e-4}) + "\n")
     images = np.random.default_rng(seed).integers(0, 255, (8, 28, 28, 1), dtype=np.uint8)
