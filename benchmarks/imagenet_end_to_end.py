@@ -167,10 +167,12 @@ def main(arguments: list[str] | None = None) -> None:
     for recipe in options.recipes:
         row = measured(recipe, options)
         rows.append(row)
+        losses = row["losses"]
         print(
             f"{row['recipe']} at {options.size} px: {row['steps']} steps of "
-            f"{row['global_batch']:,}, {row['images_per_second']:.0f} images/s, loss {row['losses'][0]:.3f} to "
-            f"{row['losses'][-1]:.3f}, peak {(row['peak_bytes'] or 0) / 2**30:.2f} GiB"
+            f"{row['global_batch']:,}, {row['images_per_second']:.0f} images/s, loss "
+            f"{losses[0]:.3f} to {losses[-1]:.3f}, "
+            f"peak {(row['peak_bytes'] or 0) / 2**30:.2f} GiB"
         )
     if options.json:
         found = {"environment": machine.environment(options.device), "rows": rows}
