@@ -17,7 +17,6 @@ from conadv.distributed import World
 from conadv.distributed.agreement import check_agreement, code_checksum, weights_checksum
 from conadv.errors import CheckpointError, Interrupted, NonFiniteError
 from conadv.training.build import Built, build
-from conadv.training.checkpoint import CheckpointStore
 from conadv.training.environment import describe_environment
 from conadv.training.events import NoEvents, open_events
 from conadv.training.pictures import write_pictures
@@ -26,10 +25,11 @@ from conadv.training.recipe import Recipe, dump_recipe
 from conadv.training.redeal import redeal
 from conadv.training.result import Result, Status
 from conadv.training.run_folder import JsonLines, NoLines, RunFolder, read_lines, truncate_after
+from conadv.training.saving import Saving
 from conadv.training.signals import StopRequest
 from conadv.training.step import StepReport, Wishes
 from conadv.training.trace import NoTrace, StepTrace
-from conadv.training.writer import BackgroundWriter, snapshot
+from conadv.training.writer import snapshot
 
 EVENT_POINTS = 1000
 """About how many points TensorBoard gets per curve; ``metrics.jsonl`` has every one."""
@@ -68,9 +68,6 @@ class Run:
         self.total = self.trainer.feed.total_steps
         self.event_every = max(1, self.total // EVENT_POINTS)
         self.evaluated_step = 0
-        self.best_accuracy = self._best_before = -1.0
-        self._before = (0, False)
-        """What a failed write puts back: the step saved before, and whether it was the best."""
         self.val_accuracy: float | None = None
         self.clock = 0.0
         """When the last thing ended that timing does not count, or the last step."""
@@ -79,9 +76,15 @@ class Run:
     def open(self, resuming: bool) -> None:
         """Create the folder, or bring everything back to the newest checkpoint."""
         self.world.on_main(lambda: self._open_folder(resuming))
-        keep = self.recipe.checkpoint.keep
-        self.store = CheckpointStore(self.folder.checkpoints, keep, self.world)
-        self.writer = self._closing(BackgroundWriter())
+        self.saving: Saving = self._closing(
+            Saving(
+                self.recipe.checkpoint,
+                self.folder.checkpoints,
+                self.world,
+                self._state,
+                lambda text: self.watcher.say(text),
+            )
+        )
         if resuming:
             self._restore()
         self._check_agreement()
@@ -99,8 +102,6 @@ class Run:
         self.trace: StepTrace | NoTrace = NoTrace()
         if self.trace_path is not None and left > 0:
             self.trace = self._closing(StepTrace(self.trace_path, self.world.rank, left))
-        self.saved_step = self.tried_step = self.trainer.step
-        self.saved_time = time.monotonic()
 
     def _division(self) -> str:
         """How the global batch is cut."""
@@ -127,13 +128,11 @@ class Run:
             # that reaches one of them during a step is heard after the next.
             stop = agreed.stop if self.world.size > 1 else self.stop.requested
             self._evaluate_if_due()
-            self._look_at_writer()
+            self.saving.look()
             if agreed.checkpoint:
-                self._try_checkpoint()
-        self._look_at_writer(wait=True)
-        # A write that failed on one rank: all of them try again.
-        if any(self.world.gather(self.saved_step != self.trainer.step)):
-            self._checkpoint_now()
+                self.saving.start(self.trainer.step)
+                self.clock = time.perf_counter()
+        self.saving.settle(self.trainer.step)
         return self._finish()
 
     def close(self) -> None:
@@ -174,7 +173,7 @@ class Run:
         self.world.watchdog.doing(f"step {self.trainer.step + 1}")
         wishes = Wishes(
             stop=self.world.size > 1 and self.stop.requested,
-            checkpoint=self.world.main and self._checkpoint_is_due(),
+            checkpoint=self.world.main and self.saving.due(self.trainer.step + 1),
         )
         try:
             report = self.trainer.train_step(wishes)
@@ -240,57 +239,10 @@ class Run:
         )
         self.evaluated_step = step
         self.val_accuracy = found.accuracy
-        # Rank 0's word: after a failed write ranks may remember another best one.
-        if self.world.first(found.accuracy > self.best_accuracy):
-            self._look_at_writer(wait=True)
-            self._best_before, self.best_accuracy = self.best_accuracy, found.accuracy
-            self._try_checkpoint(best=True)
+        self.saving.offer(step, found.accuracy)
         self.clock = time.perf_counter()
 
     # -- checkpoints ---------------------------------------------------------------------------
-
-    def _checkpoint_is_due(self) -> bool:
-        """Whether one is to be written after the coming step."""
-        settings = self.recipe.checkpoint
-        steps = self.trainer.step + 1 - max(self.saved_step, self.tried_step)
-        minutes = (time.monotonic() - self.saved_time) / 60
-        return (settings.every_steps is not None and steps >= settings.every_steps) or (
-            settings.every_minutes is not None and minutes >= settings.every_minutes
-        )
-
-    def _try_checkpoint(self, *, best: bool = False) -> None:
-        """Start writing one; `_look_at_writer` sees to what goes wrong."""
-        if self.saved_step == self.trainer.step and not best:
-            return
-        self._look_at_writer(wait=True)
-        state, step = self._state(), self.trainer.step
-        self._before = (self.saved_step, best)
-        self.saved_step, self.saved_time = step, time.monotonic()
-        self.writer.start(lambda: self.store.save(state, step, best=best))
-        self.clock = time.perf_counter()
-
-    def _look_at_writer(self, *, wait: bool = False) -> None:
-        """A disk that is full for a while must not cost a run that is in good health."""
-        try:
-            self.writer.finished(wait=wait)
-        except CheckpointError as error:
-            self.tried_step = self.saved_step
-            self.saved_step, best = self._before
-            if best:
-                self.best_accuracy = self._best_before  # the next that is as good gets its chance
-            self.watcher.say(f"warning: {error} Training goes on.")
-
-    def _checkpoint_now(self) -> None:
-        """Write one and wait until it is there, on every rank."""
-        problem: CheckpointError | None = None
-        try:
-            self.store.save(self._state(), self.trainer.step)
-        except CheckpointError as error:
-            problem = error
-        for found in self.world.gather(problem):
-            if found is not None:
-                raise found
-        self.saved_step = self.trainer.step
 
     def _state(self) -> dict[str, Any]:
         """This rank's part of a checkpoint, copied."""
@@ -307,14 +259,14 @@ class Run:
             "recipe": self.recipe.model_dump(mode="json"),
             "data": self.built.splits.facts.as_dict(),
             "evaluated_step": self.evaluated_step,
-            "best_accuracy": self.best_accuracy,
+            "best_accuracy": self.saving.best_accuracy,
             "val_accuracy": self.val_accuracy,
         }
         return snapshot(state)  # type: ignore[no-any-return]
 
     def _restore(self) -> None:
         micro_steps = self.recipe.micro_steps
-        state = self.store.load_newest(
+        state = self.saving.store.load_newest(
             lambda ranks, read: redeal(ranks, read, self.world, micro_steps)
         )
         step = 0 if state is None else int(state["trainer"]["step"])
@@ -331,14 +283,11 @@ class Run:
             )
         self.trainer.load_state_dict(state["trainer"], state["own"])
         self.evaluated_step = int(state["evaluated_step"])
-        self.best_accuracy = float(state["best_accuracy"])
+        self.saving.begin(step, float(state["best_accuracy"]))
         self.val_accuracy = state["val_accuracy"]
 
     def _interrupt(self) -> None:
-        self._look_at_writer(wait=True)
-        missing = self.saved_step != self.trainer.step or self.trainer.step == 0
-        if any(self.world.gather(missing)):
-            self._checkpoint_now()
+        self.saving.settle(self.trainer.step)
         self._write_result("interrupted")
         reason = self.stop.reason or "a signal to another rank"
         raise Interrupted(
