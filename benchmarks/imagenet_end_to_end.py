@@ -120,6 +120,12 @@ def train(recipe: str, changed: list[str], out: Path) -> None:
         raise SystemExit(process.returncode)
 
 
+def finished(out: Path) -> bool:
+    """Whether a run came to its end; one that was interrupted has a result, too."""
+    found = out / "result.json"
+    return found.exists() and json.loads(found.read_text())["status"] == "finished"
+
+
 def measured(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
     """One run, and what its folder says."""
     plan = load_recipe(recipe)
@@ -127,12 +133,13 @@ def measured(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
     root = options.folder / f"jpegs-{options.size}"
     write_images(root, options.size, images)
     out = options.folder / f"{plan.name}-{options.size}"
-    if not (out / "result.json").exists():
+    if not finished(out):
         train(recipe, overrides(plan, root, images, options), out)
     result = json.loads((out / "result.json").read_text())
     lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "train"]
     assert len(steps) == options.steps
+    timing = [json.loads(x) for x in (out / "timing.jsonl").read_text().splitlines()]
     seconds = result["step_seconds_median"]
     return {
         "recipe": plan.name,
@@ -141,6 +148,7 @@ def measured(recipe: str, options: argparse.Namespace) -> dict[str, Any]:
         "steps": result["steps"],
         "images_seen": result["images_seen"],
         "compute": result["compute"],
+        "step_seconds": [line["seconds"] for line in timing],
         "step_seconds_median": seconds,
         "images_per_second": result["global_batch"] / seconds,
         "peak_bytes": int(out.with_suffix(".peak").read_text()) or None,

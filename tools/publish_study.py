@@ -1,10 +1,12 @@
 """Copy what others may want of a finished study into the repository, and make its report there.
 
     python tools/publish_study.py runs/fashion-cpu results/fashion-cpu
+    python tools/publish_study.py runs/cifar10-cpu results/cifar10-cpu --no-pictures
 
 Taken are the definition, the tables, the tuned settings, and of every final run its result, recipe
 and analysis; the machine once. Left out are checkpoints, curves, trials' folders, and everything
-about the machine's folders. The page is made of the whole study, with its curves and pictures.
+about the machine's folders. The page is made of the whole study, with its curves, and with pictures
+where the licence of the data allows that.
 """
 
 from __future__ import annotations
@@ -24,12 +26,13 @@ STUDY = ("study.yaml", "base.yaml", "tuned.json", "summary.json", "summary.csv")
 RUN = ("result.json", "recipe.yaml", "analysis.json")
 
 
-def publish(study: Path, out: Path) -> int:
+def publish(study: Path, out: Path, *, pictures: bool = True) -> int:
     """Write ``out`` anew.
 
     Args:
         study: Folder of the study; give it as a reader would, it is shown in commands.
         out: What is committed; what is there is replaced.
+        pictures: Whether the page shows images of the data.
 
     Returns:
         How many final runs were copied.
@@ -61,7 +64,7 @@ def publish(study: Path, out: Path) -> int:
     environments = json.dumps(list(machines.values()), indent=2) + "\n"
     (out / "environments.json").write_text(environments, encoding="utf-8")
     write_content(
-        content(gather([study])),
+        content(gather([study]), pictures=pictures),
         out / "report.html",
         markdown_out=out / "report.md",
         table_out=out / "runs.csv",
@@ -79,8 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--no-pictures", action="store_true")
     given = parser.parse_args(arguments)
-    runs = publish(given.study, given.out)
+    runs = publish(given.study, given.out, pictures=not given.no_pictures)
     size = sum(path.stat().st_size for path in given.out.rglob("*") if path.is_file())
     print(f"{given.out}: {runs} final runs, {size / 1e6:.1f} MB")
     return 0

@@ -1,13 +1,12 @@
 """DistributedDataParallel on two gloo ranks, against the same training in this process."""
 
 import copy
-import os
 
 import pytest
 import torch
-from filelock import FileLock
 
 import conadv
+from support import gloo
 from support.loops import ATTACK, SCHEDULES, concatenated, cross_entropy, network, run, sgd
 from support.ranks import (
     FORWARDS,
@@ -17,29 +16,15 @@ from support.ranks import (
     WRAPPERS,
     global_batches,
     part_of,
-    run_all,
 )
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """Every case's results, per rank. Where pytest has several workers, one of them runs it."""
-    folder = tmp_path_factory.mktemp("ranks")
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    if run is None:
-        return run_all(folder)
-    folder = tmp_path_factory.getbasetemp().parent / f"ranks-{run}"
-    folder.mkdir(exist_ok=True)
-    with FileLock(folder / "lock"):
-        return run_all(folder)
-
-
-def results(ranks, *name):
-    for found in ranks:
-        assert "error" not in found[name], found[name]["error"]
-    return [found[name] for found in ranks]
+def ranks(tmp_path_factory) -> gloo.Results:
+    """Every case's results, per rank."""
+    return gloo.run_cases("support.ranks", WORLD, tmp_path_factory)
 
 
 def assert_same_parameters(left, right, **tolerance):
@@ -87,7 +72,7 @@ def test_two_ranks_train_one_model(ranks, schedule: str, wrapper: str, forward: 
         message = ranks[0]["refuse",]["message"]
         assert "find_unused_parameters=True" in message and "forward='joint'" in message
         return
-    one, two = results(ranks, "train", schedule, wrapper, forward)
+    one, two = gloo.of_case(ranks, "train", schedule, wrapper, forward)
     assert_same_parameters(one["parameters"], two["parameters"])
     if schedule == "noise":  # its random numbers are the ranks' own
         return
@@ -100,7 +85,7 @@ def test_two_ranks_train_one_model(ranks, schedule: str, wrapper: str, forward: 
 @pytest.mark.parametrize("schedule", ["vanilla", "sequential", "lookahead", "recycled"])
 def test_two_ranks_equal_one_process_with_the_whole_batch(ranks, schedule: str) -> None:
     """Where one normalisation group is one rank's batch."""
-    one, two = results(ranks, "auto", schedule)
+    one, two = gloo.of_case(ranks, "auto", schedule)
     model = network(group_size=SIZE)
     adversary = conadv.Adversary(model, ATTACK, SCHEDULES[schedule]())
     run(adversary, sgd(model), global_batches())
@@ -115,8 +100,8 @@ def test_two_ranks_equal_one_process_with_the_whole_batch(ranks, schedule: str) 
 
 @every_schedule
 def test_auto_is_one_forward_where_forwards_communicate(ranks, schedule: str) -> None:
-    auto = results(ranks, "auto", schedule)
-    joint = results(ranks, "train", schedule, "default", "joint")
+    auto = gloo.of_case(ranks, "auto", schedule)
+    joint = gloo.of_case(ranks, "train", schedule, "default", "joint")
     for left, right in zip(auto, joint, strict=True):
         assert_same_parameters(left["parameters"], right["parameters"])
 
@@ -139,7 +124,7 @@ def test_ranks_draw_their_own_noise() -> None:
 
 @every_schedule
 def test_no_sync_around_the_forward_accumulates(ranks, schedule: str) -> None:
-    one, two = results(ranks, "accumulate", schedule)
+    one, two = gloo.of_case(ranks, "accumulate", schedule)
     assert_same_parameters(one["parameters"], two["parameters"])
     if schedule == "noise":
         return
@@ -150,8 +135,8 @@ def test_no_sync_around_the_forward_accumulates(ranks, schedule: str) -> None:
 
 @every_schedule
 def test_a_deferred_all_reduce_gives_the_same_to_the_last_bit(ranks, schedule: str) -> None:
-    found = results(ranks, "overlap", schedule)
-    expected = results(ranks, "train", schedule, "bucket view", "joint")
+    found = gloo.of_case(ranks, "overlap", schedule)
+    expected = gloo.of_case(ranks, "train", schedule, "bucket view", "joint")
     for left, right in zip(found, expected, strict=True):
         assert_same_parameters(left["parameters"], right["parameters"])
         assert all(
@@ -161,7 +146,7 @@ def test_a_deferred_all_reduce_gives_the_same_to_the_last_bit(ranks, schedule: s
 
 @every_schedule
 def test_ranks_of_which_one_has_no_copies_do_not_wait_for_each_other(ranks, schedule: str) -> None:
-    one, two = results(ranks, "skip", schedule)
+    one, two = gloo.of_case(ranks, "skip", schedule)
     assert_same_parameters(one["parameters"], two["parameters"])
     if schedule.startswith(("recycled", "lookahead")):
         assert one["had_copies"] != two["had_copies"]

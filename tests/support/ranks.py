@@ -3,21 +3,16 @@
 The functions here run in the child processes; `tests/distributed` looks at what they leave.
 """
 
-import os
-import traceback
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import conadv
 from conadv.overlap import DeferredAllReduce
 from support.loops import ATTACK, SCHEDULES, batches, cross_entropy, network, pending, sgd
-from support.waiting import wait_for_all
 
 WORLD = 2
 STEPS = 5
@@ -114,8 +109,9 @@ def refuse(rank: int) -> dict[str, Any]:
     return {"message": ""}
 
 
-def cases() -> dict[tuple[str, ...], Any]:
-    """Name -> function of the rank, in the same order on every rank."""
+def cases(world: int) -> dict[tuple[str, ...], Any]:
+    """Name -> function of the rank, in the same order on every rank; for `gloo.run_cases`."""
+    assert world == WORLD
     found: dict[tuple[str, ...], Any] = {}
     for schedule in SCHEDULES:
         for wrapper in WRAPPERS:
@@ -131,30 +127,3 @@ def cases() -> dict[tuple[str, ...], Any]:
         found["skip", schedule] = lambda r, s=schedule: skip_on_one_rank(r, s)
     found["refuse",] = refuse
     return found
-
-
-def rank_main(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD
-    )
-    results: dict[tuple[str, ...], Any] = {}
-    for name, case in cases().items():
-        torch.manual_seed(0)
-        try:
-            results[name] = case(rank)
-        except Exception:
-            results[name] = {"error": traceback.format_exc()}
-    torch.save(results, Path(folder) / f"rank{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def run_all(folder: Path) -> list[dict[tuple[str, ...], Any]]:
-    """Start the ranks, wait, and return each one's results; they stay in the folder."""
-    files = [folder / f"rank{rank}.pt" for rank in range(WORLD)]
-    if not all(file.exists() for file in files):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        context = torch.multiprocessing.spawn(rank_main, (str(folder),), WORLD, join=False)
-        wait_for_all(context)
-    return [torch.load(file, weights_only=True) for file in files]

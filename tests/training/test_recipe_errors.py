@@ -88,6 +88,8 @@ def test_an_unknown_key_lists_the_allowed_ones_of_its_section() -> None:
         ("name=5", "put quotes around it, '5'"),
         ("name=a/b", "name='a/b':"),
         ("optimizer.betas=[0.9]", "Allowed: two numbers [a, b], each at least 0 and below 1"),
+        ("data.files.area=[0.5]", "Allowed: two numbers [from, to], 0 < from <= to <= 1"),
+        ("data.files.mean=[a, b]", "Allowed: three numbers [r, g, b]"),
         ("optimizer.betas=[0.9, 1]", "both must be at least 0 and below 1."),
         ("method.share=[[0,1],[2,0]]", "2 is not between 0 and 1."),
         ("method.share=[[0.5,1],[0,0]]", "rising order"),
@@ -274,3 +276,17 @@ def test_whatever_a_file_holds_is_accepted_or_refused_in_words(name: str, value:
 def test_a_name_is_needed() -> None:
     with pytest.raises(RecipeError, match="name is missing"):
         make_recipe({"train": {"steps": 1}})
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("area=[0.5, 2]", "area=[0.5, 2.0]: give two shares, 0 < from <= to <= 1."),
+        ("std=[1, 1, 0]", "mean and std: give three numbers each, std above 0."),
+        ("eval_resize=200", "eval_resize=200 is less than eval_size=224: a crop cannot be larger"),
+    ],
+)
+def test_fields_of_a_section_that_do_not_go_together(override: str, said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("smoke", [f"data.files.{override}"])
+    assert f"data.files: {said}" in str(caught.value)

@@ -28,6 +28,8 @@ def _sentence(detail: ErrorDetails) -> str:
     field = all_fields()[name]
     if detail["type"] == "missing":
         return f"{name} is missing. {field.description} Allowed: {field.allowed}."
+    if field.section and detail["type"] == "value_error":  # its fields do not go together
+        return f"{name}: {detail['ctx']['error']}."
     if field.section:
         return (
             f"{name}={_shown(detail['input'])}: {name} is a section; give its fields below it: "

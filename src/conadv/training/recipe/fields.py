@@ -105,6 +105,8 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _allowed(info: FieldInfo) -> str:
+    if isinstance(info.json_schema_extra, dict) and "allowed" in info.json_schema_extra:
+        return str(info.json_schema_extra["allowed"])
     text, nullable = _in_words(info.annotation, info.metadata)
     limits = _limits(info)
     return text + (f" {limits}" if limits else "") + (", or null" if nullable else "")

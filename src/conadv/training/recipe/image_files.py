@@ -28,7 +28,10 @@ class ImageFilesOptions(Section):
     """Height and width of the centre crop in evaluation."""
     eval_resize: Whole = Field(default=256, ge=8, le=4096)
     """Length of the shorter side before the centre crop."""
-    area: tuple[Number, Number] = (0.08, 1.0)
+    area: tuple[Number, Number] = Field(
+        default=(0.08, 1.0),
+        json_schema_extra={"allowed": "two numbers [from, to], 0 < from <= to <= 1"},
+    )
     """Share of an image that a training crop covers, from and to."""
     policy: Policy = "none"
     """Augmentation of training images after the crop."""
@@ -38,9 +41,14 @@ class ImageFilesOptions(Section):
     """Operations per image of randaugment."""
     erasing: Number = Field(default=0.0, ge=0, le=1)
     """Probability of blanking out a random rectangle."""
-    mean: tuple[Number, ...] = (0.485, 0.456, 0.406)
+    mean: tuple[Number, ...] = Field(
+        default=(0.485, 0.456, 0.406), json_schema_extra={"allowed": "three numbers [r, g, b]"}
+    )
     """Mean of each channel on [0, 1], which is subtracted; ImageNet's by default."""
-    std: tuple[Number, ...] = (0.229, 0.224, 0.225)
+    std: tuple[Number, ...] = Field(
+        default=(0.229, 0.224, 0.225),
+        json_schema_extra={"allowed": "three numbers [r, g, b], each above 0"},
+    )
     """Standard deviation of each channel, which divides."""
     workers: Whole | None = Field(default=None, ge=0)
     """Processes that decode, per device; null: the cores shared out, 0: none."""

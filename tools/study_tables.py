@@ -1,0 +1,172 @@
+"""Tables of the runs and studies in `results/`, and of what studying costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from table_parts import ROOT, read, remade, table
+
+
+def quickstart() -> str:
+    """What `make quickstart` measured."""
+    names = ("small-batch", "vanilla", "sequential", "recycled")
+    found = {name: read(f"results/quickstart/{name}/result.json") for name in names}
+    base = found["vanilla"]
+    rows = [
+        [
+            r["method"],
+            f"{r['global_batch']:,}",
+            f"{r['test_accuracy']:.1%}",
+            f"{r['robust_accuracy']:.1%}",
+            f"{r['compute'] / base['compute']:.2f}",
+            "" if name == "small-batch" else _step(r, base),
+        ]
+        for name, r in found.items()
+    ]
+    header = ["method", "batch", "test accuracy", "under attack", "compute", "step time"]
+    return table(header, rows)
+
+
+def campaign(name: str) -> str:
+    """The tables of a published study; empty until there is one."""
+    folder = ROOT / "results" / name
+    if not (folder / "summary.json").exists():
+        return ""
+    from conadv.report.content import content
+    from conadv.report.export import gains_table, reach_table
+    from conadv.report.study import gather
+
+    found = content(gather([folder]))
+    parts = [f"**{found.findings.headline}**\n"]
+    if found.scale is not None:
+        parts.append(reach_table(found.scale))
+    for at_batch in found.gains:
+        parts.append(f"At batch {at_batch.batch:,}:\n")
+        parts.append(gains_table(at_batch))
+    (environment,) = read(f"results/{name}/environments.json")[:1]
+    hardware, versions = environment["hardware"], environment["versions"]
+    parts.append(
+        f"{len(found.runs)} final runs on {hardware['processor']}, {hardware['threads']} thread "
+        f"each, torch {versions['torch']}; `conadv study {name} --workers 2` remakes them, "
+        f"[results/{name}](results/{name}/report.md) has all of it.\n"
+    )
+    return "\n".join(parts)
+
+
+STUDIES = {"cifar10-cpu": "CIFAR-10, 5,000 images", "fashion-cpu": "Fashion-MNIST, 10,000 images"}
+
+
+def goal() -> str:
+    """Half of what a batch has cost won back, not behind at equal compute: where, and where not.
+
+    The schedule `recycled` at full strength and on a fixed budget, at every batch that has cost
+    ordinary training a point, beside the best ordinary training of usual length.
+    """
+    from conadv.report.content import content
+    from conadv.report.large_batch import LOSS, measured_difference
+    from conadv.report.scale_tables import difference
+    from conadv.report.study import gather
+
+    rows, seeds = [], []
+    for name, data in STUDIES.items():
+        found = content(gather([ROOT / "results" / name]))
+        assert found.scale is not None
+        seeds.append(f"{len(found.scale.reference.finished)} on {data.split(',')[0]}")
+        for at_batch in found.gains:
+            usual = [
+                at_batch.ordinary,
+                *(r.cell for r in at_batch.rows if r.cell.ordinary and r.cell.length == 1),
+            ]
+            best = max(usual, key=lambda cell: cell.mean("test_accuracy") or 0.0)
+            lost = measured_difference(found.scale.reference, best)
+            if lost is None or lost.value < LOSS:
+                continue
+            for row in at_batch.rows:
+                if row.cell.key.method not in ("recycled", "recycled, fixed budget"):
+                    continue
+                above, same = measured_difference(row.cell, best), row.same_compute
+                assert above is not None
+                met = (
+                    above.value >= lost.value / 2
+                    and same is not None
+                    and (same.value >= 0 or same.by_chance)
+                )
+                rows.append(
+                    [
+                        f"{data}, batch {at_batch.batch:,}",
+                        difference(lost).lstrip("+"),
+                        row.cell.key.method,
+                        f"{row.multiple:.2f}×",
+                        difference(above),
+                        difference(same),
+                        difference(row.robust_same_compute),
+                        "met" if met else "not met",
+                    ]
+                )
+    header = ["data", "lost", "method", "compute", "above ordinary training"]
+    header += ["at equal compute", "under attack, at equal compute", "goal"]
+    commands = " and ".join(f"`conadv study {name} --workers 2`" for name in STUDIES)
+    note = f"\nPoints of accuracy ± one standard error; seeds: {', '.join(seeds)}. "
+    return table(header, rows) + f"{note}{commands} remake it.\n"
+
+
+def corners() -> str:
+    """Single changes to the gentle corner, by held-out images, beside ordinary training."""
+    import statistics
+
+    from conadv.report.study import gather
+
+    of_method: dict[str, dict[int, dict[str, Any]]] = {}
+    for run in gather([ROOT / "results/fashion-corners"]).runs:
+        name, _, _ = str(run.result["name"]).rpartition("-b")
+        of_method.setdefault(name, {})[int(run.result["seed"])] = dict(run.result)
+    ordinary = of_method["vanilla"]
+    rows = []
+    for name, runs in of_method.items():
+        accuracy = [100 * run["val_accuracy"] for run in runs.values()]
+        above = [
+            100 * (run["val_accuracy"] - ordinary[seed]["val_accuracy"])
+            for seed, run in runs.items()
+        ]
+        error = statistics.stdev(above) / len(above) ** 0.5
+        train = statistics.fmean(run["train_accuracy"] for run in runs.values())
+        compute = runs[0]["compute"] / ordinary[0]["compute"]
+        paired = f"{statistics.fmean(above):+.1f} ± {error:.1f}".replace("-", "−")
+        rows.append(
+            [
+                name,
+                f"{statistics.fmean(accuracy):.1f} % ± {statistics.stdev(accuracy):.1f}",
+                "–" if name == "vanilla" else paired,
+                f"{compute:.2f}×",
+                f"{train:.1%}".replace("%", " %"),
+            ]
+        )
+    header = ["change", "held-out accuracy", "above ordinary training, same seed", "compute"]
+    header.append("training accuracy")
+    note = "\n`conadv study fashion-corners --workers 2` remakes it, three seeds of each.\n"
+    return table(header, rows) + note
+
+
+def overhead() -> str:
+    """What a study adds to its runs, and what a report takes."""
+    study = read("benchmarks/results/study-overhead-cpu.json")
+    report = read("benchmarks/results/report-speed-cpu.json")
+    rows = [
+        [
+            f"a study of {study['runs']} runs, over their time",
+            f"{study['overhead']:.1%}",
+            f"{study['bar']:.0%}",
+        ],
+        [
+            f"the report of {report['runs']} runs",
+            f"{report['seconds']['median']:.1f} s",
+            f"{report['seconds']['bar']} s",
+        ],
+        ["its page", f"{report['megabytes']['page']} MB", f"{report['megabytes']['bar']} MB"],
+    ]
+    text = table(["what", "measured", "bar"], rows)
+    return text + remade(study["environment"]) + remade(report["environment"])
+
+
+def _step(result: dict[str, Any], base: dict[str, Any]) -> str:
+    return f"{result['step_seconds_median'] / base['step_seconds_median']:.2f}"
