@@ -33,6 +33,19 @@ def test_all_three_files(
     assert len((out / "a.csv").read_text(encoding="utf-8").splitlines()) == 5
 
 
+def test_images_that_may_not_be_passed_on_are_left_out(
+    four_runs: list[Path], tmp_path: Path
+) -> None:
+    page = tmp_path / "a.html"
+    command = ["report", *map(str, four_runs), "--out", str(page)]
+    assert main(command) == 0
+    assert '<section id="pictures">' in (shown := page.read_text("utf-8"))
+    assert '<img src="data:image/png' in shown
+    assert main([*command, "--no-pictures"]) == 0
+    assert '<section id="pictures">' not in (hidden := page.read_text("utf-8"))
+    assert '<img src="data:image/png' not in hidden
+
+
 def test_scores_on_imagenet_sets(make_run: MakeRun, tmp_path: Path) -> None:
     scores = result(model="a-resnet", corruption=corruption())
     folder = make_run("a")

@@ -123,3 +123,13 @@ def test_nothing_finished(make_run: MakeRun) -> None:
     folder = make_run("v")
     (folder / "result.json").unlink()
     assert say(folder).headline == "No run has finished yet."
+
+
+def test_without_a_look_at_the_test_images_those_held_out_count(make_run: MakeRun) -> None:
+    unseen = {"test_accuracy": None, "robust_accuracy": None}
+    found = say(
+        make_run("v", val_accuracy=0.7, **unseen),
+        make_run("r", schedule="recycled", val_accuracy=0.75, **unseen),
+    )
+    assert found.headline.startswith("recycled at batch 100 reached 75.0")
+    assert found.headline.endswith("on held-out images; the test images were left alone.")

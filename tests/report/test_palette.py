@@ -5,6 +5,7 @@ from importlib.resources import files
 from itertools import combinations
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from conadv.report.palette import _FAMILIES, _OTHERS, MethodKey, colours, dashes
@@ -86,3 +87,11 @@ def test_methods_that_meet_at_a_batch_never_share_a_colour() -> None:
     chosen = colours([(VANILLA, 1), (lamb, 1), *strange])
     assert chosen[VANILLA] == _FAMILIES["vanilla"]
     assert len(set(chosen.values())) == 7
+
+
+def test_many_methods_are_all_told_apart() -> None:
+    count = 2 * (len(_FAMILIES) + len(_OTHERS))
+    chosen = colours((MethodKey(f"vanilla {i}", "vanilla"), 1) for i in range(count))
+    assert len(set(chosen.values())) == count
+    for colour in chosen.values():
+        go.scatter.Marker(symbol=colour.symbol)  # refuses what it does not know

@@ -100,6 +100,21 @@ def test_compute_that_ordinary_training_never_had_is_not_guessed(make_study: Mak
     assert gain(found, 1000, "sequential").same_compute is None
 
 
+def test_ordinary_training_with_other_settings_is_told_and_counts(make_study: MakeStudy) -> None:
+    """A control: what a method wins over an unluckily tuned baseline is not the method's."""
+    methods = dict(METHODS)
+    methods["control"] = ("vanilla", {"optimizer": {"lr": 2.0}}, (0.012, 0.03), 1.0)
+    methods["recycled-budget"] = ("recycled", {"method": {"budget": "fixed"}}, (0.016, 0.01), 1.0)
+    found = report_of(make_study(methods=methods))
+    assert gain(found, 1000, "recycled").above.value == pytest.approx(0.016)  # type: ignore[union-attr]
+    same = gain(found, 1000, "recycled-budget").same_compute
+    assert same is not None and same.value == pytest.approx(0.016 - 0.012)
+    assert (
+        "Batch 4,000: control, which is vanilla with other settings, is +3.0 points from it: so "
+        "much of another method's gain may be owed to settings." in found.findings.sentences
+    )
+
+
 def test_the_best_is_chosen_on_held_out_images(make_study: MakeStudy) -> None:
     folder = make_study()
     found = report_of(folder)
@@ -229,6 +244,25 @@ def test_a_summary_of_a_lost_folder_and_hostile_words(
     )
     page = write_report([folder], tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page and "alert(1)" in page
+
+
+def test_two_batches_with_seeds_are_judged_like_three(make_study: MakeStudy) -> None:
+    folder = make_study()
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["runs"] = [row for row in summary["runs"] if row["batch"] != 4000]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    found = content(gather([folder])).findings
+    (lost,) = [s for s in found.sentences if s.startswith("Batch 1,000: vanilla lost 1.5")]
+    assert "chance" not in lost
+    lost_so_much = "Batch 1,000 lost 1.5 points against batch 100; "
+    assert found.headline == lost_so_much + "recycled won all of them back."
+    assert any("better than vanilla at equal epochs by more than" in s for s in found.sentences)
+    assert any("two standard errors" in note for note in found.caveats)
+    tuned = json.loads((folder / "tuned.json").read_text())
+    tuned["cells"]["sequential-b1000"]["val_accuracy"] = 0.99
+    (folder / "tuned.json").write_text(json.dumps(tuned))
+    found = content(gather([folder])).findings
+    assert found.headline == lost_so_much + "sequential won none back."
 
 
 def test_a_seedless_pair_of_batches_stays_a_comparison(make_run: MakeRun) -> None:

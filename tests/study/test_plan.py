@@ -55,6 +55,13 @@ def test_trials_and_final_runs_differ_in_what_they_may_see() -> None:
     assert (trial.train.steps, final.train.steps) == (2, 3)
 
 
+def test_for_orientation_no_run_sees_the_test_images() -> None:
+    plan = make_plan(study(final={"seeds": [0], "validation": 0.25, "test": False}))
+    assert not any(plan.make_recipe(task).evaluation.test for task in plan.tasks)
+    with pytest.raises(StudyError, match=r"final\.test=false.*give final\.validation"):
+        study(final={"seeds": [0], "test": False})
+
+
 def test_ranges_follow_the_recipe_and_the_method() -> None:
     vanilla, recycled = make_plan(study()).cells
     assert list(vanilla.space) == ["optimizer.lr"]
@@ -175,6 +182,19 @@ def test_a_folder_keeps_its_study_and_lets_it_grow(tmp_path: Path) -> None:
     for other in (study(), study(final__seeds=[0, 1, 2], batches=[16, 32], tuning__trials=3)):
         with pytest.raises(StudyError, match="only seeds, methods and batches may be added"):
             folder.prepare(other)
+
+
+def test_a_method_may_be_run_at_more_batches_but_not_at_fewer(tmp_path: Path) -> None:
+    def given(*batches: int, trials: int = 2) -> Study:
+        methods = {"vanilla": None, "recycled": {"batches": list(batches)}}
+        return study(methods=methods, batches=[16, 32], tuning__trials=trials)
+
+    folder, _ = prepared(tmp_path, given(32))
+    assert "recycled-b16/seed-1" in names(folder.prepare(given(16, 32)))
+    with pytest.raises(StudyError, match="in which methods differ"):
+        folder.prepare(given(16))
+    with pytest.raises(StudyError, match="in which tuning differ"):
+        folder.prepare(given(16, 32, trials=3))
 
 
 def test_a_folder_that_is_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -260,6 +260,30 @@ def test_the_bar_of_a_terminal(tmp_path: Path) -> None:
     assert "1/8 runs" in shown and "vanilla-b16/trial-000 finished in 0 s" in shown
 
 
+def test_the_time_left_counts_only_what_was_made_since_the_start(tmp_path: Path) -> None:
+    folder, plan, _ = supervised(tmp_path, "")
+    outcome = json.loads((folder.root / "outcome.json").read_text())
+
+    def end(name: str) -> None:
+        path = folder.tasks / name / "outcome.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**outcome, "task": name}))
+
+    end("vanilla-b16/trial-000")
+    end("vanilla-b16/trial-001")
+    stopped = folder.runs / "recycled-b16/seed-0"
+    stopped.mkdir(parents=True)
+    (stopped / "timing.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    file = io.StringIO()
+    watch = Watch(folder, plan)
+    with View(Console(file=file, width=120), watch) as view:
+        end("vanilla-b16/seed-0")
+        view._began -= 100
+        view.update(watch.look())
+    # Of 4 x 48 + 4 x 96 there were 2 x 48 and 64 before, 48 came in 100 s, 368 are to come.
+    assert "3/8 runs, about 12.8 min left" in file.getvalue()
+
+
 # -- the command -------------------------------------------------------------------------------
 
 

@@ -27,6 +27,9 @@ def report(
     title: Annotated[
         str | None, typer.Option(help="Above the headline.", show_default="study, data, network")
     ] = None,
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Show no images: data that may not be passed on.")
+    ] = False,
 ) -> None:
     """Make one self-contained HTML page of studies and runs.
 
@@ -39,7 +42,7 @@ def report(
     from conadv.report.page import write_content
 
     first = paths[0] if paths[0].is_dir() else paths[0].parent
-    material = content(gather(paths), title=title)
+    material = content(gather(paths), title=title, pictures=not no_pictures)
     page = write_content(
         material, out or first / "report.html", markdown_out=markdown, table_out=csv
     )

@@ -86,7 +86,7 @@ def _status(folder: StudyFolder) -> None:
     watch.look()
     working = watch.working()
     table(watch.rows())
-    share = (watch.compute + watch.partial(working)) / watch.total
+    share = (watch.compute + watch.partial()) / watch.total
     seconds = sum(outcome.seconds for outcome in watch.outcomes.values())
     typer.echo(
         f"\n{len(watch.outcomes)} of {len(plan.tasks)} runs have ended, {share:.0%} of the "

@@ -14,9 +14,7 @@ from conadv.report.charts import Chart
 from conadv.report.palette import MethodKey
 from conadv.report.runs import Run, finite
 from conadv.report.scale_charts import Palette, figure
-from conadv.report.text import count, percent, points
-
-MISSING = points(None)
+from conadv.report.text import count, figures, percent, points
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,12 @@ def analysis_table(everything: Sequence[Cell]) -> AnalysisTable | None:
     radius = _common_radius(everything)
     measures: list[tuple[str, Callable[[Run], float | None], Callable[[float | None], str]]] = [
         ("Generalisation gap", lambda run: _at(run, "gap", "accuracy_gap"), points),
-        ("Largest Hessian eigenvalue", _eigenvalue, _figures),
-        ("Hessian trace", lambda run: _at(run, "sharpness", "hessian", "trace"), _figures),
+        ("Largest Hessian eigenvalue", _eigenvalue, figures),
+        ("Hessian trace", lambda run: _at(run, "sharpness", "hessian", "trace"), figures),
         (
             f"SAM-sharpness, ρ = {radius or 0:g}",
             lambda run: None if radius is None else _sam(run, radius),
-            _figures,
+            figures,
         ),
         ("Corruptions, mean", lambda run: _at(run, "corruptions", "mean"), percent),
     ]
@@ -201,7 +199,3 @@ def _common_radius(everything: Sequence[Cell]) -> float | None:
 def _mean(cell: Cell, measure: Callable[[Run], float | None]) -> float | None:
     values = [value for run in cell.runs if (value := measure(run)) is not None]
     return statistics.fmean(values) if values else None
-
-
-def _figures(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3g}"

@@ -38,6 +38,7 @@ class Content:
         analysis_charts: Figures of these.
         tuned: What studies tuned.
         imagenet: Scores on ImageNet's test sets.
+        pictures: Whether images of the runs are shown.
     """
 
     title: str
@@ -54,15 +55,19 @@ class Content:
     analysis_charts: tuple[Chart, ...]
     tuned: tuple[Tuned, ...]
     imagenet: tuple[Mapping[str, Any], ...]
+    pictures: bool = True
 
 
-def content(material: Material, *, title: str | None = None, lead: str = "") -> Content:
+def content(
+    material: Material, *, title: str | None = None, lead: str = "", pictures: bool = True
+) -> Content:
     """Work out a report.
 
     Args:
         material: Runs and studies.
         title: Small line above the headline; None takes data set and network.
         lead: Introduction; empty takes the description of the study.
+        pictures: Show images of the runs; false for data that may not be passed on.
 
     Raises:
         ValueError: There are no runs.
@@ -89,6 +94,7 @@ def content(material: Material, *, title: str | None = None, lead: str = "") -> 
         analysis_charts=tuple(analysis_charts(everything, palette)),
         tuned=tuple(tuning(studies)),
         imagenet=material.imagenet,
+        pictures=pictures,
     )
 
 

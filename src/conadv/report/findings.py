@@ -186,10 +186,23 @@ def _won_back(lost: float, gained: float | None, name: str) -> str:
     )
 
 
+def _headline_of_held_out(everything: Sequence[Cell]) -> str:
+    """Runs that were told to leave the test images alone have only these."""
+    judged = [(cell.mean("val_accuracy"), cell) for cell in everything]
+    known = [(accuracy, cell) for accuracy, cell in judged if accuracy is not None]
+    if not known:
+        return "No run has finished yet."
+    accuracy, best = max(known, key=lambda one: one[0])
+    return (
+        f"{best.key.method} at batch {count(best.batch)} reached {percent(accuracy)} on held-out "
+        "images; the test images were left alone."
+    )
+
+
 def _plain_headline(everything: Sequence[Cell]) -> str:
     measured = [cell for cell in everything if cell.mean("test_accuracy") is not None]
     if not measured:
-        return "No run has finished yet."
+        return _headline_of_held_out(everything)
     if len(measured) == 1:
         only = measured[0]
         accuracy = percent(only.mean("test_accuracy"))

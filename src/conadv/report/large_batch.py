@@ -179,7 +179,9 @@ def gains(everything: Sequence[Cell]) -> list[Gains]:
         if not others or ordinary.mean("test_accuracy") is None:
             continue
         reference = scale.reference if scale and scale.reference is not ordinary else None
-        lost = None if reference is None else _difference(reference, ordinary, "test_accuracy")
+        lost = (
+            None if reference is None else measured_difference(reference, ordinary, "test_accuracy")
+        )
         found.append(
             Gains(
                 ordinary.batch,
@@ -208,7 +210,9 @@ def at_equal_compute(
     """A setting against ordinary training of the same compute.
 
     Ordinary training was run for a few lengths; between two of them its accuracy is interpolated,
-    linearly in the logarithm of compute. Outside of them only :data:`SAME_COMPUTE` is allowed.
+    linearly in the logarithm of compute. Outside of them only :data:`SAME_COMPUTE` is allowed. Of
+    several of one length (other settings, say) the best one counts, which favours ordinary
+    training.
 
     Args:
         cell: The setting.
@@ -228,12 +232,13 @@ def at_equal_compute(
         and (compute := peer.mean("compute"))
         and (value := peer.mean(name)) is not None
     )
+    line = _best_of_each(line)
     if not line:
         return None
     if own <= line[0][0] or own >= line[-1][0]:
         end = line[0] if own <= line[0][0] else line[-1]
         near = abs(own / end[0] - 1) <= SAME_COMPUTE
-        return _difference(cell, end[2], name) if near else None
+        return measured_difference(cell, end[2], name) if near else None
     after = next(i for i, (compute, _, _) in enumerate(line) if compute >= own)
     (c0, a0, low), (c1, a1, high) = line[after - 1], line[after]
     weight = math.log(own / c0) / math.log(c1 / c0)
@@ -245,8 +250,19 @@ def at_equal_compute(
     return Difference(accuracy - (a0 + weight * (a1 - a0)), error)
 
 
+def _best_of_each(line: list[tuple[float, float, Cell]]) -> list[tuple[float, float, Cell]]:
+    """Of settings of one compute, rising, the most accurate."""
+    kept: list[tuple[float, float, Cell]] = []
+    for item in line:
+        if kept and item[0] / kept[-1][0] - 1 <= SAME_COMPUTE:
+            kept[-1] = max(kept[-1], item, key=lambda known: known[1])
+        else:
+            kept.append(item)
+    return kept
+
+
 def _gain(cell: Cell, ordinary: Cell, peers: Sequence[Cell], lost: Difference | None) -> Gain:
-    same = _difference(cell, ordinary, "test_accuracy")
+    same = measured_difference(cell, ordinary, "test_accuracy")
     own, usual = cell.mean("compute"), ordinary.mean("compute")
     back = None
     if same is not None and lost is not None and lost.value >= LOSS:
@@ -257,12 +273,13 @@ def _gain(cell: Cell, ordinary: Cell, peers: Sequence[Cell], lost: Difference | 
         same,
         None if cell.ordinary else at_equal_compute(cell, peers),
         back,
-        _difference(cell, ordinary, "robust_accuracy"),
+        measured_difference(cell, ordinary, "robust_accuracy"),
         None if cell.ordinary else at_equal_compute(cell, peers, "robust_accuracy"),
     )
 
 
-def _difference(one: Cell, other: Cell, name: str) -> Difference | None:
+def measured_difference(one: Cell, other: Cell, name: str = "test_accuracy") -> Difference | None:
+    """What ``one`` has more than ``other``; None where one of them has not been measured."""
     first, second = one.mean(name), other.mean(name)
     if first is None or second is None:
         return None

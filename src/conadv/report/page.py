@@ -120,7 +120,7 @@ def page(material: Content) -> str:
             curve_views=views,
             axes=shared_axes(charts) if charts else [],
             costs=cost_bars(material.cells),
-            strips=strips(material.runs, palette),
+            strips=strips(material.runs, palette) if material.pictures else [],
             settings=setting_views(material.cells, palette),
             runs=material.runs,
             machines=list(dict.fromkeys(filter(None, map(machine, material.runs)))),

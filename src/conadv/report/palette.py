@@ -1,7 +1,7 @@
 """One colour per method, everywhere: tables, curves, bars; in light and in dark."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,12 @@ _FAMILIES = {
 }
 _OTHERS = (
     Colour("#5b4bc4", "#aea4ff", "star"),
-    Colour("#0b7a8a", "#55d3e2", "pentagon"),
     Colour("#c0265f", "#ff86ac", "cross"),
     Colour("#7b4d2b", "#d3a885", "hexagon"),
+    Colour("#47750f", "#a6d45c", "hourglass"),
+    Colour("#2f4f8f", "#8fb0f0", "star-square"),
+    Colour("#9a3412", "#f5a08a", "bowtie"),
+    Colour("#0b7a8a", "#55d3e2", "pentagon"),
 )
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
@@ -78,10 +81,13 @@ def _family(key: MethodKey) -> str:
 
 def _next_free(chosen: dict[MethodKey, Colour]) -> Colour:
     taken = set(chosen.values())
-    for colour in (*_OTHERS, *_FAMILIES.values()):
+    every = (*_OTHERS, *_FAMILIES.values())
+    # When the hues have run out, hollow symbols tell a method from the one with its colour.
+    hollow = (replace(colour, symbol=f"{colour.symbol}-open") for colour in every)
+    for colour in (*every, *hollow):
         if colour not in taken:
             return colour
-    return _OTHERS[len(chosen) % len(_OTHERS)]
+    return every[len(chosen) % len(every)]
 
 
 def dashes(batches: Iterable[int | None]) -> dict[int | None, str]:

@@ -33,14 +33,23 @@ def findings(
     """Put the results into words: as a study where batch sizes and methods allow it.
 
     The headline is how far methods go where there are at least three batch sizes; with two it is
-    what the larger one lost.
+    what the larger one lost. With two and single seeds there is no spread to judge by.
     """
     plain = plain_findings(everything)
-    if scale is None or len(scale.batches) < 3 or len(scale.reaches) < 2:
+    several = scale is not None and any(
+        len(cell.finished) > 1 for reach in scale.reaches for cell in reach.cells.values()
+    )
+    if (
+        scale is None
+        or len(scale.reaches) < 2
+        or len(scale.batches) < 2
+        or (len(scale.batches) == 2 and not several)
+    ):
         return replace(plain, caveats=(*_missing(everything, studies), *plain.caveats))
     sentences = [sentence for at_batch in gains for sentence in _sentences(at_batch)]
     return Findings(
-        _headline(scale),
+        (_headline(scale) if len(scale.batches) > 2 else _two_batches(scale, gains))
+        or plain.headline,
         tuple(_figures(scale, gains)),
         tuple(sentences),
         (*_missing(everything, studies), *_caveats(scale, gains), *_failed(plain)),
@@ -77,6 +86,26 @@ def _headline(scale: LargeBatch) -> str:
             names = [reach.key.method for reach in chosen if reach.largest == far]
             said.append(f"{joined(names)}{how} to {count(far)}")
     return f"{start}{'; '.join(said)}{'' if others else '; no other method further'}."
+
+
+def _two_batches(scale: LargeBatch, gains: Sequence[Gains]) -> str:
+    """What the larger batch lost, and what the method chosen on held-out images gave back."""
+    first = next(
+        (item for item in gains if item.lost is not None and item.lost.value >= LOSS), None
+    )
+    if first is None or first.lost is None or first.chosen is None or first.chosen.above is None:
+        return ""
+    chosen, lost = first.chosen, first.lost
+    assert chosen.above is not None
+    name, back = chosen.cell.key.method, chosen.above
+    text = (
+        f"Batch {count(first.batch)} lost {100 * lost.value:.1f} points{_chance(lost)} against "
+        f"batch {count(scale.batches[0])}; {name} "
+    )
+    if back.value > 0:
+        part = "all" if back.value >= lost.value else f"{100 * back.value:.1f}"
+        return f"{text}won {part} of them back{_chance(back)}."
+    return f"{text}won none back{_chance(back)}."
 
 
 def _longer(reach: Reach) -> bool:
@@ -157,6 +186,13 @@ def _sentences(at_batch: Gains) -> list[str]:
         chosen = at_batch.chosen
         if chosen is not None and chosen.above is not None:
             said.append(f"Batch {batch}: {_goal(chosen)}")
+    said += [
+        f"Batch {batch}: {row.cell.key.method}, which is {name} with other settings, is "
+        f"{points(row.above.value)} points from it{_chance(row.above)}: so much of another "
+        "method's gain may be owed to settings."
+        for row in at_batch.rows
+        if row.cell.ordinary and row.cell.length == 1 and row.above is not None
+    ]
     measures: tuple[tuple[str, Callable[[Gain], Difference | None]], ...] = (
         (f"than {name} at equal epochs", lambda row: row.same_epochs),
         ("than ordinary training at equal compute", lambda row: row.same_compute),

@@ -50,6 +50,13 @@ def amount(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def figures(value: float | None) -> str:
+    """A number of any size, three significant figures: 0.1234 gives ``0.123``."""
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if 999.5 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
 def joined(items: list[str]) -> str:
     """A list in a sentence: ``a``, ``a and b``, ``a, b and c``; empty for none."""
     if not items:

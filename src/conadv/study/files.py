@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from conadv.errors import ConadvError, StudyError
-from conadv.study.schema import Study
+from conadv.study.schema import Method, Study
 from conadv.training.files import write_text
 from conadv.training.recipe import dump_recipe, load_recipe, recipe_names
 from conadv.training.recipe._yaml import parse_yaml
@@ -170,13 +170,14 @@ class StudyFolder:
     def _require_same(self, before: Study, now: Study, recipe: str | None) -> None:
         kept = now.model_copy(
             update={
-                "methods": {n: m for n, m in now.methods.items() if n in before.methods},
+                "methods": _methods(now, before),
                 "batches": {n: b for n, b in now.batches.items() if n in before.batches},
                 "final": now.final.model_copy(
                     update={"seeds": tuple(s for s in before.final.seeds if s in now.final.seeds)}
                 ),
             }
         )
+        before = before.model_copy(update={"methods": _methods(before, before)})
         old, new = before.model_dump(mode="json"), kept.model_dump(mode="json")
         fields = ("attempts", "stale_after", "description")  # these change no run
         names = [name for name in old if old[name] != new[name] and name not in fields]
@@ -197,3 +198,14 @@ class StudyFolder:
         if not self.study.is_file():
             raise StudyError(f"{self.root} is no study folder: it has no {STUDY}.")
         return load_study(self.root)
+
+
+def _methods(study: Study, before: Study) -> dict[str, Method]:
+    """Of the methods that there were before, as they are now, with the batches of then."""
+    return {
+        name: method.model_copy(
+            update={"batches": tuple(b for b in before.sizes_of(name) if b in study.sizes_of(name))}
+        )
+        for name, method in study.methods.items()
+        if name in before.methods
+    }

@@ -98,7 +98,7 @@ class Plan:
             ends = [
                 *as_overrides(final.settings),
                 f"data.validation={final.validation:g}",
-                "evaluation.test=true",
+                f"evaluation.test={str(final.test).lower()}",
                 f"seed={task.number}",
             ]
         return _last_of_each([*task.cell.overrides, *ends, *tuned, f"name={task.cell.name}"])

@@ -72,6 +72,8 @@ class Final(Section):
     """Seeds of each cell's runs with the tuned settings."""
     validation: Number = Field(default=0.0, ge=0, lt=1)
     """Share of the training images held out; 0 trains on all of them."""
+    test: Flag = True
+    """Look at the test images, once per run; false, for orientation: only at those held out."""
     settings: dict[str, Any] = Field(default={})
     """Further settings of the final runs alone."""
     keep_checkpoints: Flag = True
@@ -167,6 +169,11 @@ class Study(Section):
             )
         if len(set(self.final.seeds)) < len(self.final.seeds):
             found.append("final.seeds: each only once.")
+        if not self.final.test and not self.final.validation:
+            found.append(
+                "final.test=false leaves nothing to judge the final runs by: give "
+                "final.validation, a share of the training images above 0."
+            )
         known = {*self.tuning.space}.union(*(m.space for m in self.methods.values()))
         for point in self.tuning.first:
             found += [f"tuning.first: {n} is not tuned ({known})." for n in point if n not in known]

@@ -82,17 +82,19 @@ class Watch:
             owner = self._claims.working(task.name)
             if owner is None:
                 continue
-            steps = self._of(task)[1]
-            step = _last_step(RunFolder(self.folder.runs / task.name).timing)
-            share = min(1.0, step / steps)
             host, pid = str(owner.get("host", "?")), int(owner.get("pid", 0))
-            found.append(Working(task.name, host, pid, share))
+            found.append(Working(task.name, host, pid, self._share(task)))
         return found
 
-    def partial(self, working: list[Working]) -> float:
-        """Compute done in runs that somebody is at."""
-        weights = {task.name: self.weight(task) for task in self.plan.tasks}
-        return sum(weights[one.task] * one.share for one in working)
+    def partial(self) -> float:
+        """Compute done in runs that have no outcome yet, whether or not somebody is at them."""
+        open_tasks = (task for task in self.plan.tasks if task.name not in self.outcomes)
+        return sum(self.weight(task) * self._share(task) for task in open_tasks)
+
+    def _share(self, task: Task) -> float:
+        """Of its steps that are done."""
+        step = _last_step(RunFolder(self.folder.runs / task.name).timing)
+        return min(1.0, step / self._of(task)[1])
 
     def rows(self) -> list[dict[str, Any]]:
         """A table: one row per cell."""
@@ -106,12 +108,14 @@ class Watch:
             done = [self.outcomes[task.name] for task in tasks if task.name in self.outcomes]
             bad = sum(outcome.status != "finished" for outcome in done)
             row[title] = f"{len(done)}/{len(tasks)}" + (f" ({bad} not finished)" if bad else "")
-            name = "val_accuracy" if kind == "trial" else "test_accuracy"
+            seen = kind == "final" and self.plan.study.final.test
+            name = "test_accuracy" if seen else "val_accuracy"
             values = [v for outcome in done if (v := outcome.result.get(name)) is not None]
             if kind == "trial":
                 row["best validation"] = f"{max(values):.2%}" if values else "-"
             else:
-                row["mean test"] = f"{sum(values) / len(values):.2%}" if values else "-"
+                title = "mean test" if seen else "mean validation"
+                row[title] = f"{sum(values) / len(values):.2%}" if values else "-"
         return row
 
     def _of(self, task: Task) -> tuple[float, int]:

@@ -80,7 +80,6 @@ class Supervisor:
         watch = Watch(self.folder, self.plan)
         try:
             with StopRequest() as stop, View(self.console, watch) as view:
-                watch.look()  # what was done before
                 while not watch.finished and not stop.requested:
                     self._staff()
                     time.sleep(POLL)
@@ -187,7 +186,7 @@ class View:
         self._console = console
         self._watch = watch
         self._began = time.monotonic()
-        self._before: float | None = None
+        self._before = 0.0
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -202,6 +201,9 @@ class View:
         self._bar = self._progress.add_task(watch.plan.study.name, total=watch.total, runs="")
 
     def __enter__(self) -> Self:
+        self._watch.look()
+        # What was made before, in a run that was stopped too, says nothing about the speed.
+        self._before = self._watch.compute + self._watch.partial()
         self._progress.start()
         return self
 
@@ -219,9 +221,7 @@ class View:
         if not new and not self._console.is_terminal:
             return
         working = watch.working()
-        done = watch.compute + watch.partial(working)
-        if self._before is None:
-            self._before = done
+        done = watch.compute + watch.partial()
         runs = f"{len(watch.outcomes)}/{len(watch.plan.tasks)} runs"
         names = ", ".join(f"{one.task} {one.share:.0%}" for one in working[:4])
         self._progress.update(self._bar, completed=done, runs=f"{runs}  {names}")
