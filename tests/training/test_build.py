@@ -1,6 +1,5 @@
 """A recipe's settings arrive where they belong."""
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
