@@ -41,6 +41,19 @@ def test_final_runs_are_found_and_trials_are_not(make_study: MakeStudy) -> None:
     assert len(again.studies) == 1 and len(again.runs) == 39
 
 
+def test_settings_that_were_given_are_not_called_tuned(make_study: MakeStudy) -> None:
+    folder = make_study()
+    before = report_of(folder)
+    assert any("settings tuned once" in note for note in before.findings.caveats)
+    assert len(before.tuned) == 13
+    names = json.loads((folder / "tuned.json").read_text())["cells"]
+    untuned = {"cells": {name: {"tuned_as": name} for name in names}}
+    (folder / "tuned.json").write_text(json.dumps(untuned))
+    after = report_of(folder)
+    assert any("settings as they were given" in note for note in after.findings.caveats)
+    assert after.tuned == ()
+
+
 def test_the_headline_is_how_far_methods_go(make_study: MakeStudy) -> None:
     found = report_of(make_study())
     assert found.scale is not None

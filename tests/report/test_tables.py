@@ -31,6 +31,19 @@ def test_results_alone_seeds_and_gaps() -> None:
     assert row == "| a\\|b \\<i\\> | 8 | 55.0 % ± 7.1 | – | – | – |"
 
 
+def test_held_out_accuracy_where_no_test_image_was_looked_at() -> None:
+    common = {"schedule": "vanilla", "global_batch": 8, "status": "finished", "val_accuracy": 0.75}
+    table = markdown_table([common | {"method": "a"}, common | {"method": "b"}])
+    lines = table.replace("\N{NARROW NO-BREAK SPACE}", " ").splitlines()
+    assert lines[0] == "| Method | Batch | Held-out accuracy | Compute | Step time |"
+    assert lines[2] == "| a | 8 | 75.0 % | – | – |"
+    # One that was tested, and held-out images are no longer what the table is about.
+    tested = markdown_table(
+        [common | {"method": "a"}, common | {"method": "b", "test_accuracy": 1}]
+    )
+    assert "| Test accuracy | Robust accuracy |" in tested and "Held-out" not in tested
+
+
 @pytest.mark.parametrize(
     ("written", "expected"),
     [

@@ -11,6 +11,7 @@ from conadv.commands._show import quote, table
 
 if TYPE_CHECKING:
     from conadv.study import Plan, Study, StudyFolder
+    from conadv.study.plan import Cell
 
 
 def study(
@@ -109,7 +110,7 @@ def _dry_run(given: Study, images_per_second: float | None, workers: int) -> Non
     rows = [
         {
             "cell": cost.cell,
-            "tuned": ", ".join(names[cost.cell].space) or f"as {names[cost.cell].tuned_as}",
+            "tuned": ", ".join(cell.space) or _settings_of(cell),
             "trials": cost.trials,
             "of": duration(cost.trial_seconds) if cost.trials else "-",
             "final runs": cost.finals,
@@ -117,6 +118,7 @@ def _dry_run(given: Study, images_per_second: float | None, workers: int) -> Non
             "together": duration(cost.seconds),
         }
         for cost in costs
+        for cell in [names[cost.cell]]
     ]
     table(rows, f"{given.name}: a dry run, nothing is trained or written")
     seconds = sum(cost.seconds for cost in costs)
@@ -129,6 +131,10 @@ def _dry_run(given: Study, images_per_second: float | None, workers: int) -> Non
     first = {task.kind: task for task in reversed(plan.tasks)}
     for task in first.values():
         typer.echo(f"  {plan.command(task, {}, Path('runs') / task.name)}")
+
+
+def _settings_of(cell: Cell) -> str:
+    return "-" if cell.tuned_as == cell.name else f"as {cell.tuned_as}"
 
 
 def _slurm(given: Study, folder: StudyFolder, jobs: int, workers: int, options: list[str]) -> None:

@@ -21,7 +21,7 @@ from conadv.report.runs import Run
 from conadv.report.scale_tables import gains_columns, gains_row, reach_columns, reach_row
 from conadv.report.settings import machine
 from conadv.report.study import Material, gather
-from conadv.report.tables import COLUMNS, rows
+from conadv.report.tables import HELD_OUT, accuracies, columns, rows
 
 
 def write_report(
@@ -101,7 +101,8 @@ def page(material: Content) -> str:
             title=material.title,
             lead=material.lead,
             findings=material.findings,
-            columns=COLUMNS,
+            columns=columns(material.cells),
+            held_out=accuracies(material.cells) is HELD_OUT,
             rows=rows(material.cells),
             scale=scale,
             reach_columns=reach_columns(scale) if scale else (),

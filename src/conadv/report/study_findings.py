@@ -247,10 +247,13 @@ def _chance(difference: Difference) -> str:
 
 def _caveats(scale: LargeBatch, gains: Sequence[Gains]) -> list[str]:
     notes = []
-    seeds = sorted({len(cell.finished) for reach in scale.reaches for cell in reach.cells.values()})
+    cells = [cell for reach in scale.reaches for cell in reach.cells.values()]
+    seeds = sorted({len(cell.finished) for cell in cells})
+    tuned = any(run.tuned_accuracy is not None for cell in cells for run in cell.runs)
+    how = "settings tuned once" if tuned else "settings as they were given"
     numbers = f"{seeds[0]}" if seeds[0] == seeds[-1] else f"{seeds[0]} to {seeds[-1]}"
     notes.append(
-        f"{numbers} seed{'' if seeds[-1] == 1 else 's'} per setting, settings tuned once. “More "
+        f"{numbers} seed{'' if seeds[-1] == 1 else 's'} per setting, {how}. “More "
         "than chance” is two standard errors over seeds; many comparisons are made, so that some "
         "of them pass by chance all the same."
     )

@@ -9,30 +9,50 @@ from conadv.report.cells import Cell, cells, relative
 from conadv.report.runs import Run
 from conadv.report.text import amount, count, percent, ratio, seconds
 
-COLUMNS = ("Method", "Batch", "Test accuracy", "Robust accuracy", "Compute", "Step time")
+TESTED = {"test_accuracy": "Test accuracy", "robust_accuracy": "Robust accuracy"}
+HELD_OUT = {"val_accuracy": "Held-out accuracy"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting, written out in the order of :data:`COLUMNS`."""
+    """One setting, written out in the order of :func:`columns`.
+
+    Attributes:
+        cell: The setting.
+        values: The words.
+        shares: By position of a value: the accuracy that it is, as a fraction.
+    """
 
     cell: Cell
     values: tuple[str, ...]
+    shares: Mapping[int, float | None]
+
+
+def columns(everything: Sequence[Cell]) -> tuple[str, ...]:
+    """Titles of the columns of :func:`rows`."""
+    return ("Method", "Batch", *accuracies(everything).values(), "Compute", "Step time")
+
+
+def accuracies(everything: Sequence[Cell]) -> Mapping[str, str]:
+    """What is shown, and its title: of test images, or of those held out if no test was made."""
+    known = {name for name in (*TESTED, *HELD_OUT) for cell in everything if cell.values(name)}
+    return HELD_OUT if known and known <= set(HELD_OUT) else TESTED
 
 
 def rows(everything: Sequence[Cell]) -> list[Row]:
     """Write out every setting; costs also as multiples of ordinary training at the same batch."""
+    measured = accuracies(everything)
     return [
         Row(
             cell,
             (
                 cell.key.method,
                 count(cell.batch),
-                _accuracy(cell, "test_accuracy"),
-                _accuracy(cell, "robust_accuracy"),
+                *(_accuracy(cell, name) for name in measured),
                 _cost(cell, everything, "compute", amount),
                 _cost(cell, everything, "step_seconds_median", seconds),
             ),
+            {place: cell.mean(name) for place, name in enumerate(measured, start=2)},
         )
         for cell in everything
     ]
@@ -51,8 +71,10 @@ def markdown_table(results: Iterable[Run | Mapping[str, Any]]) -> str:
         item if isinstance(item, Run) else Run(Path(str(item.get("name", ""))), result=item)
         for item in results
     ]
-    table: list[tuple[str, ...]] = [COLUMNS, ("---", "---:", "---:", "---:", "---:", "---:")]
-    table += [row.values for row in rows(cells(runs))]
+    settings = cells(runs)
+    head = columns(settings)
+    table = [head, ("---", *("---:" for _ in head[1:]))]
+    table += [row.values for row in rows(settings)]
     return "".join(f"| {' | '.join(map(escape, line))} |\n" for line in table)
 
 

@@ -31,12 +31,12 @@ class Tuned:
 
 
 def tuning(studies: Sequence[StudyFacts]) -> list[Tuned]:
-    """Every tuned setting, in the order of the studies."""
+    """Every tuned setting, in the order of the studies; none of a study without trials."""
     return [
         _tuned(name, entry)
         for study in studies
         for name, entry in study.tuned.items()
-        if isinstance(entry, Mapping)
+        if isinstance(entry, Mapping) and entry.get("tuned_as") != name
     ]
 
 
