@@ -25,7 +25,7 @@ from conadv.errors import Interrupted, NonFiniteError, RecipeError, RunFolderErr
 from conadv.report import Run, read_run, write_report
 from conadv.report.cells import cells
 from conadv.report.findings import findings
-from conadv.report.tables import COLUMNS, rows
+from conadv.report.tables import columns, rows
 from conadv.training.build import build
 from conadv.training.loop import train
 from conadv.training.recipe import Recipe, load_recipe
@@ -257,8 +257,8 @@ def _show(runs: list[Run], console: Console) -> None:
     """The table, and what it says in words."""
     everything = cells(runs)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == COLUMNS[0] else "right")
+    for number, column in enumerate(columns(everything)):
+        table.add_column(column, justify="right" if number else "left")
     for row in rows(everything):
         table.add_row(*row.values)
     words = findings(everything)
