@@ -29,7 +29,9 @@ def timm_net():
 @pytest.mark.parametrize("statistics", ["separate", "affine", "shared"])
 @pytest.mark.parametrize("first", ["split", "sync"])
 def test_every_branch_stays_alive(converter, net, statistics, first):
-    reference = perturb_norms(conadv.split_norms(perturb_norms(net()), statistics=statistics))
+    # In double: what a bias before a batch norm gets is nothing but rounding, of large terms.
+    original = perturb_norms(net().double())
+    reference = perturb_norms(conadv.split_norms(original, statistics=statistics))
     convert = CONVERTERS[converter]
     if first == "split":
         model = convert(twin(reference))
@@ -42,7 +44,7 @@ def test_every_branch_stays_alive(converter, net, statistics, first):
     assert conadv.branch_names(model) == NAMES
     assert model.state_dict().keys() == reference.state_dict().keys()
 
-    x = images()
+    x = images().double()
     for layout in ("clean", "adversarial", [("clean", 5), ("adversarial", 3)]):
         for training in (False, True):
             one, two = twin(reference).train(training), twin(model).train(training)
@@ -54,7 +56,7 @@ def test_every_branch_stays_alive(converter, net, statistics, first):
             for (name, a), b in zip(one.named_parameters(), two.parameters(), strict=True):
                 assert (a.grad is None) == (b.grad is None), name
                 if a.grad is not None:
-                    torch.testing.assert_close(b.grad, a.grad, atol=1e-4, rtol=1e-4, msg=name)
+                    torch.testing.assert_close(b.grad, a.grad, atol=1e-9, rtol=1e-9, msg=name)
             for (name, a), b in zip(one.named_buffers(), two.buffers(), strict=True):
                 torch.testing.assert_close(b, a, msg=name)
 

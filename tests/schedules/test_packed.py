@@ -197,7 +197,12 @@ def test_copies_are_to_the_bit_those_of_the_attack(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         for one in filter(None, entries(adversary)):
-            assert (one["nonzero"] is not None) == zeros
+            some = bool(
+                (PackedSigns.from_state_dict(one, torch.device("cpu")).unpack(dtype) == 0).any()
+            )
+            assert (one["nonzero"] is not None) == some
+            if not autocast or zeros:  # bf16 rounds some gradients to nothing, on some CPUs
+                assert some == zeros
         adversary.load_state_dict(through_a_file(adversary.state_dict()))
     assert compared == len(data) - tau
 

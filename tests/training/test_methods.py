@@ -26,8 +26,10 @@ CPU = torch.device("cpu")
 class RandomFeed:
     """Each step's micro-batches are drawn from a seed of the step; some steps can be NaN."""
 
-    def __init__(self, sizes: list[int], bad: tuple[int, ...] = ()) -> None:
-        self._sizes, self.bad, self.total_steps = sizes, bad, STEPS
+    def __init__(
+        self, sizes: list[int], bad: tuple[int, ...] = (), dtype: torch.dtype = torch.float32
+    ) -> None:
+        self._sizes, self.bad, self.total_steps, self._dtype = sizes, bad, STEPS, dtype
 
     def sizes(self, step: int) -> list[int]:
         return self._sizes
@@ -35,7 +37,7 @@ class RandomFeed:
     def whole(self, step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(step)
         total = sum(self._sizes)
-        images = torch.randn(total, 3, 6, 6, generator=generator)
+        images = torch.randn(total, 3, 6, 6, generator=generator).to(self._dtype)
         if step in self.bad:
             images[0] = float("nan")
         return images, torch.randint(0, 4, (total,), generator=generator)
@@ -191,16 +193,20 @@ def test_clipping_bounds_the_update_all_the_same(update: str) -> None:
 
 @pytest.mark.parametrize("sizes", [[4, 4, 4], [5, 5, 2]], ids=["even", "ragged"])
 def test_groups_are_the_micro_batches(sizes: list[int]) -> None:
-    """The update is LARS on r g, r from the gradients that autograd gives for each of them."""
-    feed = RandomFeed(sizes)
-    trainer, by_hand = make(feed, "reduction", network(norm=False)), network(norm=False)
+    """The update is LARS on r g, r from the gradients that autograd gives for each of them.
+
+    In double: r divides by a difference of numbers that may be nearly equal.
+    """
+    feed = RandomFeed(sizes, dtype=torch.float64)
+    by_hand = network(norm=False).double()
+    trainer = make(feed, "reduction", copy.deepcopy(by_hand))
     report = run(trainer, 1)[0]
     own: list[list[Tensor]] = []
     for index in range(len(sizes)):
         images, labels = feed.micro_batch(0, index)
         loss = nn.functional.cross_entropy(by_hand(images), labels)
         own.append(list(torch.autograd.grad(loss, list(by_hand.parameters()))))
-    share = torch.tensor(sizes) / sum(sizes)
+    share = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
     means = []
     for index, p in enumerate(by_hand.parameters()):
         groups = torch.stack([gradients[index] for gradients in own])
@@ -211,7 +217,7 @@ def test_groups_are_the_micro_batches(sizes: list[int]) -> None:
         p.grad = (ratio / ratio.mean()).clamp(0.1, 1.0) * mean
     LARS(by_hand.parameters(), lr=0.5, trust_coefficient=0.05).step()
     for p, q in zip(trainer.model.parameters(), by_hand.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-9)
     whole = torch.cat([m.flatten() for m in means]).norm()  # as it was before it was scaled
     assert report.gradient_norm == pytest.approx(float(whole), rel=1e-5)
 
