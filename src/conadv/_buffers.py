@@ -26,6 +26,11 @@ def obeys_track_running_stats(layer: nn.Module) -> bool:
     )
 
 
+def _is_inference(tensor: Tensor) -> bool:
+    """Whether it must not be written to; not asked inside a graph, where some releases refuse."""
+    return not torch.compiler.is_compiling() and tensor.is_inference()
+
+
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Forward passes inside use batch statistics but leave every buffer as it was.
@@ -56,7 +61,7 @@ def unchanged_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
     through `.data`, so that a graph that saved a buffer before is not told of a change.
     """
     saved: list[tuple[nn.Module, str, Tensor, Tensor | None]] = [
-        (module, name, buffer, None if buffer.is_inference() else buffer.detach().clone())
+        (module, name, buffer, None if _is_inference(buffer) else buffer.detach().clone())
         for module in modules
         for name, buffer in module._buffers.items()
         if buffer is not None and not isinstance(buffer, nn.parameter.UninitializedBuffer)

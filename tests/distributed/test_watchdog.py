@@ -132,7 +132,9 @@ def test_without_a_store_nothing_is_stopped(groups: Callable[..., Group]) -> Non
         raise dist.DistNetworkError("connection reset")
 
     for rank in group.ranks:
-        rank._store = type("Store", (), dict.fromkeys(("set", "check", "compare_set"), gone))()
+        # All at once: its thread may be between any two calls.
+        names = ("set", "get", "multi_get", "check", "compare_set")
+        rank._store = type("Store", (), dict.fromkeys(names, gone))()
     until(lambda: all(rank._known.is_set() for rank in group.ranks))
     assert group.ranks[0].lost() is None
     assert group.ranks[1].fail("DataError: no images") is True
