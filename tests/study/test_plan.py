@@ -34,6 +34,20 @@ def test_trials_of_every_cell_then_final_runs() -> None:
     ]
 
 
+def test_the_best_trials_are_confirmed_before_the_final_runs() -> None:
+    given = study(tuning__confirm_seeds=[1001, 1002], tuning__settings={"train.steps": 2})
+    plan = make_plan(given)
+    confirmed = ["best-1-seed-1001", "best-1-seed-1002", "best-2-seed-1001", "best-2-seed-1002"]
+    assert [task.name for task in plan.tasks][4:12] == [
+        f"{cell}/{name}" for cell in ("vanilla-b16", "recycled-b16") for name in confirmed
+    ]
+    assert [task.kind for task in plan.tasks][12:] == ["final"] * 4
+    trial, again = (plan.make_recipe(plan.tasks[n]) for n in (0, 4))
+    assert again == trial.model_copy(update={"seed": 1001})
+    (costs, _) = estimate(plan, 100.0)
+    assert (costs.trials, costs.finals) == (2 + 4, 2)
+
+
 def test_every_method_has_as_many_trials_unless_it_takes_anothers() -> None:
     methods = {
         "vanilla": None,
@@ -117,6 +131,13 @@ def test_methods_that_a_table_would_call_alike_keep_their_own_names() -> None:
     [
         ({"final__seeds": [0, 1000]}, "tuning.seed=1000 is one of final.seeds"),
         ({"final__seeds": [0, 0]}, "final.seeds: each only once"),
+        ({"tuning__confirm_seeds": [1, 7]}, r"confirm_seeds: \[1\] are final.seeds too"),
+        ({"tuning__confirm_seeds": [1000]}, r"\[1000\]: each only once, and not the trials' own"),
+        (
+            {"tuning__confirm_seeds": [7], "tuning__finalists": 3},
+            "finalists=3: there are only 2 trials",
+        ),
+        ({"tuning__finalists": 1}, "tuning.finalists: Input should be greater than or equal to 2"),
         ({"tuning__trails": 3}, "tuning.trails: no such field. Allowed: trials, validation"),
         ({"methods": {"a": {"tuned_as": "b"}}}, r"tuned_as=b: name another of \['a'\]"),
         ({"methods": {"a": {"batches": [7]}}}, r"methods.a.batches: 7 is none of \[16\]"),

@@ -71,24 +71,23 @@ def test_a_trial_keeps_its_values_and_its_end(tmp_path: Path) -> None:
     assert (trial.number, trial.accuracy, trial.message) == (0, 0.7, None)
 
 
-def test_the_best_is_the_first_of_the_most_accurate_that_finished(tmp_path: Path) -> None:
+def test_trials_that_finished_are_ranked_the_first_of_equal_ones_first(tmp_path: Path) -> None:
     search = Search(tmp_path / "log", study())
-    ends = [(WORST, "not finite"), (0.8, None), (None, "no memory"), (0.8, None), (0.5, None)]
-    assert search.best(cell()) is None
+    ends = [(WORST, "not finite"), (0.5, None), (None, "no memory"), (0.8, None), (0.8, None)]
+    assert search.ranked(cell()) == []
     for number, (accuracy, message) in enumerate(ends):
         search.values(cell(), number)
         search.tell(cell(), number, accuracy, message)
-    best = search.best(cell())
-    assert best is not None and best.number == 1
+    assert [trial.number for trial in search.ranked(cell())] == [3, 4, 1]
     assert [t.message for t in search.trials(cell())] == [m for _, m in ends]
 
 
-def test_no_trial_that_failed_is_ever_the_best(tmp_path: Path) -> None:
+def test_no_trial_that_failed_is_ever_ranked(tmp_path: Path) -> None:
     search = Search(tmp_path / "log", study())
     for number, accuracy in enumerate([WORST, None]):
         search.values(cell(), number)
         search.tell(cell(), number, accuracy, "broken")
-    assert search.best(cell()) is None
+    assert search.ranked(cell()) == []
 
 
 def test_the_sampler_learns_where_it_is_good(tmp_path: Path) -> None:

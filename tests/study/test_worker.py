@@ -63,6 +63,87 @@ def test_every_run_once_and_final_runs_with_the_best_settings(tmp_path: Path) ->
     assert len(make.recipes) == 14  # nothing is left to be done
 
 
+class Lucky(MadeUp):
+    """The trials' own seed favours high learning rates, every other one low ones."""
+
+    def __call__(self, recipe: Recipe, out: Path, **options: Any) -> Result:
+        result = super().__call__(recipe, out, **options)
+        if result.val_accuracy is None:
+            return result
+        rate = recipe.optimizer.lr / 100
+        accuracy = 0.5 + rate if recipe.seed == 1000 else 0.8 - 3 * rate
+        return dataclasses.replace(result, val_accuracy=accuracy)
+
+
+def test_what_was_luck_on_one_seed_is_not_chosen(tmp_path: Path) -> None:
+    given = study(tuning__trials=5, tuning__finalists=3, tuning__confirm_seeds=[1001, 1002])
+    folder, plan = prepared(tmp_path, given)
+    worker(folder, Lucky()).work()
+    found = outcomes(folder, plan)
+    assert len(found) == len(plan.tasks) == 2 * (5 + 6 + 2)
+    for cell, entry in tuned(folder, plan).items():
+        trials = {t["number"]: t for t in entry["trials"]}
+        rates = sorted((t["values"]["optimizer.lr"] for t in trials.values()), reverse=True)
+        # The three highest were the best on the trials' seed; the lowest of them on the others.
+        assert entry["chosen"]["optimizer.lr"] == rates[2]
+        assert [trials[c["trial"]]["values"]["optimizer.lr"] for c in entry["confirmed"]] == [
+            rates[2],
+            rates[1],
+            rates[0],
+        ]
+        for one in entry["confirmed"]:
+            own, *others = one["accuracies"]
+            rate = trials[one["trial"]]["values"]["optimizer.lr"]
+            assert own == trials[one["trial"]]["accuracy"]
+            assert others == pytest.approx([0.8 - 0.03 * rate] * 2)
+        best = entry["confirmed"][0]["accuracies"]
+        assert entry["val_accuracy"] == pytest.approx(sum(best) / 3)
+        for seed in (0, 1):
+            assert found[f"{cell}/seed-{seed}"].values == entry["chosen"]
+    again = found["recycled-b16/best-1-seed-1002"]
+    assert (again.kind, again.number) == ("confirm", 1002)
+    assert "seed=1002" in again.command and again.result["test_accuracy"] is None
+
+
+def test_a_confirmation_that_diverges_speaks_against_its_settings(tmp_path: Path) -> None:
+    folder, plan = prepared(tmp_path, study(tuning__confirm_seeds=[1001]))
+
+    def make(recipe: Recipe, out: Path, **options: Any) -> Result:
+        if out.name == "best-1-seed-1001":
+            raise NonFiniteError("NaN")
+        return MadeUp()(recipe, out, **options)
+
+    worker(folder, make).work()
+    for entry in tuned(folder, plan).values():
+        first, second = entry["confirmed"]
+        assert entry["chosen_trial"] == first["trial"] and second["accuracies"][1] == 0.0
+        ranked = sorted(entry["trials"], key=lambda trial: -trial["accuracy"])
+        assert first["trial"] == ranked[1]["number"]
+
+
+def test_where_too_few_trials_end_the_rest_is_chosen_from(tmp_path: Path) -> None:
+    folder, plan = prepared(tmp_path, study(tuning__confirm_seeds=[1001]))
+
+    def make(recipe: Recipe, out: Path, **options: Any) -> Result:
+        if out.name == "trial-000":
+            raise RecipeError("impossible")
+        return MadeUp()(recipe, out, **options)
+
+    worker(folder, make).work()
+    found = outcomes(folder, plan)
+    lost = found["vanilla-b16/best-2-seed-1001"]
+    assert (lost.status, lost.message) == (
+        "failed",
+        "fewer than 2 trials of its cell did not fail",
+    )
+    for entry in tuned(folder, plan).values():
+        assert entry["chosen_trial"] == 1 and len(entry["confirmed"]) == 1
+    assert found["vanilla-b16/seed-0"].status == "finished"
+    watch = Watch(folder, plan)
+    watch.look()
+    assert [row["confirmations"] for row in watch.rows()] == ["2/2 (1 not finished)"] * 2
+
+
 def test_trials_hold_no_test_figure_and_final_runs_no_choice(tmp_path: Path) -> None:
     folder, plan = prepared(tmp_path)
     make = MadeUp()

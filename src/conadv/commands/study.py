@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -150,8 +151,9 @@ def _slurm(given: Study, folder: StudyFolder, jobs: int, workers: int, options: 
 
 
 def _counts(plan: Plan) -> str:
-    trials = sum(task.kind == "trial" for task in plan.tasks)
+    kinds = Counter(task.kind for task in plan.tasks)
+    confirmed = f"{kinds['confirm']} confirmations, " if kinds["confirm"] else ""
     return (
-        f"{len(plan.tasks)} runs of {len(plan.cells)} cells: {trials} trials, "
-        f"{len(plan.tasks) - trials} final runs"
+        f"{len(plan.tasks)} runs of {len(plan.cells)} cells: {kinds['trial']} trials, "
+        f"{confirmed}{kinds['final']} final runs"
     )

@@ -18,7 +18,7 @@ class Tuned:
     Attributes:
         cell: Method and batch, as the study calls it.
         chosen: The values that were taken, in words.
-        accuracy: Of that trial, on held-out images.
+        accuracy: Of that trial, on held-out images, or the mean of its settings over seeds.
         edge: Values at the edge of their range: the range should be widened.
         trials: Every trial in words: values and accuracy.
     """
@@ -54,18 +54,25 @@ def _tuned(name: str, entry: Mapping[str, Any]) -> Tuned:
         return Tuned(name, f"as {entry['tuned_as']}", percent(None), "", ())
     edge = entry.get("at_the_edge") or ()
     trials = entry.get("trials") or ()
+    confirmed = {
+        one.get("trial"): one.get("accuracies")
+        for one in entry.get("confirmed") or ()
+        if isinstance(one, Mapping)
+    }
     return Tuned(
         name,
         _words(entry.get("chosen")) or "not chosen yet",
         percent(finite(entry.get("val_accuracy"))),
         ", ".join(str(item).rpartition(".")[2] for item in edge),
-        tuple(_trial(trial) for trial in trials if isinstance(trial, Mapping)),
+        tuple(_trial(trial, confirmed) for trial in trials if isinstance(trial, Mapping)),
     )
 
 
-def _trial(trial: Mapping[str, Any]) -> str:
+def _trial(trial: Mapping[str, Any], confirmed: Mapping[Any, Any]) -> str:
     accuracy = percent(finite(trial.get("accuracy")))
     said = f" ({trial['message']})" if trial.get("message") else ""
+    again = [percent(finite(one)) for one in (confirmed.get(trial.get("number")) or ())[1:]]
+    said += f", on further seeds {', '.join(again)}" if again else ""
     return f"{_words(trial.get('values'))}: {accuracy}{said}"
 
 

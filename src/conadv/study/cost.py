@@ -47,6 +47,7 @@ class CellCost:
 
     cell: str
     trials: int
+    """Confirmations too, which are as long."""
     finals: int
     trial_seconds: float
     """Of one."""
@@ -76,7 +77,7 @@ def estimate(plan: Plan, images_per_second: float | None = None) -> list[CellCos
     costs = []
     for cell in plan.cells:
         own = [task for task in plan.tasks if task.cell == cell]
-        trials = [task for task in own if task.kind == "trial"]
+        trials = [task for task in own if task.kind != "final"]
         finals = [task for task in own if task.kind == "final"]
         costs.append(
             CellCost(

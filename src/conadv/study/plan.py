@@ -49,18 +49,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class Task:
-    """One run: a trial of a cell, or a final run."""
+    """One run: a trial of a cell, a good trial on another seed, or a final run."""
 
     cell: Cell
-    kind: Literal["trial", "final"]
+    kind: Literal["trial", "confirm", "final"]
     number: int
-    """Of the trial; the seed of a final run."""
+    """Of the trial; the seed of the others."""
+    rank: int = 0
+    """Whose settings are confirmed: 1 for the best trial's, 2 for the next one's."""
 
     @property
     def name(self) -> str:
-        """Within the study: ``CELL/trial-003``, ``CELL/seed-1``."""
-        what = f"trial-{self.number:03d}" if self.kind == "trial" else f"seed-{self.number}"
-        return f"{self.cell.name}/{what}"
+        """Within the study: ``CELL/trial-003``, ``CELL/best-2-seed-1001``, ``CELL/seed-1``."""
+        what = {
+            "trial": f"trial-{self.number:03d}",
+            "confirm": f"best-{self.rank}-seed-{self.number}",
+            "final": f"seed-{self.number}",
+        }
+        return f"{self.cell.name}/{what[self.kind]}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,10 @@ class Plan:
         """The trials of the cell of that name."""
         return [t for t in self.tasks if t.kind == "trial" and t.cell.name == cell]
 
+    def confirmations(self, cell: str) -> list[Task]:
+        """The runs in which that cell's best trials are repeated."""
+        return [t for t in self.tasks if t.kind == "confirm" and t.cell.name == cell]
+
     def overrides(self, task: Task, values: Mapping[str, float]) -> list[str]:
         """All that a run changes in the study's recipe; the last of a name counts.
 
@@ -85,13 +95,13 @@ class Plan:
             values: Its tuned settings.
         """
         tuned = [f"{name}={value:.6g}" for name, value in values.items()]
-        if task.kind == "trial":
+        if task.kind != "final":
             tuning = self.study.tuning
             ends = [
                 *as_overrides(tuning.settings),
                 f"data.validation={tuning.validation:g}",
                 "evaluation.test=false",
-                f"seed={tuning.seed}",
+                f"seed={tuning.seed if task.kind == 'trial' else task.number}",
             ]
         else:
             final = self.study.final
@@ -215,15 +225,19 @@ def _with_labels(study: Study, recipe: str, cells: Sequence[Cell]) -> list[Cell]
 
 
 def _tasks(study: Study, cells: Sequence[Cell]) -> list[Task]:
-    """Trials of a batch's cells, then its final runs: settings are there before they are needed."""
+    """By batch, trials, confirmations, final runs: settings are there before they are needed."""
     tasks: list[Task] = []
+    tuning = study.tuning
+    ranks = range(1, tuning.finalists + 1)
     for batch in study.batches:
         here = [cell for cell in cells if cell.batch == batch]
+        searched = [cell for cell in here if cell.space]
+        tasks += [Task(cell, "trial", n) for cell in searched for n in range(tuning.trials)]
         tasks += [
-            Task(cell, "trial", n)
-            for cell in here
-            if cell.space
-            for n in range(study.tuning.trials)
+            Task(cell, "confirm", seed, rank)
+            for cell in searched
+            for rank in ranks
+            for seed in tuning.confirm_seeds
         ]
         tasks += [Task(cell, "final", seed) for cell in here for seed in study.final.seeds]
     return tasks

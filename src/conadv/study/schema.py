@@ -61,6 +61,11 @@ class Tuning(Section):
     """What is tuned, by the setting's dotted name."""
     settings: dict[str, Any] = Field(default={})
     """Further settings of the trials alone, such as a shorter training."""
+    confirm_seeds: tuple[Whole, ...] = ()
+    """Seeds on which the best trials are run once more: the settings of the best mean are chosen.
+    Without any the best trial decides, on its one seed."""
+    finalists: Whole = Field(default=2, ge=2)
+    """How many of the best trials are confirmed (confirm_seeds)."""
     keep_checkpoints: Flag = False
     """Keep the checkpoints of finished trials."""
 
@@ -169,6 +174,7 @@ class Study(Section):
             )
         if len(set(self.final.seeds)) < len(self.final.seeds):
             found.append("final.seeds: each only once.")
+        found += self._confirmation_problems()
         if not self.final.test and not self.final.validation:
             found.append(
                 "final.test=false leaves nothing to judge the final runs by: give "
@@ -185,6 +191,25 @@ class Study(Section):
             for method in parameter.methods if isinstance(parameter.methods, tuple) else ():
                 if method not in self.methods:
                     found.append(f"tuning.space.{name}.methods: {method} is no method.")
+        return found
+
+    def _confirmation_problems(self) -> list[str]:
+        tuning, found = self.tuning, []
+        seeds = tuning.confirm_seeds
+        if len({tuning.seed, *seeds}) < 1 + len(seeds):
+            found.append(
+                f"tuning.confirm_seeds={[*seeds]}: each only once, and not the trials' own "
+                f"({tuning.seed})."
+            )
+        if tuning.trials and (both := {*seeds} & {*self.final.seeds}):
+            found.append(
+                f"tuning.confirm_seeds: {sorted(both)} are final.seeds too: what was chosen on a "
+                "seed must not be reported on it. Give others."
+            )
+        if seeds and 0 < tuning.trials < tuning.finalists:
+            found.append(
+                f"tuning.finalists={tuning.finalists}: there are only {tuning.trials} trials."
+            )
         return found
 
     def sizes_of(self, method: str) -> tuple[int, ...]:

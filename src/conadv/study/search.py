@@ -112,10 +112,10 @@ class Search:
             for number, trial in sorted(found.items())
         ]
 
-    def best(self, cell: Cell) -> Trial | None:
-        """The trial of the highest accuracy, the first of several; None if all have failed."""
+    def ranked(self, cell: Cell) -> list[Trial]:
+        """The trials that did not fail, by falling accuracy, the first of equal ones first."""
         good = [t for t in self.trials(cell) if t.accuracy is not None and t.message is None]
-        return max(good, key=lambda t: (t.accuracy or 0.0, -t.number), default=None)
+        return sorted(good, key=lambda t: (-(t.accuracy or 0.0), t.number))
 
     def _open(self, cell: Cell, number: int) -> optuna.Study:
         return optuna.create_study(

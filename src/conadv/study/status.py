@@ -103,7 +103,10 @@ class Watch:
     def _row(self, cell: str) -> dict[str, Any]:
         own = [task for task in self.plan.tasks if task.cell.name == cell]
         row: dict[str, Any] = {"cell": cell}
-        for kind, title in (("trial", "trials"), ("final", "final runs")):
+        kinds = [("trial", "trials"), ("confirm", "confirmations"), ("final", "final runs")]
+        if not self.plan.study.tuning.confirm_seeds:
+            kinds.pop(1)
+        for kind, title in kinds:
             tasks = [task for task in own if task.kind == kind]
             done = [self.outcomes[task.name] for task in tasks if task.name in self.outcomes]
             bad = sum(outcome.status != "finished" for outcome in done)
@@ -113,7 +116,7 @@ class Watch:
             values = [v for outcome in done if (v := outcome.result.get(name)) is not None]
             if kind == "trial":
                 row["best validation"] = f"{max(values):.2%}" if values else "-"
-            else:
+            elif kind == "final":
                 title = "mean test" if seen else "mean validation"
                 row[title] = f"{sum(values) / len(values):.2%}" if values else "-"
         return row

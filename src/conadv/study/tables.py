@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from conadv.study.choice import finalists
 from conadv.study.files import StudyFolder, write_shared
 from conadv.study.outcomes import Outcome, read_outcomes
 from conadv.study.plan import Plan
@@ -41,23 +42,30 @@ def write_tables(folder: StudyFolder, plan: Plan, search: Search) -> None:
 def tuned(plan: Plan, search: Search, found: Mapping[str, Outcome]) -> dict[str, Any]:
     """Per cell: what is tuned, the chosen settings, and all trials.
 
-    ``chosen`` is null until every trial has ended, and where all failed.
+    ``chosen`` is null until every trial and confirmation has ended, and where all failed.
+    ``val_accuracy`` is that of the chosen trial, or the mean over it and its confirmations.
     """
     cells: dict[str, Any] = {}
     for cell in plan.cells:
         if not cell.space:
             cells[cell.name] = {"tuned_as": cell.tuned_as}
             continue
-        complete = all(task.name in found for task in plan.trials(cell.name))
-        best = search.best(cell) if complete else None
+        decisive = [*plan.trials(cell.name), *plan.confirmations(cell.name)]
+        complete = all(task.name in found for task in decisive)
+        entries = finalists(plan, search, found, cell.name) if complete else []
+        best = entries[0].trial if entries else None
         trials = search.trials(cell)
         cells[cell.name] = {
             "space": {name: dataclasses.asdict(range_) for name, range_ in cell.space.items()},
             "chosen": None if best is None else dict(best.values),
             "chosen_trial": None if best is None else best.number,
-            "val_accuracy": None if best is None else best.accuracy,
+            "val_accuracy": entries[0].accuracy if entries else None,
             "at_the_edge": [] if best is None else _edges(cell.space, best.values),
             "trials": [dataclasses.asdict(trial) for trial in trials],
+            "confirmed": [
+                {"trial": entry.trial.number, "accuracies": [*entry.accuracies]}
+                for entry in (entries if plan.confirmations(cell.name) else [])
+            ],
         }
     return {"study": plan.study.name, "trials": plan.study.tuning.trials, "cells": cells}
 

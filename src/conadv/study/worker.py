@@ -16,9 +16,10 @@ from rich.console import Console
 
 from conadv._command import standing_for
 from conadv.errors import ConadvError, DataError, Interrupted, NonFiniteError
+from conadv.study.choice import finalists
 from conadv.study.claims import Claim, Claims
 from conadv.study.files import StudyFolder
-from conadv.study.outcomes import Outcome, Status, outcome_path
+from conadv.study.outcomes import Outcome, Status, outcome_path, read_outcomes
 from conadv.study.plan import Plan, Task, make_plan
 from conadv.study.search import WORST, Search
 from conadv.training.files import write_text
@@ -118,10 +119,13 @@ class Worker:
         return None
 
     def _is_ready(self, task: Task) -> bool:
-        """A final run waits for all trials that decide its settings."""
-        return task.kind == "trial" or all(
-            self.is_done(trial) for trial in self.plan.trials(task.cell.tuned_as)
-        )
+        """A run waits for all those that decide its settings."""
+        decisive = []
+        if task.kind != "trial":
+            decisive += self.plan.trials(task.cell.tuned_as)
+        if task.kind == "final":
+            decisive += self.plan.confirmations(task.cell.tuned_as)
+        return all(self.is_done(one) for one in decisive)
 
     def _take(self, task: Task, claim: Claim) -> None:
         deaths = self.claims.deaths(claim)
@@ -132,7 +136,10 @@ class Worker:
         try:
             values = self._values(task)
             if values is None:
-                self._conclude(task, {}, "failed", "all trials of its cell failed", 0.0, None)
+                message = "all trials of its cell failed"
+                if task.kind == "confirm":
+                    message = f"fewer than {task.rank} trials of its cell did not fail"
+                self._conclude(task, {}, "failed", message, 0.0, None)
                 return
             self._run(task, claim, values)
         except (Interrupted, KeyboardInterrupt, DataError):
@@ -143,11 +150,16 @@ class Worker:
         """The tuned settings of a run; None if no trial gave any."""
         if task.kind == "trial":
             return self.search.values(task.cell, task.number)
-        trials = self.plan.trials(task.cell.tuned_as)
-        if not trials:
+        if task.kind == "confirm":
+            ranked = self.search.ranked(task.cell)
+            return dict(ranked[task.rank - 1].values) if len(ranked) >= task.rank else None
+        cell = task.cell.tuned_as
+        if not self.plan.trials(cell):
             return {}
-        best = self.search.best(trials[0].cell)
-        return None if best is None else dict(best.values)
+        decisive = [one.name for one in self.plan.confirmations(cell)]
+        found = read_outcomes(self.folder.tasks, decisive)
+        best = finalists(self.plan, self.search, found, cell)
+        return dict(best[0].trial.values) if best else None
 
     def _run(self, task: Task, claim: Claim, values: dict[str, float]) -> None:
         out = self.folder.runs / task.name
@@ -207,7 +219,7 @@ class Worker:
             self.search.tell(
                 task.cell, task.number, WORST if status == "diverged" else accuracy, message
             )
-        kept = self.study.tuning if task.kind == "trial" else self.study.final
+        kept = self.study.final if task.kind == "final" else self.study.tuning
         if not kept.keep_checkpoints:
             shutil.rmtree(RunFolder(out).checkpoints, ignore_errors=True)
         Outcome(
