@@ -131,6 +131,13 @@ class RoundState:
         """Random noise of the attack's size."""
         return self.attack.noise(images, self._generator(images.device))
 
+    def draw_scales(self, count: int) -> Tensor | None:
+        """Radii of so many new copies, as shares of epsilon, where each has its own."""
+        if self.attack.epsilon_min is None:
+            return None
+        device = self.images.device
+        return self.attack.draw_scales(count, self._generator(device), device)
+
     def side_stream(self) -> torch.cuda.Stream | None:
         """The stream for work beside the training pass, or None on a CPU."""
         return self._streams.side(self.images.device)

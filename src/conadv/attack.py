@@ -63,6 +63,12 @@ class Attack:
             running statistics and without dropout. None means train. Users of other libraries
             saw half a point of accuracy between the two. Neither touches the running statistics.
         pixel_range: the range valid pixels lie in, or None for inputs without one (embeddings).
+        epsilon_min: each copy's radius is drawn uniformly between this and epsilon, and its steps
+            shrink in proportion. None: epsilon for all.
+        block_size: perturbations are constant on squares of so many pixels a side, which makes
+            them of low frequency, as the coarse levels of pyramid adversarial training are
+            (Herrmann et al., CVPR 2022). Only black or white pixels, which cannot go one way, may
+            differ from their block.
 
     Raises:
         ValueError: an argument outside the values above; the message says what is allowed.
@@ -83,6 +89,8 @@ class Attack:
     branch: str | None = None
     mode: Literal["train", "eval"] | None = None
     pixel_range: tuple[float, float] | None = (0.0, 1.0)
+    epsilon_min: float | None = None
+    block_size: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", channel_values("mean", self.mean))
@@ -97,6 +105,18 @@ class Attack:
             raise ValueError(f"step_size={self.step_size!r}: a finite number above 0, or None.")
         if not (is_finite(self.random_start) and 0 <= self.random_start <= 1):
             raise ValueError(f"random_start={self.random_start!r}: a probability, from 0 to 1.")
+        if self.epsilon_min is not None and not (
+            is_finite(self.epsilon_min) and 0 <= self.epsilon_min <= self.epsilon
+        ):
+            raise ValueError(
+                f"epsilon_min={self.epsilon_min!r}: from 0 to epsilon={self.epsilon:g}, or None."
+            )
+        if (
+            isinstance(self.block_size, bool)
+            or not isinstance(self.block_size, int)
+            or self.block_size < 1
+        ):
+            raise ValueError(f"block_size={self.block_size!r}: a whole number of pixels, from 1.")
         if self.target not in (None, "random"):
             raise ValueError(f"target={self.target!r}: allowed are None and 'random'.")
         if self.mode not in (None, "train", "eval"):
@@ -158,18 +178,27 @@ class Attack:
             )
         return channel_tensor(value, images.ndim, images.device, images.dtype)
 
-    def _rebuild(self, origin: Tensor, delta: Tensor, dtype: torch.dtype) -> Tensor:
+    def _radius(self, origin: Tensor, scales: Tensor | None) -> geometry.Radius:
+        """Epsilon, or where images have radii of their own, (N, 1, ..., 1)."""
+        if scales is None:
+            return self.epsilon
+        return geometry.per_sample(self.epsilon * scales, origin).to(origin.dtype)
+
+    def _rebuild(
+        self, origin: Tensor, delta: Tensor, dtype: torch.dtype, scales: Tensor | None
+    ) -> Tensor:
         """Project pixel perturbations `delta` around the wide `origin` and add them."""
         mean, std = self._channel("mean", origin), self._channel("std", origin)
+        radius = self._radius(origin, scales)
         if self.pixel_range is None:
-            delta = geometry.project(delta, self.epsilon, self.norm)
+            delta = geometry.project(delta, radius, self.norm)
             return (origin + delta / std).to(dtype)
         low, high = self.pixel_range
         pixels = origin * std + mean
         # An image already outside the range by rounding (resizing, JPEG) may stay where it is.
         delta = geometry.project(
             delta,
-            self.epsilon,
+            radius,
             self.norm,
             (low - pixels).clamp(max=0),
             (high - pixels).clamp(min=0),
@@ -181,26 +210,46 @@ class Attack:
         return bounded.to(dtype)
 
     def check_images(self, images: Tensor) -> None:
-        """Raise ValueError unless `images` are floating point and mean/std fit their channels."""
+        """Raise ValueError unless `images` are floating point and have what the attack needs."""
         check_images(images)
         self._channel("mean", images)
         self._channel("std", images)
+        if self.block_size > 1 and images.ndim != 4:
+            raise ValueError(
+                f"block_size={self.block_size} with inputs of shape {tuple(images.shape)}: only "
+                "images (N, C, H, W) have blocks of pixels. Use block_size=1."
+            )
 
     # -- the pieces of an attack ---------------------------------------------------------------
 
-    def start(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def draw_scales(
+        self, count: int, generator: torch.Generator, device: torch.device
+    ) -> Tensor | None:
+        """Each image's radius as a share of epsilon, shape (count,), in (0, 1]; None: all 1."""
+        if self.epsilon_min is None or self.epsilon == 0:
+            return None
+        least = self.epsilon_min / self.epsilon
+        # From 1 downwards: a radius of exactly 0 has no direction.
+        return 1 - (1 - least) * torch.rand(count, generator=generator, device=device)
+
+    def start(
+        self, images: Tensor, generator: torch.Generator, scales: Tensor | None = None
+    ) -> Tensor:
         """The point each image's attack starts from: itself, or a random point of its ball."""
         if self.random_start == 0:
             return images.detach()
         origin = wide(images)
-        delta = geometry.random_point(origin, self.epsilon, self.norm, generator)
+        radius = self._radius(origin, scales)
+        delta = geometry.random_point(origin, radius, self.norm, generator, self.block_size)
         if self.random_start < 1:
             draw = torch.rand(len(origin), generator=generator, device=origin.device)
             chosen = (draw < self.random_start).reshape(-1, *([1] * (origin.ndim - 1)))
             delta = delta * chosen
-        return self._rebuild(origin, delta, images.dtype)
+        return self._rebuild(origin, delta, images.dtype, scales)
 
-    def ascend(self, images: Tensor, origin: Tensor, gradient: Tensor) -> Perturbed:
+    def ascend(
+        self, images: Tensor, origin: Tensor, gradient: Tensor, scales: Tensor | None = None
+    ) -> Perturbed:
         """One step along `gradient` from `images`, projected around `origin`.
 
         Args:
@@ -208,6 +257,7 @@ class Attack:
             origin: the clean images, same shape.
             gradient: of the quantity to *increase* with respect to `images`; any positive factor
                 on it (a loss scale, a mean over images) changes nothing.
+            scales: of `draw_scales`, where images have radii of their own.
         """
         clean = wide(origin)
         std = self._channel("std", clean)
@@ -215,22 +265,33 @@ class Attack:
         zero_share = ((gradient == 0) | gradient.isnan()).float().mean()
         if self.norm == "l2":
             gradient = gradient / std  # d loss / d pixel
-        direction = geometry.steepest(gradient, self.norm)
+        direction = geometry.steepest(gradient, self.norm, self.block_size)
         delta = self.resolved_step_size * direction
+        if scales is not None:
+            delta = delta * geometry.per_sample(scales, delta).to(delta.dtype)
         if images is not origin:
             delta = delta + (wide(images) - clean) * std
-        return Perturbed(self._rebuild(clean, delta, images.dtype), zero_share, direction)
+        copies = self._rebuild(clean, delta, images.dtype, scales)
+        return Perturbed(copies, zero_share, direction)
 
     @property
     def is_one_sign_step(self) -> bool:
         """Whether its copies are a function of the images, their starts and a sign per value."""
         return self.norm == "linf" and self.steps == 1
 
+    @property
+    def draws_copies(self) -> bool:
+        """Whether a copy depends on random numbers beside the gradient's."""
+        return self.random_start > 0 or self.epsilon_min is not None
+
     def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Random-sign noise (L2: a random direction) of size epsilon: the control of an attack."""
+        self.check_images(images)
         origin = wide(images)
-        delta = self.epsilon * geometry.random_direction(origin, self.norm, generator)
-        return self._rebuild(origin, delta, images.dtype)
+        scales = self.draw_scales(len(images), generator, images.device)
+        direction = geometry.random_direction(origin, self.norm, generator, self.block_size)
+        delta = self._radius(origin, scales) * direction
+        return self._rebuild(origin, delta, images.dtype, scales)
 
     def perturb(
         self,
@@ -245,7 +306,8 @@ class Attack:
         """Run the whole attack and say how much of the gradient was zero. See `__call__`."""
         self.check_images(images)
         images, labels = map_tensors(ordinary, (images, labels))
-        iterate = self.start(images, generator)
+        scales = self.draw_scales(len(images), generator, images.device)
+        iterate = self.start(images, generator, scales)
         goal = labels
         perturbed = Perturbed(iterate, torch.zeros((), device=images.device))
         with forward.attacking(
@@ -263,7 +325,8 @@ class Attack:
                 if self.target is not None:
                     gradient = -gradient
                 at_origin = step == 0 and self.random_start == 0
-                perturbed = self.ascend(images if at_origin else iterate, images, gradient)
+                point = images if at_origin else iterate
+                perturbed = self.ascend(point, images, gradient, scales)
                 iterate = perturbed.images
         return perturbed
 

@@ -256,6 +256,8 @@ def test_other_attacks_keep_their_copies(options: dict[str, Any]) -> None:
         {"step_size": 2 / 255},
         {"epsilon": 0.0},
         {"random_start": 0.5},
+        {"epsilon_min": 1 / 255},
+        {"block_size": 2},
     ],
 )
 def test_one_sign_step_of_any_kind_is_packed(options: dict[str, Any]) -> None:
@@ -265,17 +267,24 @@ def test_one_sign_step_of_any_kind_is_packed(options: dict[str, Any]) -> None:
     assert entry is not None and "bits" in entry
 
 
-@pytest.mark.parametrize("random_start", [1.0, 0.6])
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        {"random_start": 1.0},
+        {"random_start": 0.6},
+        {"epsilon_min": 1 / 255},
+        {"random_start": 0.6, "epsilon_min": 1 / 255, "block_size": 2},
+    ],
+    ids=["starts", "some starts", "radii", "both, in blocks"],
+)
 @pytest.mark.parametrize("target", [None, "random"])
 @pytest.mark.parametrize("share", [1.0, 0.6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_random_starts_are_drawn_again(
-    random_start: float, target: Any, share: float, dtype: torch.dtype, monkeypatch: Any
+def test_random_starts_and_radii_are_drawn_again(
+    drawn: dict[str, Any], target: Any, share: float, dtype: torch.dtype, monkeypatch: Any
 ) -> None:
     """To the bit the copies that would have been kept whole, through a file."""
-    attack = conadv.Attack(
-        8 / 255, MEAN, STD, step_size=5 / 255, random_start=random_start, target=target
-    )
+    attack = conadv.Attack(8 / 255, MEAN, STD, step_size=5 / 255, target=target, **drawn)
     found = []
     for packs in (True, False):
         with monkeypatch.context() as patch:

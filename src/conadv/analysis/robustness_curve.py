@@ -47,8 +47,8 @@ def robustness_curve(
         model: Maps images to logits; left as it was.
         batches: (images standardised, labels) on the model's device, gone through once for each
             radius.
-        attack: Its ``epsilon`` is replaced by each radius in turn, its ``step_size`` by the
-            default for it, its branch and mode as `robust_accuracy` says.
+        attack: Its ``epsilon`` is replaced by each radius in turn, the same for all images, its
+            ``step_size`` by the default for it, its branch and mode as `robust_accuracy` says.
         epsilons: Radii in pixel units, 0 or more.
         branch: Normalisation branch; None takes the model's first.
         restarts: How often to attack each image; it must survive all.
@@ -63,7 +63,7 @@ def robustness_curve(
         raise ValueError("epsilons is empty: give at least one radius, such as 4/255.")
     found = []
     for epsilon in epsilons:
-        sized = replace(attack, epsilon=epsilon, step_size=None)
+        sized = replace(attack, epsilon=epsilon, epsilon_min=None, step_size=None)
         found.append(
             robust_accuracy(model, batches, sized, branch=branch, restarts=restarts, seed=seed)
         )

@@ -71,6 +71,8 @@ class Copies:
     """The clean images they were made from, where somebody needs them."""
     age: int = 0
     """Gradient steps they have taken in the recycled pipeline."""
+    scales: Tensor | None = None
+    """Of their radii, where each has its own and takes further steps."""
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -82,6 +84,7 @@ class Copies:
             "labels": self.labels,
             "origins": self.origins,
             "age": self.age,
+            "scales": self.scales,
         }
 
     @classmethod
@@ -122,6 +125,10 @@ class Round(Protocol):
 
     def noise(self, images: Tensor) -> Tensor:
         """Random noise of the attack's size."""
+        ...
+
+    def draw_scales(self, count: int) -> Tensor | None:
+        """Radii of so many new copies, as shares of epsilon, where each has its own."""
         ...
 
     def side_stream(self) -> torch.cuda.Stream | None:

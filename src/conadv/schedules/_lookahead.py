@@ -24,7 +24,7 @@ class PendingSigns:
     total: int | None
     """Images of that batch; None: not known, in states of development versions."""
     seed: int | None = None
-    """Where the attack starts from random points: of their stream, which is drawn from again."""
+    """Where the attack draws radii or starts: of their stream, which is drawn from again."""
 
     def copies(self, round: Round) -> Copies:
         """The copies that the signs make of the round's images.
@@ -44,11 +44,12 @@ class PendingSigns:
                 "ahead, or peek() is shown, must be the very batch of tau rounds later."
             )
         # The step that the attack took itself, so that the result is the same to the bit.
-        start = origins
+        start, scales = origins, None
         if self.seed is not None:
             again = torch.Generator(images.device).manual_seed(self.seed)
-            start = round.attack.start(origins, again)
-        stepped = round.attack.ascend(start, origins, signs)
+            scales = round.attack.draw_scales(len(origins), again, images.device)
+            start = round.attack.start(origins, again, scales)
+        stepped = round.attack.ascend(start, origins, signs, scales)
         return Copies(stepped.images, rows(round.labels, 0, len(signs), total), origins)
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,7 +78,8 @@ class Lookahead(Schedule):
     What is pending of an L-inf attack of one step is one sign bit per value: the copies are put
     together when their round comes, from the images of that round, which are the ones that were
     attacked, and from the same random starts, drawn again. Of other attacks the copies themselves
-    are kept. A state that goes on on another kind of device (CPU, GPU) gets other random starts.
+    are kept. A state that goes on on another kind of device (CPU, GPU) gets other random starts
+    and radii.
 
     The future batches come from ``adversary.batches(loader)`` or ``adversary.peek(...)``. The
     first tau rounds have no copies and train on clean images alone; so does a round whose batch
@@ -188,7 +190,7 @@ class Lookahead(Schedule):
         perturbed = round.perturb(origins, labels)
         round.report_zero_share(perturbed.zero_share)
         if round.attack.is_one_sign_step and perturbed.direction is not None:
-            seed = perturbed.seed if round.attack.random_start else None
+            seed = perturbed.seed if round.attack.draws_copies else None
             return PendingSigns(PackedSigns.of(perturbed.direction), total, seed)
         kept = origins.clone() if round.keep_origins else None
         return Copies(perturbed.images, labels, kept)

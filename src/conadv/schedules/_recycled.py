@@ -177,8 +177,8 @@ class Recycled(Schedule):
             if old.age >= self.refine or gradient is None:
                 continue
             assert old.origins is not None
-            stepped = round.attack.ascend(old.images, old.origins, gradient)
-            pending.append(Copies(stepped.images, old.labels, old.origins, old.age + 1))
+            stepped = round.attack.ascend(old.images, old.origins, gradient, old.scales)
+            pending.append(replace(old, images=stepped.images, age=old.age + 1))
         total = len(round.images)
         wanted = self.count(total, round.progress)
         # One cohort per round, until together they are as many as wanted; then those that
@@ -187,11 +187,14 @@ class Recycled(Schedule):
         count = max(0, min(total, cohort, wanted - sum(map(len, pending))))
         if count and round.clean_gradient is not None:
             origins = round.images[:count].detach()
-            stepped = round.attack.ascend(origins, origins, round.clean_gradient[:count])
+            scales = round.draw_scales(count)
+            gradient = round.clean_gradient[:count]
+            stepped = round.attack.ascend(origins, origins, gradient, scales)
             round.report_zero_share(stepped.zero_share)
             keep = origins.clone() if self.refine > 1 or round.keep_origins else None
             labels = own_labels(round.labels, count, total)
-            pending.append(Copies(stepped.images, labels, keep, 1))
+            again = scales if self.refine > 1 else None
+            pending.append(Copies(stepped.images, labels, keep, 1, again))
         self._pending = pending
 
     def skip(self) -> None:

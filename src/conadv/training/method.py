@@ -76,9 +76,7 @@ def make_adversary(recipe: Recipe, model: nn.Module, facts: Facts, rounds: int) 
 
 def make_attack(recipe: Recipe, facts: Facts) -> conadv.Attack:
     """The attack of training, on images standardised with the data set's mean and std."""
-    names = ("norm", "steps", "step_size", "random_start", "target", "branch", "mode")
-    settings: dict[str, Any] = {name: getattr(recipe.attack, name) for name in names}
-    return conadv.Attack(recipe.attack.epsilon, mean=facts.mean, std=facts.std, **settings)
+    return conadv.Attack(mean=facts.mean, std=facts.std, **dict(recipe.attack))
 
 
 def make_schedule(recipe: Recipe, rounds: int) -> Schedule:

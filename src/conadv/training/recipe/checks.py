@@ -91,13 +91,17 @@ def _words(numbers: list[int]) -> str:
 
 def _attack_units(recipe: Recipe) -> Iterator[str]:
     attack = recipe.attack
-    yield from _message(lambda: Attack(attack.epsilon, norm=attack.norm), "attack.")
+    radius = list(_message(lambda: Attack(attack.epsilon, norm=attack.norm), "attack."))
+    yield from radius
+    if not radius:
+        least = partial(Attack, attack.epsilon, norm=attack.norm, epsilon_min=attack.epsilon_min)
+        yield from _message(least, "attack.")
     yield from _message(
         lambda: Attack(0.0, norm=attack.norm, step_size=attack.step_size), "attack."
     )
-    radius = recipe.evaluation.robust_epsilon
-    if radius is not None:
-        yield from _message(lambda: Attack(radius, norm=attack.norm), "evaluation.robust_")
+    tested = recipe.evaluation.robust_epsilon
+    if tested is not None:
+        yield from _message(lambda: Attack(tested, norm=attack.norm), "evaluation.robust_")
 
 
 def _method(recipe: Recipe) -> Iterator[str]:

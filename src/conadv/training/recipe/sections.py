@@ -155,6 +155,11 @@ class AttackSection(Section):
     """
     random_start: Number = Field(default=0.0, ge=0, le=1)
     """Probability of starting from a random point of the ball."""
+    epsilon_min: Number | None = Field(default=None, ge=0)
+    """Draw each copy's radius uniformly between this and epsilon; null: epsilon for all."""
+    block_size: Whole = Field(default=1, ge=1)
+    """Side of the squares of pixels on which perturbations are constant: above 1 they are of low
+    frequency."""
     target: Literal["random"] | None = None
     """Climb the true label's loss (null), or descend to a random wrong class."""
     branch: Branch | None = None
