@@ -11,7 +11,7 @@ values a side along the last two dimensions (smaller ones at the far edges): tho
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +107,8 @@ def project(
     afterwards would meet both sets as well, but stop short of the nearest point.
     """
     if norm == "linf":
-        delta = torch.clamp(delta, -epsilon, epsilon)
+        bound: Any = epsilon  # torch types two numbers or two tensors, not either
+        delta = delta.clamp(-bound, bound)
         return delta if low is None or high is None else delta.clamp(low, high)
     if not isinstance(epsilon, Tensor) and epsilon == 0:
         return torch.zeros_like(delta)

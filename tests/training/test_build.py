@@ -11,7 +11,7 @@ import conadv
 from conadv.errors import DataError, RecipeError
 from conadv.training.build import build
 from conadv.training.checkpoint import CheckpointStore
-from conadv.training.method import make_schedule, make_test_attack
+from conadv.training.method import make_attack, make_schedule, make_test_attack
 from conadv.training.splits import load_splits
 from conadv.training.updates import learning_rate_factor
 from support.runs import quietly, tiny
@@ -100,6 +100,30 @@ def test_same_seed_same_weights() -> None:
     c = build(tiny("seed=1")).trainer.model.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert any(not torch.equal(a[k], c[k]) for k in a)
+
+
+def test_attack_of_training_has_every_setting_of_the_recipe() -> None:
+    given = {
+        "epsilon": 8 / 255,
+        "norm": "l2",
+        "steps": 3,
+        "step_size": 2 / 255,
+        "random_start": 0.5,
+        "target": "random",
+        "branch": "adversarial",
+        "mode": "eval",
+        "epsilon_min": 1 / 255,
+        "block_size": 4,
+    }
+    usual = dict(tiny().attack)
+    assert given.keys() == usual.keys() and all(given[name] != usual[name] for name in given)
+    recipe = tiny("method.schedule=sequential", *(f"attack.{n}={v}" for n, v in given.items()))
+    facts = load_splits(recipe, CPU).facts
+    attack = make_attack(recipe, facts)
+    assert {name: getattr(attack, name) for name in given} == given
+    assert (attack.mean, attack.std) == (facts.mean, facts.std)
+    tested = make_test_attack(recipe, facts)
+    assert (tested.epsilon_min, tested.block_size, tested.target) == (None, 1, None)
 
 
 def test_attack_of_the_test_set() -> None:

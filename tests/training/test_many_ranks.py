@@ -13,12 +13,12 @@ from filelock import FileLock
 from support.launches import Case, on_ranks
 from support.runs import final_state
 
-RANDOM = ("attack.random_start=0.5", "attack.target=random")
+RANDOM = ("attack.random_start=0.5", "attack.target=random", "attack.epsilon_min=1/255")
 WHOLE_STEPS = ("data.order_tail=wrap", "optimizer.gsnr_momentum=0.5")
 EQUAL: dict[str, tuple[str, ...]] = {
     "vanilla": ("method.schedule=vanilla",),
     "sequential": ("method.schedule=sequential", *RANDOM),
-    "noise": ("method.schedule=noise",),
+    "noise": ("method.schedule=noise", "attack.epsilon_min=0", "attack.block_size=2"),
     "lookahead": ("method.schedule=lookahead", "method.tau=1"),
     "lookahead3": ("method.schedule=lookahead", "method.tau=3", "method.share=0.5", *RANDOM),
     "lars": ("method.schedule=vanilla", "optimizer.name=lars", "optimizer.lr=0.5"),

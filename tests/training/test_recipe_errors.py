@@ -119,6 +119,10 @@ def test_grey_levels_are_noticed() -> None:
     assert "attack.epsilon=4 is wider than the pixel range" in refusal("attack.epsilon=4")
     assert "did you mean epsilon=4/255?" in refusal("attack.epsilon=4")
     assert "did you mean step_size=2/255?" in refusal("attack.step_size=2")
+    assert "attack.epsilon_min=0.2: from 0 to epsilon=0.1" in refusal(
+        "attack.epsilon=0.1", "attack.epsilon_min=0.2"
+    )
+    assert "attack.block_size=0" in refusal("attack.block_size=0")
     assert "evaluation.robust_epsilon=8 is wider" in refusal("evaluation.robust_epsilon=8")
     assert load_recipe("smoke", ["attack.epsilon=4", "attack.norm=l2"]).attack.epsilon == 4
 

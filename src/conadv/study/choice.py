@@ -25,7 +25,9 @@ class Finalist:
         return statistics.fmean(self.accuracies)
 
 
-def finalists(plan: Plan, search: Search, found: Mapping[str, Outcome], cell: str) -> list[Finalist]:
+def finalists(
+    plan: Plan, search: Search, found: Mapping[str, Outcome], cell: str
+) -> list[Finalist]:
     """The best trials of a cell, best mean first; the best trial alone where none is confirmed.
 
     A confirmation whose loss was not finite counts as `WORST`; one that failed in another way, or
