@@ -304,9 +304,9 @@ def test_dry_run_and_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_dry_run_without_trials(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["study", "fashion-again", "--dry-run", "--images-per-second", "100"]) == 0
+    assert main(["study", "fashion-corners", "--dry-run", "--images-per-second", "100"]) == 0
     shown = capsys.readouterr().out
-    assert "30 runs of 5 cells: 0 trials, 30 final runs" in shown
+    assert "33 runs of 11 cells: 0 trials, 33 final runs" in shown
     assert "as vanilla" not in shown  # there is no other cell that its settings come from
 
 
