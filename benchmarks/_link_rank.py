@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 import torch.distributed as dist
@@ -228,14 +228,25 @@ def commands() -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def answer(found: dict[str, Any]) -> None:
-    """One line of the standard output."""
-    print(json.dumps(found), flush=True)
+def answers() -> TextIO:
+    """The standard output, for answers alone: what anybody else prints goes to standard error.
+
+    Some releases of gloo report their connections there.
+    """
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return own
 
 
 def main() -> None:
     """The only argument is the rank; the first line of the input holds the options."""
     rank = int(sys.argv[1])
+    output = answers()
+
+    def answer(found: dict[str, Any]) -> None:
+        output.write(json.dumps(found) + "\n")
+        output.flush()
+
     torch.set_num_threads(1)
     received = commands()
     options = next(received, None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -86,11 +87,32 @@ def forward_separate(
     model: nn.Module, parts: Sequence[Part], routers: Sequence[Router]
 ) -> list[Any]:
     """One forward per branch: no concatenation of activations inside every split layer."""
-    groups = [list(group) for _, group in groupby(parts, key=lambda part: part.branch)]
-    results = [output for group in groups for output in forward_joint(model, group)]
+    first, *others = [list(group) for _, group in groupby(parts, key=lambda part: part.branch)]
+    results = forward_joint(model, first)
+    with _buffers_as_they_are(model):
+        for group in others:
+            results += forward_joint(model, group)
     for router in routers:
-        router.ambiguous = len(groups) > 1
+        router.ambiguous = bool(others)
     return results
+
+
+@contextmanager
+def _buffers_as_they_are(model: nn.Module) -> Iterator[None]:
+    """DistributedDataParallel does not copy rank 0's buffers once more within a round.
+
+    Every forward does so by itself: twice the communication, and up to torch 2.12 or so it writes
+    to running statistics that the forward before has saved for its backward.
+    """
+    wrapper = find_distributed(model)
+    if wrapper is None:
+        yield
+        return
+    before, wrapper.broadcast_buffers = wrapper.broadcast_buffers, False
+    try:
+        yield
+    finally:
+        wrapper.broadcast_buffers = before
 
 
 def mean_loss(

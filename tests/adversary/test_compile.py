@@ -60,6 +60,7 @@ def test_joint_forwards_compile_the_first_round_and_the_others() -> None:
     assert_same_state(eager, model, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
 def test_compiling_in_place() -> None:
     eager, model = network(), network()
     run(conadv.Adversary(eager, ATTACK, "recycled"), sgd(eager), batches(4))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from conadv.optim import Muon, WarmupPolynomial, param_groups
+from conadv.optim.muon import torch_adjusts_by
 from support import optimizers as support
 
 
@@ -43,6 +44,10 @@ def newton_schulz(g: np.ndarray, steps: int = 5) -> np.ndarray:
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("adjust", ["match_rms_adamw", "original", "spectral_unclamped"])
 def test_a_convolution_is_the_equations_on_its_matrix(nesterov: bool, adjust: str) -> None:
+    if not torch_adjusts_by(adjust):
+        with pytest.raises(ValueError, match=f"{adjust}' is not known to torch .*, which has orig"):
+            Muon([nn.Parameter(torch.randn(6, 3))], adjust_lr_fn=adjust)
+        return
     lr, m, decay = 0.02, 0.9, 0.1
     torch.manual_seed(1)
     w = nn.Parameter(torch.randn(6, 3, 3, 3))

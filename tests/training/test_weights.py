@@ -13,7 +13,7 @@ def test_mnasnet_takes_a_plain_mapping() -> None:
     model = create_model("torchvision/mnasnet0_5")
     state = {name: value.clone() for name, value in model.state_dict().items()}
     fresh = create_model("torchvision/mnasnet0_5")
-    with pytest.raises(ValueError, match="version should be set"):  # torchvision's own way
+    with pytest.raises(ValueError, match="version sh[a-z]+ be set"):  # torchvision's own way
         fresh.load_state_dict(state)
     load_weights(fresh, state)
     assert all(torch.equal(fresh.state_dict()[name], value) for name, value in state.items())

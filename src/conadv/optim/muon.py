@@ -1,6 +1,7 @@
 """Muon for whole networks: matrices and convolutions by Muon, everything else by AdamW."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, overload
 
 import torch
@@ -13,7 +14,7 @@ from conadv.optim._base import at_least_zero, in_unit_interval
 from conadv.optim._sharded import is_dtensor
 
 ADJUST_LR = ("original", "match_rms_adamw", "spectral_unclamped")
-"""How torch scales the learning rate to a matrix's shape."""
+"""How torch scales the learning rate to a matrix's shape; the last one since some later release."""
 
 
 class Muon(Optimizer):
@@ -42,7 +43,7 @@ class Muon(Optimizer):
         momentum: of matrices, in [0, 1).
         nesterov: of matrices.
         ns_steps: Newton-Schulz iterations, 1 to 99.
-        adjust_lr_fn: one of :data:`ADJUST_LR`.
+        adjust_lr_fn: one of :data:`ADJUST_LR` that the installed torch knows.
         betas: decay of AdamW's two moments, each in [0, 1).
         eps: added to AdamW's square root.
 
@@ -210,8 +211,24 @@ class Muon(Optimizer):
             raise ValueError(
                 f"Muon: adjust_lr_fn={s['adjust_lr_fn']!r}; allowed are {', '.join(ADJUST_LR)}."
             )
+        if not torch_adjusts_by(s["adjust_lr_fn"]):
+            known = ", ".join(filter(torch_adjusts_by, ADJUST_LR))
+            raise ValueError(
+                f"Muon: adjust_lr_fn={s['adjust_lr_fn']!r} is not known to torch "
+                f"{torch.__version__}, which has {known}. Take one of them, or a newer torch."
+            )
         if not (isinstance(s["ns_steps"], int) and 1 <= s["ns_steps"] < 100):
             raise ValueError(f"Muon: ns_steps={s['ns_steps']!r}; give a whole number from 1 to 99.")
+
+
+@lru_cache
+def torch_adjusts_by(name: str) -> bool:
+    """Whether the installed torch scales learning rates in this way; its update would not say."""
+    try:
+        torch.optim.Muon([torch.zeros(1, 1)], adjust_lr_fn=name)
+    except ValueError:
+        return False
+    return True
 
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
