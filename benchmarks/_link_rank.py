@@ -209,7 +209,7 @@ class Rank:
     def trace(self, schedule: str, steps: int, folder: str) -> dict[str, Any]:
         """Some steps with communication under the profiler, in Chrome's format."""
         path = Path(folder) / f"{schedule}-rank{self.rank}.json"
-        with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as recorded:
             self.block(schedule, steps, True, record_function)
         recorded.export_chrome_trace(str(path))
         return {"path": str(path)}

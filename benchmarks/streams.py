@@ -19,7 +19,7 @@ from typing import Any
 
 import conadv
 from conadv.bench import machine
-from conadv.bench.steps import Settings, Stepper
+from conadv.bench.stepper import Settings, Stepper
 from conadv.schedules import Schedule
 
 KINDS: dict[str, Callable[[], Schedule]] = {

@@ -7,6 +7,7 @@ import conadv
 from conadv import planning
 from conadv.bench import steps
 from conadv.bench.memory import peak_bytes
+from conadv.bench.stepper import SCHEDULES, Settings
 from conadv.training.models import create_model
 
 SETTINGS = {"model": "cifar/resnet8", "batch": 16, "image_size": 16, "dtype": "float32"}
@@ -16,13 +17,13 @@ SETTINGS = {"model": "cifar/resnet8", "batch": 16, "image_size": 16, "dtype": "f
 def result() -> dict:
     lines: list[str] = []
     found = steps.run(**SETTINGS, repeats=2, warmup=1, memory=False, on_progress=lines.append)
-    assert len(lines) == len(steps.SCHEDULES) + 3  # counting operations, then rounds
+    assert len(lines) == len(SCHEDULES) + 3  # counting operations, then rounds
     return found
 
 
 def test_rows_have_what_a_reader_needs(result: dict) -> None:
     rows = {row["schedule"]: row for row in result["rows"]}
-    assert set(rows) == set(steps.SCHEDULES)
+    assert set(rows) == set(SCHEDULES)
     for row in rows.values():
         assert row["step_ratio"]["p10"] <= row["step_ratio"]["median"] <= row["step_ratio"]["p90"]
         assert row["step_seconds_median"] > 0
@@ -50,7 +51,7 @@ def test_operations_are_those_of_the_schedules(result: dict) -> None:
 
 def test_operations_of_depthwise_convolutions_are_those_of_the_planner() -> None:
     """torch's own counter takes their backward pass for that of dense ones: ten times as much."""
-    settings = steps.Settings("timm/mobilenetv3_small_050", 2, 32, dtype="float32")
+    settings = Settings("timm/mobilenetv3_small_050", 2, 32, dtype="float32")
     model = create_model(settings.model, 3, settings.classes)
     counted = planning.count(model, (3, 32, 32), torch.float32)
     assert steps.count_flops(settings, conadv.Vanilla()) == pytest.approx(2 * counted.train)
@@ -59,7 +60,7 @@ def test_operations_of_depthwise_convolutions_are_those_of_the_planner() -> None
 
 
 def test_memory_is_measured_in_a_process_of_its_own() -> None:
-    settings = steps.Settings("cifar/resnet8", 64, 16, dtype="float32")
+    settings = Settings("cifar/resnet8", 64, 16, dtype="float32")
     small, large = peak_bytes(settings, "vanilla"), peak_bytes(settings, "recycled")
     assert small is not None
     assert large is not None

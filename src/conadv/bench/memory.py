@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from conadv.bench.steps import Settings
+    from conadv.bench.stepper import Settings
 
 
 def peak_bytes(settings: Settings, schedule: str, steps: int = 3) -> int | None:
@@ -56,7 +56,7 @@ def _forget_peak() -> bool:
 def _main(request: str) -> None:
     import torch
 
-    from conadv.bench.steps import SCHEDULES, Settings, Stepper
+    from conadv.bench.stepper import SCHEDULES, Settings, Stepper
 
     asked = json.loads(request)
     settings = Settings(**asked["settings"])

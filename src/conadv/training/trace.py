@@ -28,6 +28,7 @@ class StepTrace:
         self._profile = profile(
             schedule=schedule(wait=wait, warmup=min(WARMUP, total - 1), active=active, repeat=1),
             on_trace_ready=self._write,
+            acc_events=True,  # one cycle, so this changes nothing but a warning of some releases
         )
         self._profile.start()
 
