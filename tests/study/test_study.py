@@ -306,7 +306,7 @@ def test_dry_run_and_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_dry_run_without_trials(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "fashion-corners", "--dry-run", "--images-per-second", "100"]) == 0
     shown = capsys.readouterr().out
-    assert "33 runs of 11 cells: 0 trials, 33 final runs" in shown
+    assert "144 runs of 24 cells: 0 trials, 144 final runs" in shown
     assert "as vanilla" not in shown  # there is no other cell that its settings come from
 
 
