@@ -271,39 +271,6 @@ def test_noise_has_radii() -> None:
     assert found.min() > 0.25 and found.mean() == pytest.approx(0.625, abs=0.04)
 
 
-@pytest.mark.parametrize("schedule", ["lookahead", "recycled", "refine", "noise", "sequential"])
-def test_a_resumed_run_is_the_unbroken_one(schedule: str) -> None:
-    def make() -> conadv.Adversary:
-        made = conadv.Recycled(refine=2) if schedule == "refine" else schedule
-        attack = Attack(EPSILON, MEAN, STD, epsilon_min=0.0, block_size=3)
-        return conadv.Adversary(network(), attack, made)
-
-    unbroken = make()
-    run(unbroken, sgd(unbroken.model), batches(6))
-    first = make()
-    optimizer = sgd(first.model)
-    data = batches(6)
-    halves = ([], [])
-    for number, (images, labels) in enumerate(data):
-        halves[number >= 3].append((images, labels))
-    for adversary, part, later in ((first, halves[0], halves[1][:1]),):
-        for number, (images, labels) in enumerate(part):
-            following = [*part, *later][number + 1]
-            adversary.peek(*following)
-            adversary.loss(images, labels, cross_entropy).backward()
-            adversary.collect()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-    second = make()
-    second.model.load_state_dict(first.model.state_dict())
-    second.load_state_dict(first.state_dict())
-    again = sgd(second.model)
-    again.load_state_dict(optimizer.state_dict())
-    run(second, again, halves[1])
-    for a, b in zip(unbroken.model.parameters(), second.model.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
 def test_a_curve_over_epsilon_has_one_radius_for_all() -> None:
     data = batches(2)
     fixed = Attack(EPSILON, MEAN, STD)

@@ -37,11 +37,11 @@ def through_a_file(state: Any) -> Any:
 class Session:
     """A model, its optimizer and adversary; random starts where the schedule allows them."""
 
-    def __init__(self, make, seed: int = 0) -> None:
+    def __init__(self, make, seed: int = 0, **options: Any) -> None:
         self.model = network(dropout=0.2)
-        attack = ATTACK
         if make().name in ("sequential", "lookahead"):
-            attack = conadv.Attack(EPSILON, mean=MEAN, std=STD, random_start=0.8, target="random")
+            options |= {"random_start": 0.8, "target": "random"}
+        attack = conadv.Attack(EPSILON, mean=MEAN, std=STD, **options)
         self.adversary = conadv.Adversary(self.model, attack, make(), seed=seed)
         self.optimizer = sgd(self.model)
 
@@ -69,18 +69,19 @@ def steps(session: Session, loader, count: int) -> None:
 
 @every_schedule
 @pytest.mark.parametrize("cut", [1, 2, 4])
-def test_a_continued_run_is_the_unbroken_one(make, cut: int) -> None:
+@pytest.mark.parametrize("options", [{}, {"epsilon_min": 0.0, "block_size": 3}])
+def test_a_continued_run_is_the_unbroken_one(make, cut: int, options: dict[str, Any]) -> None:
     data = batches(7)
     torch.manual_seed(0)
-    unbroken = Session(make)
+    unbroken = Session(make, **options)
     steps(unbroken, data, 7)
 
     torch.manual_seed(0)
-    first = Session(make)
+    first = Session(make, **options)
     steps(first, data, cut)
     saved = through_a_file(first.state_dict())
     torch.manual_seed(99)
-    second = Session(make, seed=5)  # another seed: the state's counts
+    second = Session(make, seed=5, **options)  # another seed: the state's counts
     second.load_state_dict(saved)
     steps(second, data[cut:], 7 - cut)
 
