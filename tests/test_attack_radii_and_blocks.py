@@ -222,6 +222,18 @@ def test_every_copy_keeps_to_its_own_radius(norm: Any, steps: int, random_start:
         assert (found > 0.3 * EPSILON * scales).all()
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_steps_shrink_with_the_radius(norm: Any) -> None:
+    images, labels = batches(1, size=16)[0]
+    limits = {"epsilon_min": 0.0, "pixel_range": None}
+    attack = Attack(EPSILON, MEAN, STD, norm=norm, step_size=EPSILON / 4, **limits)
+    copies = attack(network(), images, labels, cross_entropy, generator=generator(5))
+    scales = attack.draw_scales(16, generator(5), torch.device("cpu"))
+    assert scales is not None
+    want = EPSILON / 4 * scales
+    torch.testing.assert_close(radii(copies, images, norm), want, rtol=1e-2, atol=1e-6)
+
+
 def test_the_pixel_range_binds_with_radii_too() -> None:
     images, labels = batches(1, size=32)[0]
     for norm in ("linf", "l2"):

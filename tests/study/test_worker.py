@@ -105,6 +105,33 @@ def test_what_was_luck_on_one_seed_is_not_chosen(tmp_path: Path) -> None:
     assert "seed=1002" in again.command and again.result["test_accuracy"] is None
 
 
+def test_final_runs_wait_for_every_confirmation(tmp_path: Path) -> None:
+    folder, plan = prepared(tmp_path, study(tuning__confirm_seeds=[1001]))
+    elsewhere = "vanilla-b16/best-2-seed-1001"
+    claims = Claims(folder.tasks, 60)
+    make = MadeUp()
+
+    class Late(MadeUp):
+        """When it is asked for the first final run of vanilla, nobody may be left to wait for."""
+
+        def __call__(self, recipe: Recipe, out: Path, **options: Any) -> Result:
+            name = f"{out.parent.name}/{out.name}"
+            if name.startswith("vanilla-b16/seed"):
+                assert (folder.tasks / elsewhere / "outcome.json").exists()
+            elif name == "recycled-b16/seed-1" and not made:
+                made.append(name)
+                held.release()  # the other worker gives it back
+            return make(recipe, out, **options)
+
+    made: list[str] = []
+    held = claims.take(elsewhere)
+    assert held is not None
+    worker(folder, Late()).work()
+    found = outcomes(folder, plan)
+    assert made and len(found) == len(plan.tasks)
+    assert {outcome.status for outcome in found.values()} == {"finished"}
+
+
 def test_a_confirmation_that_diverges_speaks_against_its_settings(tmp_path: Path) -> None:
     folder, plan = prepared(tmp_path, study(tuning__confirm_seeds=[1001]))
 
