@@ -128,6 +128,37 @@ def test_ordinary_training_with_other_settings_is_told_and_counts(make_study: Ma
     )
 
 
+def test_a_method_with_another_optimizer_stands_beside_ordinary_training_with_it(
+    make_study: MakeStudy,
+) -> None:
+    muon = {"optimizer": {"name": "muon"}}
+    methods = dict(METHODS)
+    methods["muon"] = ("vanilla", muon, (0.03, 0.05), 1.0)
+    methods["muon-recycled"] = ("recycled", muon, (0.034, 0.045), 2.0)
+    methods["lamb-recycled"] = ("recycled", {"optimizer": {"name": "lamb"}}, (0.01, 0.01), 2.0)
+    folder = make_study(methods=methods)
+    found = report_of(folder)
+    own, other = gain(found, 1000, "muon"), gain(found, 1000, "muon-recycled")
+    assert own.above is not None and own.above.value == pytest.approx(0.03)
+    assert other.above is not None and other.above.value == pytest.approx(0.004)
+    assert other.robust is not None and other.robust.value == pytest.approx(5 * 0.004)
+    assert other.won_back is None and other.same_compute is None, "muon of 2x was not run"
+    # Of lamb there is no ordinary training: beside the study's own then, as before.
+    lamb = gain(found, 1000, "lamb-recycled")
+    assert lamb.above is not None and lamb.above.value == pytest.approx(0.01)
+    assert lamb.same_compute is not None and lamb.same_compute.value == pytest.approx(0.0, abs=1e-9)
+    assert (
+        "Batch 1,000: muon, ordinary training with muon, is +3.0 points from vanilla. Methods with "
+        "that optimizer are compared with it." in found.findings.sentences
+    )
+    # However good on held-out images, it does not speak for the copies.
+    tuned = json.loads((folder / "tuned.json").read_text())
+    tuned["cells"]["muon-recycled-b1000"]["val_accuracy"] = 1.0
+    (folder / "tuned.json").write_text(json.dumps(tuned))
+    assert report_of(folder).gains[0].chosen is not None
+    assert report_of(folder).gains[0].chosen.cell.key.method == "recycled"  # type: ignore[union-attr]
+
+
 def test_the_best_is_chosen_on_held_out_images(make_study: MakeStudy) -> None:
     folder = make_study()
     found = report_of(folder)

@@ -75,6 +75,9 @@ class Difference:
 class Gain:
     """One method at one batch beside ordinary training at that batch.
 
+    That is the study's ordinary training, or for a method with another optimizer the one with that
+    optimizer, where it was run (:func:`counterpart`).
+
     Attributes:
         cell: The method's setting.
         multiple: Its compute as a multiple of ordinary training's.
@@ -113,7 +116,13 @@ class Gains:
     @property
     def chosen(self) -> Gain | None:
         """The adversarial method that did best on held-out images: the test set has no say."""
-        known = [row for row in self.rows if row.cell.adversarial and row.above is not None]
+        known = [
+            row
+            for row in self.rows
+            if row.cell.adversarial
+            and row.above is not None
+            and _optimizer(row.cell) == _optimizer(self.ordinary)
+        ]
         merits = {id(row): row.cell.merit for row in known}
         if any(merit is None for merit in merits.values()):
             return None
@@ -204,6 +213,22 @@ def equal_epochs(cell: Cell) -> bool:
     return cell.length == 1
 
 
+def counterpart(cell: Cell, peers: Sequence[Cell], ordinary: Cell) -> Cell:
+    """Ordinary training of usual length with a method's own optimizer; else ``ordinary``.
+
+    What an optimizer gains is not what the copies gain.
+    """
+    own = _optimizer(cell)
+    if cell.ordinary or own == _optimizer(ordinary):
+        return ordinary
+    alike = (p for p in peers if p.ordinary and equal_epochs(p) and _optimizer(p) == own)
+    return next(alike, ordinary)
+
+
+def _optimizer(cell: Cell) -> object:
+    return cell.setting("optimizer.name")
+
+
 def at_equal_compute(
     cell: Cell, peers: Sequence[Cell], name: str = "test_accuracy"
 ) -> Difference | None:
@@ -216,19 +241,21 @@ def at_equal_compute(
 
     Args:
         cell: The setting.
-        peers: Settings at the same batch; ordinary ones with the optimizer of the first are used.
+        peers: Settings at the same batch; ordinary ones with the optimizer of the cell's
+            :func:`counterpart` are used.
         name: What is compared, a number of ``result.json``.
     """
-    ordinary = baseline(cell, peers)
+    usual = baseline(cell, peers)
     own, accuracy = cell.mean("compute"), cell.mean(name)
-    if ordinary is None or not own or accuracy is None:
+    if usual is None or not own or accuracy is None:
         return None
+    ordinary = counterpart(cell, peers, usual)
     line = sorted(
         (compute, value, peer)
         for peer in peers
         if peer.ordinary
         and peer is not cell
-        and peer.setting("optimizer.name") == ordinary.setting("optimizer.name")
+        and _optimizer(peer) == _optimizer(ordinary)
         and (compute := peer.mean("compute"))
         and (value := peer.mean(name)) is not None
     )
@@ -262,10 +289,11 @@ def _best_of_each(line: list[tuple[float, float, Cell]]) -> list[tuple[float, fl
 
 
 def _gain(cell: Cell, ordinary: Cell, peers: Sequence[Cell], lost: Difference | None) -> Gain:
-    same = measured_difference(cell, ordinary, "test_accuracy")
+    beside = counterpart(cell, peers, ordinary)
+    same = measured_difference(cell, beside, "test_accuracy")
     own, usual = cell.mean("compute"), ordinary.mean("compute")
     back = None
-    if same is not None and lost is not None and lost.value >= LOSS:
+    if beside is ordinary and same is not None and lost is not None and lost.value >= LOSS:
         back = same.value / lost.value
     return Gain(
         cell,
@@ -273,7 +301,7 @@ def _gain(cell: Cell, ordinary: Cell, peers: Sequence[Cell], lost: Difference | 
         same,
         None if cell.ordinary else at_equal_compute(cell, peers),
         back,
-        measured_difference(cell, ordinary, "robust_accuracy"),
+        measured_difference(cell, beside, "robust_accuracy"),
         None if cell.ordinary else at_equal_compute(cell, peers, "robust_accuracy"),
     )
 

@@ -187,9 +187,7 @@ def _sentences(at_batch: Gains) -> list[str]:
         if chosen is not None and chosen.above is not None:
             said.append(f"Batch {batch}: {_goal(chosen)}")
     said += [
-        f"Batch {batch}: {row.cell.key.method}, which is {name} with other settings, is "
-        f"{points(row.above.value)} points from it{_chance(row.above)}: so much of another "
-        "method's gain may be owed to settings."
+        _other_ordinary(batch, at_batch.ordinary, row, row.above)
         for row in at_batch.rows
         if row.cell.ordinary and row.cell.length == 1 and row.above is not None
     ]
@@ -215,6 +213,21 @@ def _sentences(at_batch: Gains) -> list[str]:
             f"Batch {batch}, better {words} by more than chance: {joined(better) or 'no method'}."
         )
     return said
+
+
+def _other_ordinary(batch: str, usual: Cell, row: Gain, above: Difference) -> str:
+    """Ordinary training with other settings, or with another optimizer."""
+    name, optimizer = row.cell.key.method, row.cell.setting("optimizer.name")
+    apart = f"is {points(above.value)} points from {{}}{_chance(above)}"
+    if optimizer != usual.setting("optimizer.name"):
+        return (
+            f"Batch {batch}: {name}, ordinary training with {optimizer}, "
+            f"{apart.format(usual.key.method)}. Methods with that optimizer are compared with it."
+        )
+    return (
+        f"Batch {batch}: {name}, which is {usual.key.method} with other settings, "
+        f"{apart.format('it')}: so much of another method's gain may be owed to settings."
+    )
 
 
 def _goal(chosen: Gain) -> str:
