@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock
 
+from conadv.distributed.world import leave
 from support.waiting import wait_for_all
 
 HEAVY = ("torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict", "conadv.optim")
@@ -35,7 +36,7 @@ def _rank_main(rank: int, world: int, folder: str, module: str) -> None:
             results[name] = {"error": traceback.format_exc()}
     torch.save(results, Path(folder) / f"rank{rank}.pt")
     dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 def _run(module: str, world: int, folder: Path) -> Results:

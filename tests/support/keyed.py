@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 import conadv
+from conadv.distributed.world import leave
 from support.loops import EPSILON, MEAN, STD, batches, cross_entropy, network, sgd
 from support.waiting import wait_for_all
 
@@ -38,7 +39,7 @@ def _rank_main(rank: int, world: int, folder: str) -> None:
     found = {"keyed": copies_of([7, 8, 7]), "by rank": copies_of([None] * ROUNDS)}
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 def on_ranks(world: int, folder: Path) -> list[dict[str, torch.Tensor]]:

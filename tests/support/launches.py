@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from conadv.distributed.world import import_holder, leave
 from conadv.errors import ConadvError
 from support.runs import TINY, StopAfter, quietly, tiny
 from support.waiting import wait_for_all
@@ -55,9 +56,18 @@ def run_cases(folder: Path, cases: Sequence[Case]) -> dict[str, str]:
 def _rank_main(rank: int, size: int, folder: str, cases: Sequence[Case]) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
+    import_holder()
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
     torch.save(run_cases(Path(folder), cases), Path(folder) / f"problems-{rank}.pt")
-    dist.destroy_process_group()
+    leave()
+    if not any("hardware.parallel=fsdp" in overrides for _, overrides, _ in cases):
+        assert not gloo_threads()  # caches of DTensor hold the group
+
+
+def gloo_threads() -> list[str]:
+    """Threads of gloo that this process still has, where they can be seen."""
+    names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
 
 
 def on_ranks(size: int, folder: Path, cases: Sequence[Case]) -> list[dict[str, str]]:

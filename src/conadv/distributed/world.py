@@ -6,8 +6,14 @@ size in the environment. Without these variables a run is one process, and nothi
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
+import importlib
 import os
+import sys
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -20,6 +26,8 @@ from torch.distributed.rendezvous import rendezvous
 from conadv.distributed.watchdog import NoWatchdog, Watchdog
 from conadv.errors import DistributedError
 
+LETTING_GO = 0.2
+"""Seconds that a group's threads get where they cannot be ended."""
 LATER = 30.0
 """Seconds that a collective waits longer than the watchdog, which can say what is wrong."""
 T = TypeVar("T")
@@ -168,6 +176,7 @@ def join(device: str, timeout: float) -> Iterator[World]:
     if place.startswith("cuda"):
         torch.cuda.set_device(place)
         backend = "cpu:gloo,cuda:nccl"
+    import_holder()
     try:
         store, notes = _own_stores(world, timeout)
         dist.init_process_group(
@@ -189,7 +198,40 @@ def join(device: str, timeout: float) -> Iterator[World]:
         yield replace(world, watchdog=watchdog)
     finally:
         watchdog.close()
-        dist.destroy_process_group()
+        leave()
+
+
+def import_holder() -> None:
+    """Import, before there is a group, the module of torch that would hold it for ever.
+
+    ``group.WORLD`` is the default of arguments there: the group that exists when it is imported,
+    as DistributedDataParallel does on first use. Then `leave` could not end the group's threads.
+    """
+    importlib.import_module("torch.distributed.nn.functional")
+
+
+def leave() -> None:
+    """Leave the process group, and end its threads with it.
+
+    gloo's threads let go of a finished collective's tensors on their own time. One that does so
+    while the interpreter shuts down aborts the process, after a run that went well. The threads
+    end with the last reference to the group, and wrappers that refer to themselves hold some.
+    """
+    group = dist.group.WORLD  # Python's reference goes last: it waits for threads without the GIL
+    alive = weakref.ref(group)
+    dist.destroy_process_group()
+    gc.collect()
+    if sys.exc_info()[0] is not None:  # the error on its way out holds the wrappers
+        atexit.register(_end_threads, [group])
+        return
+    del group
+    if alive() is not None:  # in DTensor's caches for good, say: a moment to let go has to do
+        time.sleep(LETTING_GO)
+
+
+def _end_threads(groups: list[Any]) -> None:
+    gc.collect()
+    groups.clear()
 
 
 def _own_stores(world: World, timeout: float) -> tuple[Any, Any]:
