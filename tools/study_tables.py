@@ -27,6 +27,15 @@ def quickstart() -> str:
     return table(header, rows)
 
 
+def study_command(name: str) -> str:
+    """What remakes a published study: its name while the shipped definition is still the same."""
+    from conadv.study.files import load_study
+
+    published = f"results/{name}/study.yaml"
+    same = load_study(name) == load_study(ROOT / published)
+    return f"`conadv study {name if same else published} --workers 2`"
+
+
 def campaign(name: str) -> str:
     """The tables of a published study; empty until there is one."""
     folder = ROOT / "results" / name
@@ -47,7 +56,7 @@ def campaign(name: str) -> str:
     hardware, versions = environment["hardware"], environment["versions"]
     parts.append(
         f"{len(found.runs)} final runs on {hardware['processor']}, {hardware['threads']} thread "
-        f"each, torch {versions['torch']}; `conadv study {name} --workers 2` remakes them, "
+        f"each, torch {versions['torch']}; {study_command(name)} remakes them, "
         f"[results/{name}](results/{name}/report.md) has all of it.\n"
     )
     return "\n".join(parts)
@@ -107,7 +116,7 @@ def goal() -> str:
                 )
     header = ["data", "lost", "method", "compute", "above ordinary training"]
     header += ["at equal compute", "under attack, at equal compute", "goal"]
-    commands = " and ".join(f"`conadv study {name} --workers 2`" for name in STUDIES)
+    commands = " and ".join(study_command(name) for name in STUDIES)
     note = f"\nPoints of accuracy ± one standard error; seeds: {', '.join(seeds)}. "
     return table(header, rows) + f"{note}{commands} remake it.\n"
 
@@ -151,7 +160,7 @@ def corners() -> str:
     header = ["change", "held-out accuracy", "above ordinary training, same seed", "compute"]
     header.append("training accuracy")
     seeds = max(map(len, of_method.values()))
-    note = f"\n`conadv study fashion-corners --workers 2` remakes it, {seeds} seeds of each.\n"
+    note = f"\n{study_command('fashion-corners')} remakes it, {seeds} seeds of each.\n"
     return table(header, rows) + note
 
 
