@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import conadv
+from conadv.distributed.world import import_holder, leave
 from conadv.overlap import DeferredAllReduce
 from conadv.schedules import Schedule
 from conadv.training.models import create_model
@@ -253,6 +254,7 @@ def main() -> None:
     if options is None:
         return
     meeting = f"file://{options['meeting']}"
+    import_holder()
     dist.init_process_group(
         "gloo", init_method=meeting, rank=rank, world_size=WORLD, timeout=TIMEOUT
     )
@@ -263,7 +265,8 @@ def main() -> None:
             answer(getattr(worker, command.pop("do"))(**command))
     except BrokenPipeError:
         os._exit(1)  # nobody is left to read the answer, or a traceback
-    dist.destroy_process_group()
+    del worker  # its wrapper holds the group, whose threads are to end now
+    leave()
 
 
 if __name__ == "__main__":

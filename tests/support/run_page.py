@@ -3,6 +3,7 @@
 Each block keeps its line numbers, so that a traceback points into the page.
 """
 
+import gc
 import socket
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from conadv.distributed.world import import_holder
 from support.markdown import blocks
 
 
@@ -53,4 +55,8 @@ if __name__ == "__main__":
     page = Path(sys.argv[1])
     stay_on_this_machine()
     use_one_thread_and_no_code_generator()
-    exec(compile(program(page), str(page), "exec"), {"__name__": "__main__"})
+    import_holder()
+    names = {"__name__": "__main__"}
+    exec(compile(program(page), str(page), "exec"), names)
+    names.clear()
+    gc.collect()  # gloo's threads end with the last wrapper, and not while the interpreter does
