@@ -8,9 +8,12 @@ second, rank 0 reads them all, and what is found out is left in the store for ev
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
+import re
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +32,7 @@ TAIL = (
 GRACE = 5.0
 """Seconds that the main thread gets to end by itself, once the verdict is known."""
 _PACKAGE = str(Path(__file__).parents[1])
+_FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 
 class NoWatchdog:
@@ -199,11 +203,19 @@ class Watchdog(NoWatchdog):
 
 
 def _line_of(thread: int | None) -> str:
-    """Where a thread is in this package, such as ``training/trainer.py:203 in _round``."""
-    frame = sys._current_frames().get(thread or 0)
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if path.startswith(_PACKAGE) and not path.startswith(f"{_PACKAGE}/distributed"):
-            return f"{path[len(_PACKAGE) + 1 :]}:{frame.f_lineno} in {frame.f_code.co_name}"
-        frame = frame.f_back
+    """Where a thread is in this package, such as ``training/trainer.py:203 in _round``.
+
+    As faulthandler writes it: to walk another thread's frames from Python can crash or block the
+    interpreter (python/cpython#99110, #106883).
+    """
+    with contextlib.suppress(OSError), tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        mine = re.search(
+            rf"hread 0x0*{thread or 0:x}\b[^\n]*\n((?:  .*\n)*)",
+            file.read().decode(errors="replace"),
+        )
+        for path, line, name in _FRAME.findall(mine[1] if mine else ""):
+            if path.startswith(_PACKAGE) and not path.startswith(f"{_PACKAGE}/distributed"):
+                return f"{path[len(_PACKAGE) + 1 :]}:{line} in {name}"
     return ""
