@@ -1,5 +1,6 @@
 """The run folder refuses to mix runs, and its line files never repeat a step."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,44 @@ def test_a_folder_that_holds_a_run_is_refused_with_the_resume_command(tmp_path: 
     with pytest.raises(RunFolderError, match=r"already holds a run.*--resume"):
         folder.create("a: 2\n", {})
     assert folder.recipe.read_text() == "a: 1\n"
+
+
+@pytest.mark.parametrize("at", ["environment.json", "recipe.yaml"])
+def test_a_kill_while_it_is_made_leaves_a_free_folder(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    replace = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if target.name == at:
+            raise SystemExit
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)  # no time to clean up
+    with pytest.raises(SystemExit):
+        folder.create("a: 1\n", {})
+    monkeypatch.undo()
+    assert (folder.root / f"{at}.partial").exists() and folder.checkpoints.is_dir()
+    folder.create("a: 2\n", {})
+    assert folder.recipe.read_text() == "a: 2\n"
+    assert sorted(p.name for p in folder.root.iterdir()) == [
+        "checkpoints",
+        "environment.json",
+        "recipe.yaml",
+    ]
+
+
+@pytest.mark.parametrize("mine", ["mine.txt", "metrics.jsonl", "checkpoints/step_00000001.pt"])
+def test_what_is_not_of_a_run_that_was_being_made_stays(mine: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.checkpoints.mkdir(parents=True)
+    folder.environment.write_text("{}")
+    (folder.root / mine).touch()
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        folder.require_free()
+    assert (folder.root / mine).exists() and folder.environment.exists()
 
 
 def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:

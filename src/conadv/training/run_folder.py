@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from conadv.errors import RunFolderError
-from conadv.training.files import remove_partial, write_json, write_text
+from conadv.training.files import TEMPORARY_SUFFIX, remove_partial, write_json, write_text
 
 
 class RunFolder:
@@ -37,9 +37,15 @@ class RunFolder:
     def require_free(self) -> None:
         """Check that a new run may begin here: the folder is absent or empty.
 
+        What :meth:`create` leaves when it is killed holds no step, and is cleared away.
+
         Raises:
             RunFolderError: The folder holds a run, or files that are not a run.
         """
+        if self._half_made():
+            remove_partial(self.root)
+            self.environment.unlink(missing_ok=True)
+            self.checkpoints.rmdir()
         if self.holds_run():
             raise RunFolderError(
                 f"{self.root} already holds a run. To continue it: {self.resume_command()}. "
@@ -50,6 +56,14 @@ class RunFolder:
                 f"{self.root} exists and is not an empty folder, and it is not a run either. "
                 "Give a new folder with --out."
             )
+
+    def _half_made(self) -> bool:
+        """Whether :meth:`create`, which writes the recipe last, began here and did not end."""
+        if self.recipe.exists() or not self.checkpoints.is_dir() or any(self.checkpoints.iterdir()):
+            return False
+        made = (self.checkpoints.name, self.environment.name)
+        parts = tuple(p.name + TEMPORARY_SUFFIX for p in (self.environment, self.recipe))
+        return all(path.name in made + parts for path in self.root.iterdir())
 
     def create(self, recipe_text: str, environment: dict[str, Any]) -> None:
         """Start a new run.
