@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import conadv
-from conadv.distributed.world import import_holder, leave
+from conadv.distributed.world import leave
 from conadv.overlap import DeferredAllReduce
 from conadv.schedules import Schedule
 from conadv.training.models import create_model
@@ -254,7 +254,6 @@ def main() -> None:
     if options is None:
         return
     meeting = f"file://{options['meeting']}"
-    import_holder()
     dist.init_process_group(
         "gloo", init_method=meeting, rank=rank, world_size=WORLD, timeout=TIMEOUT
     )

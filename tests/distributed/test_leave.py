@@ -1,11 +1,13 @@
 """Leaving a process group ends its threads: a run that went well is not aborted at its end."""
 
 import os
-import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from support.ports import free_port
 
 LATE = """
 import sys
@@ -39,11 +41,9 @@ assert not gloo_threads()
 @pytest.mark.parametrize(("how", "code"), [("well", 0), ("error", 3)])
 def test_collectives_under_way_do_not_abort_the_process(how: str, code: int) -> None:
     """The process's own exit code, and not that of an abort, also after an error."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    found = os.pathsep.join(p for p in ("tests", os.environ.get("PYTHONPATH", "")) if p)
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    tests = str(Path(__file__).parents[1])
+    found = os.pathsep.join(p for p in (tests, os.environ.get("PYTHONPATH", "")) if p)
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     limits = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": found}
     ranks = [
         subprocess.Popen(

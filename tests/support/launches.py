@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from conadv.distributed.world import import_holder, leave
+from conadv.distributed.world import leave
 from conadv.errors import ConadvError
 from support.runs import TINY, StopAfter, quietly, tiny
 from support.waiting import wait_for_all
@@ -56,7 +56,6 @@ def run_cases(folder: Path, cases: Sequence[Case]) -> dict[str, str]:
 def _rank_main(rank: int, size: int, folder: str, cases: Sequence[Case]) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
-    import_holder()
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
     torch.save(run_cases(Path(folder), cases), Path(folder) / f"problems-{rank}.pt")
     leave()

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed.nn.functional  # before a page makes a group, which it would hold
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conadv.distributed.world import import_holder
 from support.markdown import blocks
 
 
@@ -39,8 +41,6 @@ def program(page: Path) -> str:
 
 def use_one_thread_and_no_code_generator() -> None:
     """Make torch cheap: blocks that compile are traced and run, without a C++ compiler."""
-    import torch
-
     torch.set_num_threads(1)
     torch.manual_seed(0)
     compile_ = torch.compile
@@ -55,7 +55,6 @@ if __name__ == "__main__":
     page = Path(sys.argv[1])
     stay_on_this_machine()
     use_one_thread_and_no_code_generator()
-    import_holder()
     names = {"__name__": "__main__"}
     exec(compile(program(page), str(page), "exec"), names)
     names.clear()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import importlib
 import os
 import sys
 import time
@@ -21,6 +20,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Before there is a group: the defaults of its arguments would hold the group for ever, and `leave`
+# could not end its threads. DistributedDataParallel imports it on first use.
+import torch.distributed.nn.functional
 from torch.distributed.rendezvous import rendezvous
 
 from conadv.distributed.watchdog import NoWatchdog, Watchdog
@@ -176,7 +179,6 @@ def join(device: str, timeout: float) -> Iterator[World]:
     if place.startswith("cuda"):
         torch.cuda.set_device(place)
         backend = "cpu:gloo,cuda:nccl"
-    import_holder()
     try:
         store, notes = _own_stores(world, timeout)
         dist.init_process_group(
@@ -199,15 +201,6 @@ def join(device: str, timeout: float) -> Iterator[World]:
     finally:
         watchdog.close()
         leave()
-
-
-def import_holder() -> None:
-    """Import, before there is a group, the module of torch that would hold it for ever.
-
-    ``group.WORLD`` is the default of arguments there: the group that exists when it is imported,
-    as DistributedDataParallel does on first use. Then `leave` could not end the group's threads.
-    """
-    importlib.import_module("torch.distributed.nn.functional")
 
 
 def leave() -> None:
