@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from conadv.bench import machine
+from conadv.trainer.run import environment as machine
 
 Phases = Sequence[Sequence[float]]
 """Seconds of each phase of each step, shape (steps, phases)."""

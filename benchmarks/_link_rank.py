@@ -27,10 +27,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import conadv
-from conadv.distributed.world import leave
-from conadv.overlap import DeferredAllReduce
+from conadv.adversary.overlap import DeferredAllReduce
 from conadv.schedules import Schedule
-from conadv.training.models import create_model
+from conadv.trainer.distributed.world import leave
+from conadv.trainer.models.zoo import create_model
 
 SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "vanilla": conadv.Vanilla,

@@ -16,7 +16,7 @@ import torchvision
 from timm.models import register_model
 from torch import nn
 
-from conadv.training.models import create_model
+from conadv.trainer.models.zoo import create_model
 
 
 def _register(name: str) -> None:

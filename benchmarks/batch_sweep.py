@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 
-from conadv.bench import machine
-from conadv.training.build import build
-from conadv.training.recipe import load_recipe
-from conadv.training.trainer import Trainer
+from conadv.trainer.build import build
+from conadv.trainer.recipe import load_recipe
+from conadv.trainer.run import environment as machine
+from conadv.trainer.trainer import Trainer
 
 SCHEDULES = ("vanilla", "sequential", "lookahead", "recycled")
 BATCHES = (1024, 8192, 98304)

@@ -1,4 +1,4 @@
-"""Images per second of `conadv.data.decoding` against timm's training transform, one core each.
+"""Images per second of our decoding against timm's training transform, one core each.
 
     pip install --no-deps foolbox scikit-image scikit-learn    # only for the photographs in them
     python benchmarks/decode.py --json benchmarks/results/decode-cpu.json
@@ -26,8 +26,8 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from conadv.bench import machine
-from conadv.data.decoding import CentreCrop, Pipeline
+from conadv.trainer.data.decoding import CentreCrop, Pipeline
+from conadv.trainer.run import environment as machine
 
 BAR = 1.3
 CARRIERS = ("foolbox", "skimage", "sklearn")

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from conadv.bench import machine
-from conadv.training.recipe import Recipe, load_recipe
+from conadv.trainer.recipe import Recipe, load_recipe
+from conadv.trainer.run import environment as machine
 
 CLASSES = 1000
 TRAIN_IMAGES = 1_281_167

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from conadv.bench import machine
+from conadv.trainer.run import environment as machine
 
 SCHEDULES = ("vanilla", "sequential", "lookahead", "recycled", "noise")
 LONGEST = 600.0

@@ -3,9 +3,9 @@
     python benchmarks/link_overlap.py --json benchmarks/results/link-overlap.json
 
 Two gloo ranks, one thread and one core each, train with DistributedDataParallel through
-`conadv.overlap.DeferredAllReduce` in the loop of docs/loop.md. They live in two network namespaces
-that a veth pair joins; ``tc ... tbf`` limits both directions (Linux, root). Where that cannot be
-made, or with ``--link hook``, the communication hook waits as long as the link would have taken.
+`DeferredAllReduce` in the loop of docs/loop.md. They live in two network namespaces that a veth
+pair joins; ``tc ... tbf`` limits both directions (Linux, root). Where that cannot be made, or with
+``--link hook``, the communication hook waits as long as the link would have taken.
 
 Exposed communication is the time of a step minus that of the same step, on the same ranks in the
 same process, with the all-reduce switched off. Blocks of both and of all schedules alternate.
@@ -34,7 +34,7 @@ import torch
 from _link_network import HookLink, Link, VethLink, why_no_namespaces
 from _link_processes import Ranks
 
-from conadv.bench import machine
+from conadv.trainer.run import environment as machine
 
 SCHEDULES = ("vanilla", "sequential", "lookahead")
 WARMUP = 3

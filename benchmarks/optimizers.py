@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from conadv.bench import optimizers
+from conadv.lab.bench import optimizers
 
 FOREACH, FUSED_ON_CPU = 1.0, 0.6
 """Largest medians of the time over timm's."""

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from conadv.bench import machine
-from conadv.training.recipe import dump_recipe, load_recipe
+from conadv.trainer.recipe import dump_recipe, load_recipe
+from conadv.trainer.run import environment as machine
 
 SCHEDULES = ("vanilla", "noise", "sequential", "lookahead", "recycled")
 BATCHES = (100, 500, 2500, 5000)

@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from conadv.bench import steps
+from conadv.lab.bench import steps
 
 FLOPS = {"sequential": 2.70, "lookahead": 2.70, "recycled": 2.02, "recycled-budget": 1.02}
 STEP = {"sequential": 2.80, "lookahead": 2.80, "recycled": 2.10, "recycled-budget": 1.06}

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import conadv
-from conadv.bench import machine
-from conadv.bench.stepper import Settings, Stepper
+from conadv.lab.bench.stepper import Settings, Stepper
 from conadv.schedules import Schedule
+from conadv.trainer.run import environment as machine
 
 KINDS: dict[str, Callable[[], Schedule]] = {
     "sequential": conadv.Sequential,

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from conadv.bench import machine
+from conadv.trainer.run import environment as machine
 
 BAR = 0.02
 

@@ -25,8 +25,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from conadv.bench import machine
-from conadv.data import load_dataset
+from conadv.trainer.data import load_dataset
+from conadv.trainer.run import environment as machine
 
 BARS = {"cifar/resnet18": 1.1, "cifar/resnet20": 1.5}
 SKIP = 3

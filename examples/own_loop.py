@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import conadv
-from conadv.data import load_dataset, standardise
 from conadv.optim import LARS, param_groups, warmup_poly
+from conadv.trainer.data import load_dataset, standardise
 
 
 def network(channels: int, classes: int) -> nn.Module:

@@ -133,7 +133,7 @@ def test_kubernetes(tmp_path: Path) -> None:
 
 
 def test_recipes_that_are_named_exist() -> None:
-    from conadv.training.recipe import load_recipe
+    from conadv.trainer.recipe import load_recipe
 
     for text in [(ROOT / "deploy" / f).read_text() for f in ("slurm.sbatch", "pytorchjob.yaml")]:
         names = [

@@ -137,7 +137,7 @@ def check_conadv(arguments: list[str]) -> None:
     from typer.exceptions import Exit
 
     from conadv.cli import app
-    from conadv.training.recipe import load_recipe, recipe_names
+    from conadv.trainer.recipe import load_recipe, recipe_names
 
     command = typer.main.get_command(app)
     path = ["conadv"]

@@ -58,7 +58,7 @@ def imported(code: str) -> set[str]:
     return {name for name in loaded if not name.startswith("_sysconfigdata")}
 
 
-@pytest.mark.parametrize("module", ["conadv", "conadv.optim", "conadv.planning"])
+@pytest.mark.parametrize("module", ["conadv", "conadv.optim", "conadv.lab.planning"])
 def test_the_library_imports_torch_and_numpy_alone(module: str) -> None:
     before = imported("import torch, numpy")
     after = imported(f"import {module}")
@@ -66,39 +66,125 @@ def test_the_library_imports_torch_and_numpy_alone(module: str) -> None:
     assert after - allowed == set()
 
 
-# -- the layers --------------------------------------------------------------------------------
+# -- the rooms ---------------------------------------------------------------------------------
 
-CORE = {"attack", "geometry", "branches", "schedules", "adversary", "overlap", "errors"}
-# What the core's files share; a private file at the top is the core's.
-CORE |= {path.stem for path in PACKAGE.glob("_*.py") if not path.stem.startswith("__")}
-LAYERS: dict[str, set[str]] = {
-    # What a room may import, besides itself. The core stands on nothing.
-    **{name: CORE for name in CORE},
-    "optim": {"errors"},
-    "data": {"errors"},
-    "analysis": CORE | {"data", "optim"},
-    "planning": CORE,
-    "precision": {"errors"},
-    "distributed": {"errors"},
-    "integrations": CORE | {"optim"},
-    # A report reads run folders: it never needs the code that made the run.
-    "report": {"errors"},
-    "training": CORE | {"optim", "data", "analysis", "precision", "recipes", "distributed"},
-    "bench": CORE | {"optim", "data", "precision", "training", "analysis"},
-    "study": CORE | {"training", "report", "analysis", "data", "optim"},
+SHARED = {"errors", "_tree", "_seeds"}
+"""What every room may use."""
+LIBRARY: dict[str, set[str]] = {
+    "branches": set(),
+    "attack": {"branches"},
+    "schedules": {"attack"},
+    "adversary": {"attack", "branches", "schedules"},
+    "optim": set(),
 }
-"""Rooms that are not named here (cli, commands, quickstart) stand on top and may import any."""
+"""For a training loop of one's own: torch and numpy alone."""
+TRAINER: dict[str, set[str]] = {
+    "trainer/data": set(),
+    "trainer/models": set(),
+    "trainer/distributed": set(),
+    "trainer/recipe": {"trainer/data", "trainer/models"},
+    "trainer/input": {"trainer/data", "trainer/distributed", "trainer/recipe"},
+    "trainer/run": {"trainer/input"},
+    "trainer/step": set(),
+    "trainer/update": {"trainer/recipe"},
+    "trainer/trainer": {
+        "trainer/distributed",
+        "trainer/input",
+        "trainer/step",
+        "trainer/checkpoint",
+    },
+    "trainer/build": {
+        "trainer/data",
+        "trainer/distributed",
+        "trainer/evaluation",
+        "trainer/input",
+        "trainer/models",
+        "trainer/recipe",
+        "trainer/run",
+        "trainer/step",
+        "trainer/trainer",
+        "trainer/update",
+    },
+    "trainer/checkpoint": {
+        "trainer/build",
+        "trainer/distributed",
+        "trainer/input",
+        "trainer/recipe",
+        "trainer/run",
+    },
+    "trainer/evaluation": {
+        "trainer/checkpoint",
+        "trainer/data",
+        "trainer/input",
+        "trainer/run",
+    },
+    "trainer/probe": {
+        "trainer/build",
+        "trainer/distributed",
+        "trainer/input",
+        "trainer/recipe",
+        "trainer/run",
+        "trainer/step",
+        "trainer/trainer",
+        "trainer/update",
+    },
+    "trainer/loop": {
+        "trainer/build",
+        "trainer/checkpoint",
+        "trainer/distributed",
+        "trainer/recipe",
+        "trainer/run",
+        "trainer/step",
+    },
+    "trainer/start": {
+        "trainer/distributed",
+        "trainer/loop",
+        "trainer/probe",
+        "trainer/recipe",
+        "trainer/run",
+    },
+    "trainer/__init__": {"trainer/start"},
+}
+"""One command, any number of devices. All of it may use the library."""
+LAB: dict[str, set[str]] = {
+    # A report reads run folders: it never needs the code that made the run.
+    "lab/report": set(),
+    "lab/planning": set(),
+    "lab/bench": {"lab/planning"},
+    "lab/analysis": set(),
+    "lab/study": {"lab/report"},
+    "lab/quickstart": {"lab/report"},
+    "lab/__init__": set(),
+}
+"""Does it work, where, and why. All of it but the report may use the library and the trainer."""
+APART = {"lab/report"}
+ON_TOP = {"__init__", "__main__", "cli", "commands"}
+"""These tie everything together and may import any room."""
 
-TORCH_ONLY = CORE | {"optim"}
-"""Rooms whose only dependencies outside the standard library are torch and numpy."""
+MAY_IMPORT: dict[str, set[str]] = {
+    **{name: SHARED for name in SHARED},
+    **{name: SHARED | rooms for name, rooms in LIBRARY.items()},
+    **{name: SHARED | set(LIBRARY) | rooms for name, rooms in TRAINER.items()},
+    **{
+        name: SHARED | rooms | (set() if name in APART else {*LIBRARY, *TRAINER})
+        for name, rooms in LAB.items()
+    },
+}
 
 
 def sources() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room that a module lies in: a folder at the root, or one in a wing."""
+    if parts[0] in ("trainer", "lab"):
+        return "/".join(parts[:2]) if len(parts) > 1 else f"{parts[0]}/__init__"
+    return parts[0]
+
+
+def module_of(path: Path) -> tuple[str, ...]:
+    return path.relative_to(PACKAGE).with_suffix("").parts
 
 
 def imports_of(path: Path) -> set[str]:
@@ -115,33 +201,98 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
+def modules_of(path: Path) -> set[tuple[str, ...]]:
+    """The package's own modules among them, as paths below the package."""
+    found = set()
+    for name in imports_of(path):
+        parts = tuple(name.split(".")[1:])
+        if not name.startswith("conadv."):
+            continue
+        while parts and not (PACKAGE.joinpath(*parts).is_dir() or _file(parts).exists()):
+            parts = parts[:-1]
+        if parts:
+            found.add(parts)
+    return found
+
+
+def _file(parts: tuple[str, ...]) -> Path:
+    return PACKAGE.joinpath(*parts[:-1], f"{parts[-1]}.py")
+
+
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_arrows_point_one_way(path: Path) -> None:
-    room = room_of(path)
+    room = room_of(module_of(path))
+    if room not in ON_TOP:
+        rooms = {room_of(parts) for parts in modules_of(path)}
+        assert rooms - MAY_IMPORT[room] - {room} == set(), f"{room} may not import these"
     names = imports_of(path)
     outside = {n.partition(".")[0] for n in names} - set(sys.stdlib_module_names) - {"conadv"}
-    rooms = {n.split(".")[1] for n in names if n.startswith("conadv.")}
-    rooms = {r for r in rooms if (PACKAGE / r).is_dir() or (PACKAGE / f"{r}.py").exists()}
-    if room in LAYERS:
-        assert rooms - LAYERS[room] - {room} == set(), f"{room} may not import these"
-    if room in TORCH_ONLY or room == "__init__":
+    if room in {*LIBRARY, *SHARED, "__init__"}:
         assert outside - {"torch", "numpy"} == set(), f"{room} stands on torch and numpy"
-    if room == "__init__":
-        assert rooms <= CORE
 
 
-def test_every_core_file_is_under_the_rule() -> None:
-    """A new file beside the core ones has to be given a layer here."""
-    top = {"cli", "commands", "quickstart", "recipes", "__init__", "__main__"}
-    assert {room_of(path) for path in sources()} - set(LAYERS) - top == set()
+def test_wings_point_one_way() -> None:
+    """Lab, then trainer, then library, then what all share: never back."""
+    order = [*SHARED], [*LIBRARY], [*TRAINER], [*LAB]
+    height = {room: floor for floor, rooms in enumerate(order) for room in rooms}
+    for room, rooms in MAY_IMPORT.items():
+        assert all(height[other] <= height[room] for other in rooms), room
+
+
+def test_every_room_is_in_the_table() -> None:
+    """A new file or folder has to be given a place here."""
+    rooms = {room_of(module_of(path)) for path in sources()}
+    assert rooms == {*MAY_IMPORT, *ON_TOP}
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    """Between files, imports inside functions and for type checkers included."""
+    arrows = {
+        module_of(path): {parts for parts in modules_of(path) if _file(parts).exists()}
+        for path in sources()
+        if path.name != "__init__.py"
+    }
+    done: set[tuple[str, ...]] = set()
+
+    def visit(module: tuple[str, ...], trail: list[tuple[str, ...]]) -> None:
+        assert module not in trail, " -> ".join("/".join(m) for m in [*trail, module])
+        if module not in done:
+            for other in sorted(arrows.get(module, ())):
+                if other != module:
+                    visit(other, [*trail, module])
+            done.add(module)
+
+    for module in arrows:
+        visit(module, [])
+
+
+def test_folders_can_be_overlooked() -> None:
+    folders = {path.parent for path in sources()}
+    for folder in folders:
+        count = len([p for p in folder.glob("*.py") if p.name != "__init__.py"])
+        limit = 7 if folder == PACKAGE else 16 if folder.name == "commands" else 13
+        assert count <= limit, f"{folder.relative_to(PACKAGE)} holds {count} files"
+
+
+def test_private_names_stay_in_their_room() -> None:
+    for path in sources():
+        room = room_of(module_of(path))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("conadv"):
+                continue
+            for alias in node.names:
+                parts = (*node.module.split(".")[1:], alias.name)
+                private = any(p.startswith("_") and not p.startswith("__") for p in parts)
+                if private and parts[0] not in SHARED:
+                    assert room_of(parts) == room, f"{path}: {'.'.join(parts)}"
 
 
 def test_the_rule_would_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
     file = tmp_path / "optim" / "lars.py"
     file.parent.mkdir()
-    file.write_text("from ..training import recipe\nfrom . import b\ndef f():\n    import numpy\n")
-    assert imports_of(file) == {"conadv.training.recipe", "conadv.optim.b", "numpy"}
+    file.write_text("from ..trainer import recipe\nfrom . import b\ndef f():\n    import numpy\n")
+    assert imports_of(file) == {"conadv.trainer.recipe", "conadv.optim.b", "numpy"}
 
 
 # -- names and metadata ------------------------------------------------------------------------
@@ -189,17 +340,16 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: list[str]) -> None:
     for pattern in (
         "recipes/*.yaml",
         "studies/*.yaml",
-        "planning/*.yaml",
-        "training/*.yaml",
-        "data/assets/*",
-        "report/templates/*",
-        "report/*.j2",
+        "lab/planning/*.yaml",
+        "lab/bench/*.yaml",
+        "trainer/data/assets/*",
+        "lab/report/templates/*",
     ):
         for path in PACKAGE.glob(pattern):
             if path.is_file() and path.suffix not in {".pyc"}:
                 assert f"conadv/{path.relative_to(PACKAGE)}" in names
     assert any(n.startswith("conadv/recipes/") and n.endswith(".yaml") for n in names)
-    assert any(n.startswith("conadv/data/assets/") for n in names)
+    assert any(n.startswith("conadv/trainer/data/assets/") for n in names)
     assert {n.rpartition("/")[2] for n in names if "/licenses/" in n} == {"LICENSE", "NOTICE"}
 
 

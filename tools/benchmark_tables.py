@@ -184,8 +184,8 @@ def planning() -> str:
     import torch
 
     import conadv
-    from conadv import planning as model
-    from conadv.training.models import create_model
+    from conadv.lab import planning as model
+    from conadv.trainer.models.zoo import create_model
 
     measured = model.read_link_benchmark(ROOT / LINK)
     settings, size = measured.settings, measured.settings["image_size"]
@@ -217,7 +217,7 @@ def planning() -> str:
 
 def models() -> str:
     """Which architectures go through conadv whole."""
-    from conadv.training.model_table import markdown_table, summary
+    from conadv.lab.bench.model_checks import markdown_table, summary
 
     found = read("benchmarks/results/models-check.json")
     environment, rows = found["environment"], found["rows"]

@@ -5,7 +5,7 @@
 FOLDER holds train-images-idx3-ubyte.gz and its three companions (from the project's own page, or
 from Debian's package dataset-fashion-mnist). Takes the first 1,000 training and 200 test images
 of each class, in their original order, and writes them without loss; prints the SHA-256 that
-src/conadv/data/fashion.py must hold.
+src/conadv/trainer/data/fashion.py must hold.
 """
 
 from __future__ import annotations

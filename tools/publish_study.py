@@ -18,9 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conadv.report.content import content
-from conadv.report.page import write_content
-from conadv.report.study import gather, is_study
+from conadv.lab.report.content import content
+from conadv.lab.report.page import write_content
+from conadv.lab.report.study.runs import gather, is_study
 
 STUDY = ("study.yaml", "base.yaml", "tuned.json", "summary.json", "summary.csv")
 RUN = ("result.json", "recipe.yaml", "analysis.json")

@@ -12,8 +12,8 @@ import re
 import sys
 from pathlib import Path
 
-from conadv.training.made_up import images_of
-from conadv.training.recipe import load_recipe, recipe_names
+from conadv.trainer.input.random_images import images_of
+from conadv.trainer.recipe import load_recipe, recipe_names
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 BLOCK = re.compile(r"(<!-- recipes -->\n).*?(<!-- end of recipes -->)", re.DOTALL)

@@ -29,7 +29,7 @@ def quickstart() -> str:
 
 def study_command(name: str) -> str:
     """What remakes a published study: its name while the shipped definition is still the same."""
-    from conadv.study.files import load_study
+    from conadv.lab.study.files import load_study
 
     published = f"results/{name}/study.yaml"
     same = load_study(name) == load_study(ROOT / published)
@@ -41,9 +41,9 @@ def campaign(name: str) -> str:
     folder = ROOT / "results" / name
     if not (folder / "summary.json").exists():
         return ""
-    from conadv.report.content import content
-    from conadv.report.export import gains_table, reach_table
-    from conadv.report.study import gather
+    from conadv.lab.report.content import content
+    from conadv.lab.report.export import gains_table, reach_table
+    from conadv.lab.report.study.runs import gather
 
     found = content(gather([folder]))
     parts = [f"**{found.findings.headline}**\n"]
@@ -72,10 +72,10 @@ def goal() -> str:
     ordinary training of usual length with the same optimizer. Where less than a point was lost,
     there is nothing to win back, and the difference stands for itself.
     """
-    from conadv.report.content import content
-    from conadv.report.large_batch import LOSS, measured_difference
-    from conadv.report.scale_tables import difference
-    from conadv.report.study import gather
+    from conadv.lab.report.content import content
+    from conadv.lab.report.study.large_batch import LOSS, measured_difference
+    from conadv.lab.report.study.runs import gather
+    from conadv.lab.report.study.scale_tables import difference
 
     rows, seeds = [], []
     for name, data in STUDIES.items():
@@ -128,7 +128,7 @@ def corners() -> str:
     """
     import statistics
 
-    from conadv.report.study import gather
+    from conadv.lab.report.study.runs import gather
 
     of_method: dict[str, dict[int, dict[str, Any]]] = {}
     for run in gather([ROOT / "results/fashion-corners"]).runs:

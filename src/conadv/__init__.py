@@ -7,7 +7,14 @@ LAMB, and the command `conadv` for training, evaluation and benchmarks.
 from conadv.adversary import Adversary, Diagnostics
 from conadv.attack import Attack
 from conadv.branches import branch_names, plain, route, split_norms
-from conadv.schedules import Lookahead, Noise, PiecewiseLinear, Recycled, Sequential, Vanilla
+from conadv.schedules import (
+    Lookahead,
+    Noise,
+    PiecewiseLinear,
+    Recycled,
+    Sequential,
+    Vanilla,
+)
 
 __version__ = "0.1.0"
 

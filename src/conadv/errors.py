@@ -44,3 +44,7 @@ class StudyError(ConadvError, ValueError):
 
 class Interrupted(ConadvError):
     """Training was asked to stop (Ctrl-C or SIGTERM) and has written a checkpoint."""
+
+
+class PlanError(ConadvError, ValueError):
+    """Hardware that is not known, or a number of devices that cannot carry the batch."""

@@ -15,7 +15,7 @@ import link_overlap
 import pytest
 from _link_processes import RANK, Ranks
 
-from conadv.bench import machine
+from conadv.trainer.run import environment as machine
 from support.tools import load_tool
 
 TINY = {"model": "cifar/resnet8", "widths": [], "batch": 2, "image_size": 8, "bucket_mb": 0.1}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import conadv
-from conadv.branches import SplitNorm
+from conadv.branches.branches import SplitNorm
 from support.nets import NAMES, conv_net, images, perturb_norms
 
 

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 import conadv
-from conadv.branches import SplitNorm
+from conadv.branches.branches import SplitNorm
 from support.nets import NAMES, conv_net, images, perturb_norms
 
 MODELS = {

@@ -14,7 +14,7 @@ def model():
 
 
 def layouts(model):
-    return [router.layout for router in conadv.branches.find_routers(model)]
+    return [router.layout for router in conadv.branches.branches.find_routers(model)]
 
 
 def output_of(model, branch):

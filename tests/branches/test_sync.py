@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import nn
 
 import conadv
-from conadv.branches import SplitNorm
+from conadv.branches.branches import SplitNorm
 from support.nets import NAMES, conv_net, images, perturb_norms, twin
 
 CONVERTERS = {

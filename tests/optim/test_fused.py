@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from conadv.optim import LAMB, LARS, _fused
+from conadv.optim import LAMB, LARS
+from conadv.optim import fused as _fused
 from support import optimizers as support
 
 SHAPES = ((130, 130), (7,), (64, 33, 3, 3), (16, 1024), ())

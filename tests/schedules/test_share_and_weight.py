@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import conadv
-from conadv._mixing import Part, weights_of
+from conadv.adversary.mixing import Part, weights_of
 from support.loops import ATTACK, SCHEDULES, batches, cross_entropy, network, run, sgd
 
 QUICK = settings(max_examples=60, deadline=None)

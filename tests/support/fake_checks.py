@@ -5,7 +5,7 @@ import signal
 import time
 from typing import Any
 
-from conadv.training.model_check import CheckedModel
+from conadv.lab.bench.model_check import CheckedModel
 
 
 def fake_check(name: str, image_size: int, options: dict[str, Any]) -> CheckedModel:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock
 
-from conadv.distributed.world import leave
+from conadv.trainer.distributed.world import leave
 from support.waiting import wait_for_all
 
 HEAVY = ("torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict", "conadv.optim")

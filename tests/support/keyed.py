@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 import conadv
-from conadv.distributed.world import leave
+from conadv.trainer.distributed.world import leave
 from support.loops import EPSILON, MEAN, STD, batches, cross_entropy, network, sgd
 from support.waiting import wait_for_all
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from conadv.distributed.world import leave
 from conadv.errors import ConadvError
+from conadv.trainer.distributed.world import leave
 from support.runs import TINY, StopAfter, quietly, tiny
 from support.waiting import wait_for_all
 

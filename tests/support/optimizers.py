@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conadv.optim import LAMB, LARS, _fused
+from conadv.optim import LAMB, LARS
+from conadv.optim import fused as _fused
 
 SHAPES = ((5, 3), (4,), (), (2, 3, 3, 3), (0, 3), (40, 10))
 

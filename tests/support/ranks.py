@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import conadv
-from conadv.overlap import DeferredAllReduce
+from conadv.adversary.overlap import DeferredAllReduce
 from support.loops import ATTACK, SCHEDULES, batches, cross_entropy, network, pending, sgd
 
 WORLD = 2

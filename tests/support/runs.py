@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from conadv.training.checkpoint import load_checkpoint
-from conadv.training.loop import train
-from conadv.training.recipe import Recipe, load_recipe
-from conadv.training.result import Result
-from conadv.training.signals import StopRequest
+from conadv.trainer.checkpoint.store import load_checkpoint
+from conadv.trainer.recipe import Recipe, load_recipe
+from conadv.trainer.run.result import Result
+from conadv.trainer.run.signals import StopRequest
+from conadv.trainer.start import train
 
 TINY = (
     "name=tiny",

@@ -5,12 +5,12 @@ from typing import Any
 
 from rich.console import Console
 
-from conadv.study import Plan, Study, StudyFolder, make_plan
-from conadv.study.files import make_study
-from conadv.study.worker import Worker
-from conadv.training.recipe import Recipe
-from conadv.training.result import Result
-from conadv.training.signals import StopRequest
+from conadv.lab.study import Plan, Study, StudyFolder, make_plan
+from conadv.lab.study.files import make_study
+from conadv.lab.study.worker import Worker
+from conadv.trainer.recipe import Recipe
+from conadv.trainer.run.result import Result
+from conadv.trainer.run.signals import StopRequest
 
 TINY_IMAGES: dict[str, Any] = {
     "data.synthetic.size": 8,

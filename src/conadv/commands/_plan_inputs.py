@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conadv.errors import RecipeError
-from conadv.planning import SCHEDULES, Job, Loader, Method, PlanError
-from conadv.training.made_up import images_of as images_of
+from conadv.errors import PlanError, RecipeError
+from conadv.lab.planning import SCHEDULES, Job, Loader, Method
+from conadv.trainer.input.random_images import images_of
 
 if TYPE_CHECKING:
-    from conadv.planning import Network
-    from conadv.training.recipe import Recipe
+    from conadv.lab.planning import Network
+    from conadv.trainer.recipe import Recipe
 
 _STATES = {"lars": 1, "sgd": 1, "lamb": 2}
 """Buffers of an optimizer as large as the weights; of others two, as Adam has."""
@@ -33,8 +33,8 @@ def count_network(recipe: Recipe) -> Network:
     import torch
 
     from conadv import split_norms
-    from conadv.planning import count
-    from conadv.training.models import build_model
+    from conadv.lab.planning import count
+    from conadv.trainer.models.zoo import build_model
 
     shape, classes, _ = images_of(recipe)
     classes = recipe.model.num_classes or classes

@@ -59,8 +59,8 @@ def analyse(
     from rich.console import Console
 
     from conadv.errors import ConadvError
-    from conadv.training.analyse import analyse_run
-    from conadv.training.analysis_settings import AnalysisSettings
+    from conadv.lab.analysis.run.analyse import analyse_run
+    from conadv.lab.analysis.run.analyses import AnalysisSettings
 
     settings = AnalysisSettings(
         images=images,

@@ -38,7 +38,7 @@ def steps(
 
     Counted operations, time and peak memory, each as a ratio.
     """
-    from conadv.bench.steps import run
+    from conadv.lab.bench.steps import run
 
     _check_device(device)
     with _status() as say:
@@ -67,7 +67,7 @@ def optimizers(
     json: Json = None,
 ) -> None:
     """Compare LARS and LAMB steps with timm's, where timm is installed."""
-    from conadv.bench.optimizers import run
+    from conadv.lab.bench.optimizers import run
 
     _check_device(device)
     with _status() as say:
@@ -83,7 +83,7 @@ def _dtype(name: str) -> str:
 
 
 def _check_device(name: str) -> None:
-    from conadv.precision import resolve_device
+    from conadv.trainer.run.device import resolve_device
 
     resolve_device(name)
 

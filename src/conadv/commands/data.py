@@ -20,7 +20,7 @@ def _data() -> None:
 @app.command("list")
 def list_data() -> None:
     """List the data sets that a recipe can name."""
-    from conadv.data import DATASETS
+    from conadv.trainer.data import DATASETS
 
     files = "images of any size where they lie, also ImageNet's archives: data.root=WHERE"
     rows = {**DATASETS, "files": files}
@@ -37,7 +37,7 @@ def fetch(
     ] = None,
 ) -> None:
     """Bring a data set here, checked against its checksum, and say what is in it."""
-    from conadv.data import load_dataset
+    from conadv.trainer.data import load_dataset
 
     found = load_dataset(name, root, say=typer.echo)
     channels, height, width = found.train_images.shape[1:]
@@ -69,7 +69,7 @@ def shard(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from conadv.data.sources import open_source, write_shards
+    from conadv.trainer.data.sources import open_source, write_shards
 
     found = open_source(source, split)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

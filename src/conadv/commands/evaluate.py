@@ -47,7 +47,7 @@ def evaluate(
     if test_set:
         _evaluate_sets(run, test_set, checkpoint, branch, device, workers, json)
         return
-    from conadv.training.evaluate import evaluate_run
+    from conadv.trainer.evaluation.evaluate import evaluate_run
 
     found = evaluate_run(
         run,
@@ -81,8 +81,8 @@ def _evaluate_sets(
     workers: int,
     json: Path | None,
 ) -> None:
-    from conadv.report.imagenet import imagenet_markdown
-    from conadv.training.evaluate_sets import evaluate_sets
+    from conadv.lab.report.imagenet import imagenet_markdown
+    from conadv.trainer.evaluation.imagenet_sets import evaluate_sets
 
     found = evaluate_sets(
         run, sets, checkpoint=checkpoint, branch=branch, device=device, workers=workers
@@ -94,7 +94,7 @@ def _evaluate_sets(
 
 def _radius(text: str) -> float:
     """A radius in pixel units from "4/255" or "0.0157"."""
-    from conadv.training.recipe import load_recipe
+    from conadv.trainer.recipe import load_recipe
 
     # A recipe's own reading of the field, with its checks and its messages.
     return load_recipe("smoke", [f"attack.epsilon={text}"]).attack.epsilon

@@ -26,8 +26,8 @@ def export(
 
     The file has the keys of the original model: torchvision and timm load it by name.
     """
-    from conadv.training.export import export_run
-    from conadv.training.recipe import load_recipe
+    from conadv.trainer.evaluation.export import export_run
+    from conadv.trainer.recipe import load_recipe
 
     written = export_run(run, path, checkpoint=checkpoint, branch=branch)
     library, _, name = load_recipe(run).model.name.partition("/")
@@ -39,6 +39,6 @@ def export(
     elif library == "torchvision":
         typer.echo(f'  model = torchvision.models.get_model("{name}", num_classes=...)')
     else:
-        typer.echo("  from conadv.training.models import create_model")
+        typer.echo("  from conadv.trainer.models.zoo import create_model")
         typer.echo(f'  model = create_model("{library}/{name}", in_chans=..., num_classes=...)')
     typer.echo(f'  model.load_state_dict(load_file("{written}"))')

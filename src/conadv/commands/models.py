@@ -11,8 +11,8 @@ import typer
 from conadv.commands._show import table
 
 if TYPE_CHECKING:
-    from conadv.training.model_check import CheckedModel
-    from conadv.training.model_checks import Results, Target
+    from conadv.lab.bench.model_check import CheckedModel
+    from conadv.lab.bench.model_checks import Results, Target
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -34,7 +34,7 @@ def list_models(
     Each network is made without its weights to look at it, which takes some minutes for all of
     them: give a part of the name, or --no-norms.
     """
-    from conadv.training.model_names import list_normalisations, model_names
+    from conadv.trainer.models.zoo import list_normalisations, model_names
 
     names = model_names(filter)
     if not names:
@@ -76,9 +76,8 @@ def check(
     from dataclasses import replace
     from importlib.metadata import version
 
-    from conadv.bench.machine import environment
-    from conadv.training.model_checks import Results, listed, targets
-    from conadv.training.model_table import markdown_table, summary
+    from conadv.lab.bench.model_checks import Results, listed, markdown_table, summary, targets
+    from conadv.trainer.run.environment import environment
 
     wanted = targets(names) if names else listed()
     if size is not None:
@@ -110,7 +109,7 @@ def _check_all(wanted: Sequence[Target], results: Results, time_limit: float) ->
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    from conadv.training.model_checks import check_models
+    from conadv.lab.bench.model_checks import check_models
 
     if not wanted:
         return

@@ -11,7 +11,7 @@ import typer
 from conadv.commands._show import table, write_json
 
 if TYPE_CHECKING:
-    from conadv.planning import Comparison, DeviceType, Job, Link, Rates
+    from conadv.lab.planning import Comparison, DeviceType, Job, Link, Rates
 
 _PIXELS = 224 * 224
 """The image that a device type's half_batch is given for."""
@@ -66,9 +66,18 @@ def plan(
     For every schedule, and from 1 to 4,096 devices. Nothing is trained.
     """
     from conadv.commands import _plan_inputs as inputs
-    from conadv.planning import Loader, Rates, compare, deal, device_counts, link_named, published
-    from conadv.planning import device_type as find_device
-    from conadv.training.recipe import load_recipe
+    from conadv.lab.planning import (
+        Loader,
+        Rates,
+        compare,
+        deal,
+        device_counts,
+        link_named,
+        published,
+    )
+    from conadv.lab.planning import device_type as find_device
+    from conadv.trainer.input.random_images import images_of
+    from conadv.trainer.recipe import load_recipe
 
     device = find_device(device_type)
     joined = link_named(link, None if latency is None else latency * 1e-6)
@@ -88,7 +97,7 @@ def plan(
     if measured is not None:
         images_per_second = inputs.measured_images_per_second(measured, loaded)
     network = inputs.count_network(loaded)
-    shape, _, _ = inputs.images_of(loaded)
+    shape, _, _ = images_of(loaded)
     if half_batch is None:
         half_batch = device.half_batch * _PIXELS / (shape[1] * shape[2])
     rates = Rates.of(device, network, job.micro_batch, images_per_second, utilisation, half_batch)
@@ -121,7 +130,7 @@ def plan(
         write_json(json, record)
         typer.echo(f"written: {json}")
     if chart is not None:
-        from conadv.report.plan_chart import write_plan_chart
+        from conadv.lab.report.charts.plan_chart import write_plan_chart
 
         typer.echo(f"drawn: {write_plan_chart(record, chart)}")
 
@@ -253,7 +262,7 @@ def _positive(option: str, value: float | None) -> Any:
 
 
 def _rate(option: str, text: str) -> float:
-    from conadv.planning import parse_rate
+    from conadv.lab.planning import parse_rate
 
     rate = parse_rate(text)
     if not rate:

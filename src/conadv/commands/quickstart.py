@@ -17,6 +17,6 @@ def quickstart(
 
     Real images, some minutes; a table and an HTML page with what each gained and cost.
     """
-    from conadv.quickstart import run
+    from conadv.lab.quickstart import run
 
     run(out)

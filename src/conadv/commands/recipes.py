@@ -19,7 +19,7 @@ def _recipes() -> None:
 @app.command("list")
 def list_recipes() -> None:
     """List the recipes that come with the package."""
-    from conadv.training.recipe import load_recipe, recipe_names
+    from conadv.trainer.recipe import load_recipe, recipe_names
 
     recipes = [load_recipe(name) for name in recipe_names()]
     any_published = any(recipe.published is not None for recipe in recipes)
@@ -47,6 +47,6 @@ def show(
 
     The output is a recipe itself: write it to a file, change that, and train from it.
     """
-    from conadv.training.recipe import dump_recipe, load_recipe
+    from conadv.trainer.recipe import dump_recipe, load_recipe
 
     typer.echo(dump_recipe(load_recipe(recipe, overrides or [])), nl=False)

@@ -37,9 +37,9 @@ def report(
     sharpness, robustness, pictures, and the command that remakes every run. It loads nothing and
     works offline. What is not finished is marked and left out of comparisons.
     """
-    from conadv.report import gather
-    from conadv.report.content import content
-    from conadv.report.page import write_content
+    from conadv.lab.report import gather
+    from conadv.lab.report.content import content
+    from conadv.lab.report.page import write_content
 
     first = paths[0] if paths[0].is_dir() else paths[0].parent
     material = content(gather(paths), title=title, pictures=not no_pictures)

@@ -11,8 +11,8 @@ import typer
 from conadv.commands._show import quote, table
 
 if TYPE_CHECKING:
-    from conadv.study import Plan, Study, StudyFolder
-    from conadv.study.plan import Cell
+    from conadv.lab.study import Plan, Study, StudyFolder
+    from conadv.lab.study.plan import Cell
 
 
 def study(
@@ -47,7 +47,7 @@ def study(
     Ctrl-C stops it, the same command goes on. The same command on another machine that sees the
     folder works at the same study.
     """
-    from conadv.study import StudyFolder, load_study
+    from conadv.lab.study import StudyFolder, load_study
 
     if launcher not in ("local", "slurm"):
         raise typer.BadParameter(f"--launcher {launcher}: give local or slurm.")
@@ -67,7 +67,7 @@ def study(
 def _run(given: Study, folder: StudyFolder, workers: int) -> None:
     from rich.console import Console
 
-    from conadv.study import run_study
+    from conadv.lab.study import run_study
 
     def begin(folder: StudyFolder, plan: Plan) -> None:
         typer.echo(f"{_counts(plan)}; folder: {folder.root}", err=True)
@@ -78,10 +78,10 @@ def _run(given: Study, folder: StudyFolder, workers: int) -> None:
 
 
 def _status(folder: StudyFolder) -> None:
-    from conadv.study.cost import duration
-    from conadv.study.plan import make_plan
-    from conadv.study.status import Watch
-    from conadv.study.supervisor import described
+    from conadv.lab.study.cost import duration
+    from conadv.lab.study.plan import make_plan
+    from conadv.lab.study.status import Watch
+    from conadv.lab.study.supervisor import described
 
     plan = make_plan(folder.require_study(), folder.root)
     watch = Watch(folder, plan)
@@ -102,8 +102,8 @@ def _status(folder: StudyFolder) -> None:
 
 
 def _dry_run(given: Study, images_per_second: float | None, workers: int) -> None:
-    from conadv.study.cost import duration, estimate
-    from conadv.study.plan import make_plan
+    from conadv.lab.study.cost import duration, estimate
+    from conadv.lab.study.plan import make_plan
 
     plan = make_plan(given)
     costs = estimate(plan, images_per_second)
@@ -139,8 +139,8 @@ def _settings_of(cell: Cell) -> str:
 
 
 def _slurm(given: Study, folder: StudyFolder, jobs: int, workers: int, options: list[str]) -> None:
-    from conadv.study.plan import make_plan
-    from conadv.study.slurm import parse_options, submit, write_script
+    from conadv.lab.study.plan import make_plan
+    from conadv.lab.study.slurm import parse_options, submit, write_script
 
     make_plan(given)
     folder.prepare(given)

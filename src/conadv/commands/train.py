@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conadv.commands._show import percent, quote
+from conadv.commands._show import percent, quote, table
+from conadv.commands.plan import duration
 
 if TYPE_CHECKING:
-    from conadv.training.recipe import Recipe
-    from conadv.training.result import Result
+    from conadv.trainer.probe.dry_run import DryRun
+    from conadv.trainer.recipe import Recipe
+    from conadv.trainer.run.result import Result
 
 
 def train(
@@ -70,11 +73,11 @@ def train(
     Progress goes to the terminal, to metrics.jsonl and to TensorBoard; result.json has the
     outcome. Ctrl-C writes a checkpoint and says how to go on.
     """
-    from conadv.training.recipe import load_recipe
+    from conadv.trainer.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])  # before the imports that take seconds
     if batch is not None or micro_batch is not None:
-        from conadv.training.recipe.resize import resized
+        from conadv.trainer.recipe.load import resized
 
         given = None if micro_batch in (None, "auto") else _images(micro_batch)
         loaded = resized(loaded, batch, given)
@@ -85,7 +88,7 @@ def train(
 
     if devices is not None and devices > 1 and "RANK" not in os.environ:
         from conadv.commands._launch import launch, own_arguments, without
-        from conadv.distributed import World
+        from conadv.trainer.distributed import World
 
         World(size=devices).slots(loaded.micro_steps)  # says at once which numbers can
         arguments = without(without(own_arguments(), "--devices"), "--max-restarts")
@@ -93,7 +96,7 @@ def train(
 
     from rich.console import Console
 
-    from conadv.training.loop import train as run
+    from conadv.trainer.start import train as run
 
     folder = out or _default_folder(recipe, loaded)
     # Started again by the launcher after a failure: the run is there already.
@@ -114,10 +117,9 @@ def _dry_run(recipe: Recipe, devices: int, *, resume: bool, fitted: bool) -> Non
     for option, given in (("--resume", resume), ("--micro-batch auto", fitted)):
         if given:
             raise typer.BadParameter(f"{option} is for runs: leave it out with --dry-run.")
-    from conadv.commands import _dry_run as output
-    from conadv.training.dry_run import dry_run
+    from conadv.trainer.probe.dry_run import dry_run
 
-    output.show(dry_run(recipe, devices))
+    _show_dry_run(dry_run(recipe, devices))
 
 
 def _images(given: str) -> int:
@@ -150,3 +152,51 @@ def _summary(result: Result, folder: Path) -> str:
             f"  tensorboard --logdir {quote(folder.parent)}",
         ]
     )
+
+
+def _show_dry_run(found: DryRun) -> None:
+    """Print it: the step, the schedule, memory and time."""
+    channels, height, width = found.image
+    typer.echo(f"{found.name}: a dry run, nothing is trained or written.\n")
+    passes = f"{found.micro_steps:,} x {found.micro_batch:,} images"
+    compute = f"{found.compute_factor:.2f} times ordinary training on {found.global_batch:,} images"
+    rows = {
+        "network": f"{found.model}, {found.parameters / 1e6:.2f} M parameters",
+        "branches": f"{', '.join(found.branches)}; batch norm in groups of "
+        f"{found.norm_group:,} images",
+        "data": f"{found.train_images:,} images of {channels} x {height} x {width} in "
+        f"{found.classes:,} classes",
+        "step": f"{found.global_batch:,} images ({found.fresh_per_step:,} fresh ones; "
+        f"{found.trained_per_step:,} trained on in all branches)",
+        "accumulation": f"{passes} on {'each of ' if found.devices > 1 else ''}"
+        f"{found.devices:,} device{'s' if found.devices > 1 else ''}",
+        "compute of a step": compute,
+        "length": f"{found.steps:,} steps ({found.epochs:.1f} epochs), warm-up "
+        f"{found.warmup_steps:,}",
+        "tried": f"one step on {found.device}, {found.precision}: loss {found.loss:.4g}",
+        "time of a step": f"about {duration(found.step_seconds)} on such devices",
+        "time of the run": f"about {duration(found.seconds)}",
+    }
+    table([{"": name, "what it comes to": value} for name, value in rows.items()])
+    typer.echo()
+    points = [
+        {
+            "at": point.what,
+            "step": point.step,
+            "epoch": f"{point.epoch:.2f}",
+            "learning rate": f"{point.learning_rate:.4g}",
+        }
+        for point in found.schedule
+    ]
+    table(points, "schedule")
+    typer.echo()
+    kinds = [field.name for field in fields(found.memory)]
+    memory = [{"memory per device": k, "MB": _megabytes(getattr(found.memory, k))} for k in kinds]
+    table([*memory, {"memory per device": "together", "MB": _megabytes(found.memory.total)}])
+    typer.echo("\nnotes:")
+    for note in found.notes:
+        typer.echo(f"  {note}")
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e6:,.1f}"

@@ -3,11 +3,17 @@
 from conadv.optim.groups import param_groups
 from conadv.optim.lamb import LAMB
 from conadv.optim.lars import LARS
+from conadv.optim.learning_rate import (
+    WarmupCosine,
+    WarmupPolynomial,
+    linear_lr,
+    sqrt_lr,
+    warmup_cosine,
+    warmup_poly,
+)
 from conadv.optim.muon import Muon
-from conadv.optim.scaling import linear_lr, sqrt_lr
 from conadv.optim.sharpness import SAM, AsyncSAM
 from conadv.optim.variance_reduced import VarianceReduction
-from conadv.optim.warmup import WarmupCosine, WarmupPolynomial, warmup_cosine, warmup_poly
 
 __all__ = [
     "LAMB",

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from conadv.optim._base import (
+from conadv.optim.base import (
     Implementation,
     LayerwiseOptimizer,
     gradients,
     in_unit_interval,
     learning_rate,
 )
-from conadv.optim._fused import fused_lamb
-from conadv.optim._sharded import Unfinished, local
+from conadv.optim.fused import fused_lamb
 from conadv.optim.multi_tensor import lamb_apply_list_, lamb_list_, lamb_updates, norms_of
 from conadv.optim.reference import (
     LAMBSettings,
@@ -27,6 +26,7 @@ from conadv.optim.reference import (
     lamb_apply_,
     lamb_update,
 )
+from conadv.optim.sharded import Unfinished, local
 
 Tensors = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 """w, g, m and v of some parameters."""

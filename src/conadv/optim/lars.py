@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from conadv.optim._base import (
+from conadv.optim.base import (
     Implementation,
     LayerwiseOptimizer,
     at_least_zero,
@@ -15,10 +15,10 @@ from conadv.optim._base import (
     in_unit_interval,
     learning_rate,
 )
-from conadv.optim._fused import fused_lars
-from conadv.optim._sharded import Unfinished, local
+from conadv.optim.fused import fused_lars
 from conadv.optim.multi_tensor import lars_list_, norms_of
 from conadv.optim.reference import LARSSettings, lars_
+from conadv.optim.sharded import Unfinished, local
 
 
 class LARS(LayerwiseOptimizer):

@@ -10,8 +10,8 @@ from torch.optim._muon import muon
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from conadv.optim._base import at_least_zero, in_unit_interval
-from conadv.optim._sharded import is_dtensor
+from conadv.optim.base import at_least_zero, in_unit_interval
+from conadv.optim.sharded import is_dtensor
 
 ADJUST_LR = ("original", "match_rms_adamw", "spectral_unclamped")
 """How torch scales the learning rate to a matrix's shape; the last one since some later release."""

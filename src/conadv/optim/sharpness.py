@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conadv.optim._sharded import is_dtensor
 from conadv.optim.multi_tensor import norms_of
+from conadv.optim.sharded import is_dtensor
 
 
 class SAM:

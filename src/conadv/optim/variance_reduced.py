@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conadv.optim._sharded import is_dtensor
+from conadv.optim.sharded import is_dtensor
 
 
 class VarianceReduction:

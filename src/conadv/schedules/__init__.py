@@ -16,10 +16,10 @@ noise         (random signs)              3F           1
 ============  ==========================  ===========  =======================
 """
 
-from conadv.schedules._base import Copies, PiecewiseLinear, Round, Schedule, Vanilla
-from conadv.schedules._lookahead import Lookahead
-from conadv.schedules._recycled import Recycled
-from conadv.schedules._sequential import Noise, Sequential
+from conadv.schedules.base import Copies, PiecewiseLinear, Round, Schedule, Vanilla
+from conadv.schedules.lookahead import Lookahead
+from conadv.schedules.recycled import Recycled
+from conadv.schedules.sequential import Noise, Sequential
 
 SCHEDULES: dict[str, type[Schedule]] = {
     cls.name: cls for cls in (Vanilla, Sequential, Lookahead, Recycled, Noise)

@@ -1,0 +1,8 @@
+"""The object that a training loop holds."""
+
+from conadv.adversary.adversary import Adversary, Diagnostics
+
+__all__ = [
+    "Adversary",
+    "Diagnostics",
+]

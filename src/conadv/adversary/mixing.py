@@ -1,0 +1,208 @@
+"""One mixed batch: parts of several branches, one loss."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conadv._tree import rows
+from conadv.attack import Criterion
+from conadv.attack.checks import check_loss
+from conadv.branches import route
+from conadv.branches.routing import Router
+from conadv.branches.split_norm import SplitNorm
+
+
+@dataclass
+class Part:
+    """The images of one kind in a round."""
+
+    branch: str
+    images: Tensor
+    labels: Any
+    adversarial: bool
+    wants_gradient: bool = False
+    leaf: Tensor | None = None
+    offset: int = 0
+
+    def gradient(self) -> Tensor | None:
+        """The gradient that the backward left for this part's images, or None."""
+        if self.leaf is None or self.leaf.grad is None:
+            return None
+        return self.leaf.grad[self.offset : self.offset + len(self.images)]
+
+
+def weights_of(parts: Sequence[Part], adversarial_weight: float | None) -> list[float]:
+    """Weight of each part's mean loss; they sum to one.
+
+    None gives every image the same weight. Otherwise the adversarial parts share
+    `adversarial_weight` and the others the rest, by their number of images. A round without
+    copies is an ordinary mean.
+    """
+    total = sum(len(part.images) for part in parts)
+    copies = sum(len(part.images) for part in parts if part.adversarial)
+    if adversarial_weight is None or copies in (0, total):
+        return [len(part.images) / total for part in parts]
+    return [
+        len(part.images) / copies * adversarial_weight
+        if part.adversarial
+        else len(part.images) / (total - copies) * (1 - adversarial_weight)
+        for part in parts
+    ]
+
+
+def forward_joint(model: nn.Module, parts: Sequence[Part]) -> list[Any]:
+    """One forward over the concatenated parts; returns each part's rows of the outputs.
+
+    Neighbouring parts of one branch (cohorts of copies) are normalised together.
+    """
+    images = [part.images.detach() for part in parts]
+    mixed = images[0] if len(images) == 1 else torch.cat(images)
+    if any(part.wants_gradient for part in parts):
+        mixed.requires_grad_()
+    layout = [
+        (branch, sum(len(part.images) for part in group))
+        for branch, group in groupby(parts, key=lambda part: part.branch)
+    ]
+    with route(model, layout):
+        outputs = model(mixed)
+    results, start = [], 0
+    for part in parts:
+        stop = start + len(part.images)
+        results.append(rows(outputs, start, stop, len(mixed)))
+        if part.wants_gradient:
+            part.leaf, part.offset = mixed, start
+        start = stop
+    return results
+
+
+def forward_separate(
+    model: nn.Module, parts: Sequence[Part], routers: Sequence[Router]
+) -> list[Any]:
+    """One forward per branch: no concatenation of activations inside every split layer."""
+    first, *others = [list(group) for _, group in groupby(parts, key=lambda part: part.branch)]
+    results = forward_joint(model, first)
+    with _buffers_as_they_are(model):
+        for group in others:
+            results += forward_joint(model, group)
+    for router in routers:
+        router.ambiguous = bool(others)
+    return results
+
+
+@contextmanager
+def _buffers_as_they_are(model: nn.Module) -> Iterator[None]:
+    """DistributedDataParallel does not copy rank 0's buffers once more within a round.
+
+    Every forward does so by itself: twice the communication, and up to torch 2.12 or so it writes
+    to running statistics that the forward before has saved for its backward.
+    """
+    wrapper = find_distributed(model)
+    if wrapper is None:
+        yield
+        return
+    before, wrapper.broadcast_buffers = wrapper.broadcast_buffers, False
+    try:
+        yield
+    finally:
+        wrapper.broadcast_buffers = before
+
+
+def mean_loss(
+    parts: Sequence[Part],
+    outputs: Sequence[Any],
+    weights: Sequence[float],
+    criterion: Criterion,
+) -> tuple[Tensor, list[Tensor]]:
+    """Weighted sum of the parts' losses, and each part's own loss, detached.
+
+    Raises:
+        ValueError: the criterion does not return one number per part.
+    """
+    losses = []
+    for part, output in zip(parts, outputs, strict=True):
+        loss = criterion(output, part.labels)
+        check_loss(loss)
+        losses.append(loss.reshape(()))
+    total = losses[0] * weights[0]
+    for loss, weight in zip(losses[1:], weights[1:], strict=True):
+        total = total + loss * weight
+    return total, [loss.detach() for loss in losses]
+
+
+# -- what the wrapper and the layers allow ------------------------------------------------------
+
+
+def find_distributed(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
+    """The DistributedDataParallel wrapper around the model or within another one, or None."""
+    for module in model.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            return module
+    return None
+
+
+def is_fully_sharded(model: nn.Module) -> bool:
+    """Whether the model or a part of it is in FSDP2's `fully_shard`."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # importing it only to ask would take a second
+    return fsdp is not None and any(isinstance(m, fsdp.FSDPModule) for m in model.modules())
+
+
+def finds_unused(model: nn.Module) -> bool:
+    """Whether DistributedDataParallel looks for unused parameters after each forward."""
+    wrapper = find_distributed(model)
+    return wrapper is not None and wrapper.find_unused_parameters and not wrapper.static_graph
+
+
+def why_joint(model: nn.Module) -> str | None:
+    """Why one forward per branch is impossible, or None."""
+    if any(isinstance(m, SplitNorm) and m.statistics != "separate" for m in model.modules()):
+        return "cannot give statistics over the mixed batch"
+    if finds_unused(model):
+        return "is two forward passes, of which DDP's find_unused_parameters=True sees only one"
+    return None
+
+
+# -- branches without images -------------------------------------------------------------------
+
+
+def parameters_without_images(model: nn.Module, parts: Sequence[Part]) -> list[nn.Parameter]:
+    """Trainable parameters of the branches that no part of this round goes through."""
+    present = {part.branch for part in parts}
+    absent: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        if isinstance(module, SplitNorm) and module.statistics != "shared":
+            for branches in (module.norms, module.affines):
+                for name, branch in branches.items():
+                    if name not in present:
+                        absent |= {id(p): p for p in branch.parameters() if p.requires_grad}
+    return list(absent.values())
+
+
+def with_zero_gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """`loss`, whose backward also gives the parameters a gradient of zero.
+
+    DistributedDataParallel waits for the gradient of every parameter, those of a branch that has
+    no images yet too; and one process shall train as many do, also where an optimizer tells a
+    gradient of zero from none (decay, momentum, step counts).
+    """
+    if not parameters or not loss.requires_grad:
+        return loss
+    return _ZeroGradients.apply(loss, *parameters)  # type: ignore[no-any-return]
+
+
+class _ZeroGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.parameters = parameters  # leaves: nothing that a graph would keep alive
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return (gradient, *(torch.zeros_like(parameter) for parameter in ctx.parameters))

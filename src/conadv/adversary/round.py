@@ -1,0 +1,213 @@
+"""One round of an adversary: a loss() and its collect()."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conadv._seeds import mixed_seed
+from conadv.adversary.mixing import Part
+from conadv.attack import Attack, Criterion, Perturbed
+from conadv.attack.forward import AutocastState, BareForward
+from conadv.schedules import Copies
+
+ATTACK_STEP_COMPUTE = 2 / 3
+"""One attack step over an image, in units of one forward and backward: 2F of 3F."""
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What happened in one round. Tensors stay on the device: reading them is your choice."""
+
+    clean_loss: Tensor | None = None
+    """Mean loss of the images given (and of further views), unweighted, 0-dim."""
+    adversarial_loss: Tensor | None = None
+    """Mean loss of the adversarial copies, unweighted, 0-dim; None where there were none."""
+    zero_share: Tensor | None = None
+    """Share of input-gradient values that were exactly zero or NaN, in [0, 1], 0-dim."""
+    agreement: Tensor | None = None
+    """Mean cosine between the copies' perturbations and fresh ones, in [-1, 1], 0-dim."""
+    images: int = 0
+    """Images trained on, copies included."""
+    compute: float = 0.0
+    """Cost in units of one forward and backward over one image."""
+    outputs: Any = None
+    """The model's outputs for the images given, detached: training accuracy without a pass."""
+
+
+class Streams:
+    """Where a round's random numbers come from and where its side work runs.
+
+    Args:
+        seed: of the random numbers.
+        beside: whether work may run beside the training pass.
+    """
+
+    def __init__(self, seed: int, *, beside: bool = True) -> None:
+        self.seed = seed
+        self._beside = beside
+        self._side: torch.cuda.Stream | None = None
+
+    def generator(
+        self, round_number: int, draw: int, device: torch.device, *, of_rank: bool
+    ) -> torch.Generator:
+        """A stream that is a function of (seed, rank, round, draw): nothing to save but counts.
+
+        Args:
+            round_number: the round.
+            draw: how often the round has drawn before.
+            device: of the generator.
+            of_rank: ranks draw differently; False: the same on all.
+        """
+        rank = 0
+        if of_rank and torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank = torch.distributed.get_rank()
+        seed = mixed_seed(self.seed, rank, round_number, draw)
+        return torch.Generator(device).manual_seed(seed)
+
+    def side(self, device: torch.device) -> torch.cuda.Stream | None:
+        """A CUDA stream beside the current one, always the same; None where there is none."""
+        if device.type != "cuda" or not self._beside:
+            return None
+        if self._side is None or self._side.device != device:
+            self._side = torch.cuda.Stream(device)
+        return self._side
+
+
+class RoundState:
+    """What a schedule sees of a round (`schedules.Round`), and what its diagnostics are made of."""
+
+    def __init__(
+        self,
+        forward: BareForward,
+        attack: Attack,
+        streams: Streams,
+        number: int,
+        of_rank: bool,
+        images: Tensor,
+        labels: Any,
+        criterion: Criterion,
+        progress: float,
+        keep_origins: bool,
+        future: tuple[Tensor, Any] | None,
+    ) -> None:
+        self.attack = attack
+        self.images = images
+        self.labels = labels
+        self.criterion = criterion
+        self.progress = progress
+        self.keep_origins = keep_origins
+        self.future = future
+        self.autocast = AutocastState(images.device)
+        self.copies: list[Copies] = []
+        self.parts: list[Part] = []
+        self.losses: list[Tensor] = []
+        self.clean_gradient: Tensor | None = None
+        self.copy_gradients: list[Tensor | None] = []
+        self.zero_share: Tensor | None = None
+        self.compute = 0.0
+        self.outputs: Any = None
+        self.unused: list[nn.Parameter] = []
+        """Those that DDP knows to be unused: a gradient in the backward would be one too many."""
+        self._forward = forward
+        self._streams = streams
+        self._number = number
+        self._of_rank = of_rank
+        self._draws = 0
+
+    # -- for the schedule ----------------------------------------------------------------------
+
+    def perturb(self, images: Tensor, labels: Any) -> Perturbed:
+        """Run the attack at the current weights."""
+        self.compute += ATTACK_STEP_COMPUTE * self.attack.steps * len(images)
+        generator = self._generator(images.device)
+        found = self.attack.perturb(self._forward, images, labels, self.criterion, generator)
+        return found._replace(seed=generator.initial_seed())
+
+    def noise(self, images: Tensor) -> Tensor:
+        """Random noise of the attack's size."""
+        return self.attack.noise(images, self._generator(images.device))
+
+    def draw_scales(self, count: int) -> Tensor | None:
+        """Radii of so many new copies, as shares of epsilon, where each has its own."""
+        if self.attack.epsilon_min is None:
+            return None
+        device = self.images.device
+        return self.attack.draw_scales(count, self._generator(device), device)
+
+    def side_stream(self) -> torch.cuda.Stream | None:
+        """The stream for work beside the training pass, or None on a CPU."""
+        return self._streams.side(self.images.device)
+
+    def report_zero_share(self, share: Tensor) -> None:
+        """Keep a zero-gradient share for the diagnostics."""
+        self.zero_share = share
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        self._draws += 1
+        return self._streams.generator(self._number, self._draws, device, of_rank=self._of_rank)
+
+    # -- for the adversary ---------------------------------------------------------------------
+
+    @property
+    def images_trained(self) -> int:
+        """Images of all parts, copies included."""
+        return sum(len(part.images) for part in self.parts)
+
+    def take_gradients(self) -> None:
+        """Read the input gradients that the backward left, and let go of the leaves.
+
+        Raises:
+            RuntimeError: the backward has not run.
+        """
+        clean, *rest = self.parts
+        self.clean_gradient = clean.gradient()
+        if clean.wants_gradient and self.clean_gradient is None:
+            raise RuntimeError(
+                "collect() found no input gradient: call loss.backward() before collect(), and do "
+                "not restrict it with inputs=."
+            )
+        self.copy_gradients = [part.gradient() for part in rest if part.adversarial]
+        for part in self.parts:
+            part.leaf = None
+        for parameter in self.unused:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def mean_loss(self, adversarial: bool) -> Tensor | None:
+        """Mean loss over the images of one kind, or None where there are none."""
+        pairs = [
+            (len(part.images), loss)
+            for part, loss in zip(self.parts, self.losses, strict=True)
+            if part.adversarial == adversarial
+        ]
+        if not pairs:
+            return None
+        total = sum(count for count, _ in pairs)
+        weighted = [loss * (count / total) for count, loss in pairs]
+        return sum(weighted[1:], start=weighted[0])
+
+    def agreement(self) -> Tensor | None:
+        """Mean cosine, in pixels, of the copies' perturbations and fresh ones at these weights.
+
+        The fresh ones take the round's first random numbers again, so that measuring changes no
+        run, and what was made in this very round agrees with itself.
+        """
+        cosines = []
+        draws, self._draws = self._draws, 0
+        for copies in self.copies:
+            if copies.origins is None:
+                continue
+            fresh = self.perturb(copies.origins, copies.labels).images
+            origins = copies.origins.float()
+            pixels = self.attack._channel("std", origins)
+            stale, new = (
+                ((images.float() - origins) * pixels).flatten(1)
+                for images in (copies.images, fresh)
+            )
+            cosines.append(nn.functional.cosine_similarity(stale, new))
+        self._draws = draws
+        return torch.cat(cosines).mean() if cosines else None

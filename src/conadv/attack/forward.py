@@ -1,0 +1,139 @@
+"""Passes through the model that leave no trace: what an attack may and may not touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FunctionType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from conadv.branches import route
+from conadv.branches.branches import find_routers
+from conadv.branches.buffers import frozen_statistics
+from conadv.branches.split_norm import Router, SplitNorm
+from conadv.branches.wrappers import unwrap
+
+
+class BareForward:
+    """Calls the model without its wrappers, so that an attack costs 2F and never communicates.
+
+    In eager mode the bare module is called and `torch.autograd.grad` skips the weight gradients.
+    A compiled graph cannot skip them: AOTAutograd differentiates with respect to everything that
+    requires grad. So a compiled model gets a second compiled callable, to which the parameters
+    are passed detached; the first one is never recompiled for it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.module, compiler = unwrap(model)
+        self.compiled = compiler is not None
+        self._call: Any = None
+        if compiler is not None:
+            # The compiler counts recompilations per code object and gives up after eight: each
+            # model gets one of its own.
+            code = _functional.__code__.replace()
+            self._call = compiler(FunctionType(code, _functional.__globals__))
+
+    def __call__(self, images: Tensor) -> Any:
+        """Logits of the images."""
+        if not self.compiled:
+            # A view: tools that hook module inputs (the FLOP counter) refuse leaves in
+            # autograd.grad. A compiler in turn warns of inputs that are no leaves.
+            return self.module(images.view_as(images))
+        parameters = {n: p.detach() for n, p in self.module.named_parameters()}
+        return self._call(self.module, parameters, images)
+
+    @contextmanager
+    def attacking(
+        self,
+        branch: str | None,
+        mode: Literal["train", "eval"],
+        generator: torch.Generator,
+        *,
+        images: int,
+    ) -> Iterator[None]:
+        """Route to `branch`, freeze the statistics, fork the random stream; undo it all after."""
+        routers = find_routers(self.module)
+        layout: str | Sequence[tuple[str, int]] | None = branch
+        if routers and any(
+            module.group_size is not None
+            for module in self.module.modules()
+            if isinstance(module, SplitNorm)
+        ):
+            layout = [(branch or routers[0].branches[0], images)]
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(_same_last_layout(routers))
+            stack.enter_context(route(self.module, layout))
+            if mode == "eval":
+                stack.enter_context(evaluation_mode(self.module))
+            stack.enter_context(frozen_statistics(self.module))
+            stack.enter_context(forked_rng(generator))
+            stack.enter_context(torch.enable_grad())
+            yield
+
+
+def _functional(module: nn.Module, parameters: dict[str, Tensor], images: Tensor) -> Any:
+    return torch.func.functional_call(module, parameters, (images,))
+
+
+@contextmanager
+def _same_last_layout(routers: list[Router]) -> Iterator[None]:
+    """An attack between a forward and its backward must not change what is recomputed there."""
+    last = [router.last for router in routers]
+    try:
+        yield
+    finally:
+        for router, layout in zip(routers, last, strict=True):
+            router.last = layout
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards each module has its own flag back, also a frozen layer's."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        # Not model.eval(): a class of the user's may do more there than set the flag.
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
+def forked_rng(generator: torch.Generator) -> Iterator[None]:
+    """Dropout inside draws from `generator`'s seed; the caller's random streams do not move."""
+    device = generator.device
+    devices = [device] if device.type == "cuda" else []
+    seed = torch.randint(2**62, (), generator=generator, device=device)
+    with torch.random.fork_rng(devices=devices):
+        if devices:
+            # The seed must reach the host: one small copy, and only on the attack's own path.
+            value = int(seed)
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(value)
+            torch.default_generator.manual_seed(value)
+        else:
+            torch.default_generator.manual_seed(int(seed))
+        yield
+
+
+class AutocastState:
+    """The autocast setting at a moment, to be entered again later.
+
+    `collect()` runs after the backward pass, where the caller's autocast block has ended; the
+    stale attack must see the same precision as the training step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device_type = device.type
+        self.enabled = torch.is_autocast_enabled(device.type)
+        self.dtype = torch.get_autocast_dtype(device.type)
+
+    def __call__(self) -> torch.autocast:
+        """The block to enter."""
+        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.enabled)

@@ -1,5 +1,0 @@
-"""Several processes that train one network: how they join, agree, and stop together."""
-
-from conadv.distributed.world import World, join
-
-__all__ = ["World", "join"]

@@ -1,0 +1,1 @@
+"""The laboratory: does it work, where, and why."""

@@ -1,0 +1,76 @@
+"""Peak memory of a few training steps, in a process of its own.
+
+On a GPU the allocator knows its peak. On a CPU Linux knows the largest resident size of a process;
+a fresh process per measurement keeps one schedule's peak out of the next one's, and what the
+imports take is subtracted. Other systems: not measured.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conadv.lab.bench.stepper import Settings
+
+
+def peak_bytes(settings: Settings, schedule: str, steps: int = 3) -> int | None:
+    """Peak bytes of `steps` training steps above what the imports take, or None if unknown."""
+    request = json.dumps({"settings": asdict(settings), "schedule": schedule, "steps": steps})
+    done = subprocess.run(
+        [sys.executable, "-m", "conadv.lab.bench.memory", request],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"Measuring the memory of {schedule} failed:\n{done.stderr[-2000:]}")
+    value = json.loads(done.stdout.splitlines()[-1])
+    return None if value is None else int(value)
+
+
+def _status(field: str) -> int | None:
+    """A memory figure of this process in bytes, from Linux's /proc."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    for line in status.read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _forget_peak() -> bool:
+    """Reset the peak resident size to the present one: imports peak higher than small steps."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _main(request: str) -> None:
+    import torch
+
+    from conadv.lab.bench.stepper import SCHEDULES, Settings, Stepper
+
+    asked = json.loads(request)
+    settings = Settings(**asked["settings"])
+    known = _forget_peak()
+    before = _status("VmRSS")
+    stepper = Stepper(settings, SCHEDULES[asked["schedule"]]())
+    for _ in range(asked["steps"]):
+        stepper.step()
+    if settings.device.startswith("cuda"):
+        print(torch.cuda.max_memory_allocated())
+        return
+    after = _status("VmHWM")
+    print(json.dumps(after - before if known and after and before else None))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

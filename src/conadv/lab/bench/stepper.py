@@ -1,0 +1,89 @@
+"""One schedule's training step, as a user's loop takes it, ready to be measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+
+import conadv
+from conadv.optim import LARS, param_groups
+from conadv.schedules import Schedule
+
+SCHEDULES: dict[str, Callable[[], Schedule]] = {
+    "vanilla": conadv.Vanilla,
+    "sequential": conadv.Sequential,
+    "lookahead": conadv.Lookahead,
+    "recycled": conadv.Recycled,
+    "recycled-budget": lambda: conadv.Recycled(budget="fixed"),
+    "noise": conadv.Noise,
+}
+"""What is measured, by the name in the table. Each entry makes a new schedule object."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One benchmark: which model, on how many images, where and in which precision."""
+
+    model: str = "cifar/resnet18"
+    batch: int = 128
+    image_size: int = 32
+    classes: int = 10
+    device: str = "cpu"
+    dtype: str = "bfloat16"
+    compile: bool = False
+
+    def autocast(self) -> torch.autocast:
+        """The autocast block of a step."""
+        enabled = self.dtype != "float32"
+        dtype = getattr(torch, self.dtype) if enabled else torch.bfloat16
+        return torch.autocast(self.device, dtype=dtype, enabled=enabled)
+
+
+class Stepper:
+    """One schedule's model, optimizer and data, ready to take training steps."""
+
+    def __init__(self, settings: Settings, schedule: Schedule) -> None:
+        from conadv.trainer.models.zoo import create_model
+
+        torch.manual_seed(0)
+        self.settings = settings
+        device = torch.device(settings.device)
+        model = create_model(settings.model, in_chans=3, num_classes=settings.classes)
+        conadv.split_norms(model)
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if settings.compile:
+            model.compile()
+        attack = conadv.Attack(4 / 255, mean=(0.5,) * 3, std=(0.25,) * 3)
+        self.adversary = conadv.Adversary(model, attack, schedule)
+        self.optimizer = LARS(param_groups(model, weight_decay=5e-5), lr=0.1)
+        fresh = self.adversary.fresh_images(settings.batch)
+        shape = (fresh, 3, settings.image_size, settings.image_size)
+        images = ((torch.rand(shape) - 0.5) / 0.25).to(device)
+        self.images = images.to(memory_format=torch.channels_last)
+        self.labels = torch.randint(0, settings.classes, (fresh,), device=device)
+
+    def step(self) -> None:
+        """One training step, as in a user's loop; lookahead attacks the same images again."""
+        self.adversary.peek(self.images, self.labels)
+        with self.settings.autocast():
+            loss = self.adversary.loss(self.images, self.labels, cross_entropy)
+        loss.backward()
+        self.adversary.collect()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def seconds(self) -> float:
+        """Time of one step."""
+        self._synchronize()
+        start = time.perf_counter()
+        self.step()
+        self._synchronize()
+        return time.perf_counter() - start
+
+    def _synchronize(self) -> None:
+        if self.settings.device.startswith("cuda"):
+            torch.cuda.synchronize()

@@ -1,0 +1,74 @@
+"""Memory of one device, in bytes: what is counted and what is not is in docs/planning.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conadv.lab.planning.job import Dealt, Job, Method
+from conadv.lab.planning.network import Network
+
+_FP32 = 4
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by what they are for."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    """Its buffers, and an average of the weights."""
+    activations: float
+    """Kept for the backward pass of one micro-batch, copies included."""
+    pending: float
+    """Of copies that wait for their round."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.pending
+
+
+def memory_of(
+    network: Network,
+    job: Job,
+    method: Method,
+    dealt: Dealt,
+    saved_per_image: float | None = None,
+    beside: bool = False,
+) -> Memory:
+    """Memory of a device.
+
+    Args:
+        network: counted.
+        job: sizes.
+        method: decides copies and what is pending.
+        dealt: the device's part of a step.
+        saved_per_image: measured bytes of activations per image; None: those counted.
+        beside: whether the attack runs at the same time as the training pass.
+    """
+    weights = float(_FP32 * network.parameters)
+    scale = 1.0 if saved_per_image is None else saved_per_image / max(network.saved, 1.0)
+    train = scale * network.saved * method.images * dealt.micro_batch
+    attack = 0.0
+    if method.attacks:
+        attack = scale * network.attack_saved * method.share * dealt.micro_batch
+    both = train + attack if beside else max(train, attack)
+    return Memory(
+        weights=weights,
+        gradients=weights,
+        optimizer=weights * (job.optimizer_states + job.averaged),
+        activations=network.saved_once + both,
+        pending=_pending(network, method, dealt),
+    )
+
+
+def _pending(network: Network, method: Method, dealt: Dealt) -> float:
+    """Copies that wait: tau steps of them for lookahead, one micro-batch for recycled."""
+    copies = method.share * dealt.micro_batch
+    if method.schedule == "lookahead":
+        copies *= dealt.rounds * method.tau
+        return copies * network.values * (1 / 8 if method.packed else _FP32)
+    if method.schedule in ("recycled", "recycled-budget"):
+        return copies * network.values * _FP32
+    return 0.0

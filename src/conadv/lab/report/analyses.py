@@ -1,0 +1,201 @@
+"""Sharpness, landscapes, robustness and corruptions of a set of runs, from ``analysis.json``."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from conadv.lab.report.charts.curves import Chart
+from conadv.lab.report.charts.palette import MethodKey
+from conadv.lab.report.charts.scale import Palette, figure
+from conadv.lab.report.runs import Run, finite
+from conadv.lab.report.study.cells import Cell
+from conadv.lab.report.text import count, figures, percent, points
+
+
+@dataclass(frozen=True)
+class AnalysisTable:
+    """Figures per setting; columns that nobody has are left out."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, tuple[str, ...]], ...]
+    note: str
+
+
+def analysis_table(everything: Sequence[Cell]) -> AnalysisTable | None:
+    """Means over the analysed runs of every setting; None if no run has been analysed."""
+    radius = _common_radius(everything)
+    measures: list[tuple[str, Callable[[Run], float | None], Callable[[float | None], str]]] = [
+        ("Generalisation gap", lambda run: _at(run, "gap", "accuracy_gap"), points),
+        ("Largest Hessian eigenvalue", _eigenvalue, figures),
+        ("Hessian trace", lambda run: _at(run, "sharpness", "hessian", "trace"), figures),
+        (
+            f"SAM-sharpness, ρ = {radius or 0:g}",
+            lambda run: None if radius is None else _sam(run, radius),
+            figures,
+        ),
+        ("Corruptions, mean", lambda run: _at(run, "corruptions", "mean"), percent),
+    ]
+    analysed = [cell for cell in everything if any(run.analyses for run in cell.runs)]
+    if not analysed:
+        return None
+    columns: list[str] = []
+    written: list[list[str]] = [[] for _ in analysed]
+    for title, measure, write in measures:
+        means = [_mean(cell, measure) for cell in analysed]
+        if any(value is not None for value in means):
+            columns.append(title)
+            for texts, value in zip(written, means, strict=True):
+                texts.append(write(value))
+    if not columns:
+        return None
+    numbers = sorted({sum(bool(run.analyses) for run in cell.runs) for cell in analysed})
+    runs = " to ".join(str(n) for n in dict.fromkeys((numbers[0], numbers[-1])))
+    return AnalysisTable(
+        tuple(columns),
+        tuple((cell, tuple(texts)) for cell, texts in zip(analysed, written, strict=True)),
+        f"By conadv analyse, mean of {runs} run{'' if runs == '1' else 's'} per setting, through "
+        "the branch that is evaluated. Gap: training minus test accuracy, in points. Where batch "
+        "norm makes the scale of weights arbitrary, compare sharpness with care.",
+    )
+
+
+def analysis_charts(everything: Sequence[Cell], palette: Palette) -> list[Chart]:
+    """Accuracy against the attack's radius, and loss along filter-normalised lines.
+
+    Of every method the largest batch is drawn, so that lines stay apart.
+    """
+    drawn: dict[MethodKey, Cell] = {}
+    for cell in sorted(everything, key=lambda cell: cell.batch or 0):
+        if any(run.analyses for run in cell.runs):
+            drawn[cell.key] = cell
+    charts = []
+    for slug, title, note, axis, unit, curve in (
+        (
+            "robustness",
+            "Accuracy under attack",
+            "PGD on test images, through the branch that is evaluated; of every method the "
+            "largest batch.",
+            "radius (255ths of the pixel range)",
+            "accuracy (%)",
+            _robustness,
+        ),
+        (
+            "landscape",
+            "Loss around the weights",
+            "Mean of random filter-normalised directions; 1 moves every filter by its own length. "
+            "Of every method the largest batch.",
+            "distance",
+            "training loss (nats)",
+            _landscape,
+        ),
+    ):
+        traces = []
+        for key, cell in drawn.items():
+            lines = [line for run in cell.runs if (line := curve(run)) is not None]
+            lines = [line for line in lines if line[0] == lines[0][0]]
+            if not lines:
+                continue
+            heights = zip(*(line[1] for line in lines), strict=True)
+            ys = [statistics.fmean(values) for values in heights]
+            traces.append(
+                go.Scatter(
+                    x=lines[0][0],
+                    y=[float(f"{y:.5g}") for y in ys],
+                    name=key.method,
+                    text=[f"{key.method}, batch {count(cell.batch)}"] * len(ys),
+                    mode="lines+markers" if len(ys) < 12 else "lines",
+                    line={"color": palette[key].light, "width": 2},
+                    marker={"symbol": palette[key].symbol, "size": 7},
+                    hovertemplate="%{text}<br>%{y:.4~g} at %{x:.4~g}<extra></extra>",
+                    meta={"method": list(palette).index(key), "toggle": True},
+                )
+            )
+        if traces:
+            charts.append(Chart(slug, title, note, figure(traces, axis, unit)))
+    return charts
+
+
+def _robustness(run: Run) -> tuple[list[float], list[float]] | None:
+    curves = run.analyses.get("robustness", {}).get("curves")
+    if not isinstance(curves, list):
+        return None
+    wanted = str(run.setting("evaluation.branch") or "clean")
+    pgd = [curve for curve in curves if isinstance(curve, Mapping) and curve.get("attack") == "pgd"]
+    for curve in sorted(pgd, key=lambda curve: curve.get("branch") != wanted):
+        xs = _numbers(curve.get("epsilons"))
+        ys = _numbers(curve.get("accuracies"))
+        if xs and len(xs) == len(ys):
+            clean = finite(curve.get("clean_accuracy"))
+            if clean is not None and xs[0] > 0:
+                xs, ys = [0.0, *xs], [clean, *ys]
+            return [float(f"{255 * x:.4g}") for x in xs], [100 * y for y in ys]
+    return None
+
+
+def _landscape(run: Run) -> tuple[list[float], list[float]] | None:
+    lines = run.analyses.get("landscape", {}).get("lines")
+    if not isinstance(lines, list):
+        return None
+    known = [line for line in lines if isinstance(line, Mapping)]
+    xs = _numbers(known[0].get("positions")) if known else []
+    ys = [_numbers(line.get("losses")) for line in known]
+    ys = [values for values in ys if len(values) == len(xs)]
+    if not xs or not ys:
+        return None
+    return xs, [statistics.fmean(values) for values in zip(*ys, strict=True)]
+
+
+def _numbers(values: Any) -> list[float]:
+    """A list of finite numbers; empty if one is not."""
+    if not isinstance(values, list):
+        return []
+    numbers = [number for value in values if (number := finite(value)) is not None]
+    return numbers if len(numbers) == len(values) else []
+
+
+def _at(run: Run, *path: str) -> float | None:
+    value: Any = run.analyses
+    for key in path:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return finite(value)
+
+
+def _eigenvalue(run: Run) -> float | None:
+    hessian = run.analyses.get("sharpness", {}).get("hessian")
+    values = _numbers(hessian.get("eigenvalues")) if isinstance(hessian, Mapping) else []
+    return max(values, default=None)
+
+
+def _sam_points(run: Run) -> dict[float, float]:
+    sam = run.analyses.get("sharpness", {}).get("sam")
+    listed = sam.get("points") if isinstance(sam, Mapping) else None
+    found = {}
+    for point in listed if isinstance(listed, list) else ():
+        if isinstance(point, Mapping):
+            radius, value = finite(point.get("radius")), finite(point.get("sharpness"))
+            if radius is not None and value is not None:
+                found[radius] = value
+    return found
+
+
+def _sam(run: Run, radius: float) -> float | None:
+    return _sam_points(run).get(radius)
+
+
+def _common_radius(everything: Sequence[Cell]) -> float | None:
+    """The middle one of the radii that every analysed run has."""
+    sets = [set(found) for cell in everything for run in cell.runs if (found := _sam_points(run))]
+    common = sorted(set.intersection(*sets)) if sets else []
+    return common[len(common) // 2] if common else None
+
+
+def _mean(cell: Cell, measure: Callable[[Run], float | None]) -> float | None:
+    values = [value for run in cell.runs if (value := measure(run)) is not None]
+    return statistics.fmean(values) if values else None

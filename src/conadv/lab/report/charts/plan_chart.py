@@ -1,0 +1,210 @@
+"""What ``conadv plan --json`` writes, as one HTML page that loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from conadv.errors import ConadvError
+from conadv.lab.report.charts.palette import Colour, MethodKey, colours
+from conadv.lab.report.charts.plan_svg import (
+    PARTS,
+    Line,
+    Mark,
+    bar_chart,
+    line_chart,
+    symbol_sample,
+)
+
+_TIMES = (
+    (1.0, "1 s"),
+    (10.0, "10 s"),
+    (60.0, "1 min"),
+    (600.0, "10 min"),
+    (3600.0, "1 h"),
+    (36e3, "10 h"),
+    (345.6e3, "4 days"),
+    (3456e3, "40 days"),
+    (34560e3, "400 days"),
+    (345600e3, "4,000 days"),
+)
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+"""Of published runs, in the drawing and in the list."""
+_PARTS = {
+    "compute": ("#59636e", "#8b97a5"),
+    "attack": ("#a0348c", "#ea93d8"),
+    "exposed": ("#bf4a00", "#ff9d5c"),
+    "other": ("#857000", "#ddc544"),
+    "waiting": ("#0969b8", "#5ab0f7"),
+}
+_STYLE = """
+:root{--back:#fff;--ink:#1c2430;--soft:#59636e;--line:#dfe3e8}
+body{margin:0 auto;max-width:1180px;padding:20px;background:var(--back);color:var(--ink);
+font:15px/1.45 system-ui,sans-serif}
+h1{font-size:1.3em;margin:0 0 .2em}h2{font-size:1em;margin:0 0 .4em}p{margin:.2em 0 .8em}
+.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:26px}
+svg{width:100%;height:auto;display:block}text{fill:var(--ink);font-size:12px}
+.axis,.soft{fill:var(--soft);color:var(--soft)}.grid{stroke:var(--line)}
+polyline{fill:none;stroke:var(--c);stroke-width:2}g path,.sample path{fill:var(--c)}
+.published circle{fill:none;stroke:var(--soft);stroke-width:1.5}
+.published text{fill:var(--soft);font-size:11px;paint-order:stroke;stroke:var(--back);
+stroke-width:4px}
+.legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin:.3em 0}
+.legend span{display:inline-flex;align-items:center;gap:5px}
+.sample{width:14px;height:14px;flex:none}
+.box{width:12px;height:12px;background:var(--c);flex:none}rect{fill:var(--c)}
+li{margin:.15em 0}
+"""
+
+Record = Mapping[str, Any]
+
+
+def write_plan_chart(record: Record, out: Path) -> Path:
+    """Draw a plan.
+
+    Args:
+        record: as ``conadv plan --json`` writes it.
+        out: the HTML file; its folder is made if it is missing.
+
+    Raises:
+        ConadvError: the file cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(plan_page(record), encoding="utf-8")
+    except OSError as error:
+        raise ConadvError(
+            f"cannot write the chart {out}: {error.strerror}. Give a file you can write to."
+        ) from error
+    return out
+
+
+def plan_page(record: Record) -> str:
+    """The page as text."""
+    schedules = list(dict.fromkeys(row["schedule"] for row in record["rows"]))
+    palette = _palette(schedules)
+    here = [row for row in record["rows"] if row["devices"] == record["devices"]]
+    hidden = [row["schedule"] for row in here if row["hidden"]]
+    title = f"{record['recipe']}: predicted cost"
+    on = f"{record['devices']:,} x {record['device_type']}, {record['link']}"
+    lead = (
+        f"{record['model']}, {record['global_batch']:,} images per step. Predicted, not "
+        f"measured. On {on} the extra cost is hidden of: {', '.join(hidden) or 'none'}."
+    )
+    marks = [
+        Mark(row["devices"], 60 * row["minutes"], letter, _published(row))
+        for letter, row in zip(_LETTERS, record["published"], strict=False)
+        if row["minutes"] is not None
+    ]
+    panels = (
+        ("Time to train", _times(record, palette, marks)),
+        ("Efficiency", _efficiencies(record, palette)),
+        (f"A step on {on}", bar_chart(here, {s: s for s in schedules}, _unit(here))),
+    )
+    body = "".join(f"<section><h2>{escape(name)}</h2>{svg}</section>" for name, svg in panels)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}{_colours(palette)}</style><h1>{escape(title)}</h1>"
+        f'<p>{escape(lead)}</p><div class="legend">{_legend(palette, bool(marks))}</div>'
+        f'<div class="panels">{body}<section><h2>Parts of the step</h2>'
+        f'<div class="legend">{_parts_legend()}</div>{_notes(record)}</section></div></html>\n'
+    )
+
+
+def _palette(schedules: Sequence[str]) -> dict[str, Colour]:
+    """A schedule has the colour that it has in every report."""
+    keys = {}
+    for name in schedules:
+        plain, _, budget = name.partition("-")
+        keys[name] = MethodKey(name, plain, "fixed" if budget else "extra")
+    chosen = colours((key, None) for key in keys.values())
+    return {name: chosen[key] for name, key in keys.items()}
+
+
+def _times(record: Record, palette: Mapping[str, Colour], marks: Sequence[Mark]) -> str:
+    lines = _lines(record, palette, "train_seconds", 1.0)
+    values = [y for line in lines for _, y in line.points] + [mark.y for mark in marks]
+    below = [i for i, (value, _) in enumerate(_TIMES) if value <= min(values)]
+    above = [i for i, (value, _) in enumerate(_TIMES) if value >= max(values)]
+    ticks = list(_TIMES[below[-1] if below else 0 : (above[0] if above else len(_TIMES)) + 1])
+    if not below:  # quicker, or slower, than any tick
+        ticks.insert(0, (min(values), ""))
+    if not above:
+        ticks.append((max(values), ""))
+    return line_chart(lines, marks, ticks, "time to train", True)
+
+
+def _efficiencies(record: Record, palette: Mapping[str, Colour]) -> str:
+    ticks = [(float(value), f"{value} %") for value in range(0, 101, 20)]
+    return line_chart(_lines(record, palette, "efficiency", 100.0), [], ticks, "efficiency", False)
+
+
+def _lines(record: Record, palette: Mapping[str, Colour], key: str, scale: float) -> list[Line]:
+    return [
+        Line(
+            f"m-{name}",
+            name,
+            colour.symbol,
+            [(r["devices"], scale * r[key]) for r in record["rows"] if r["schedule"] == name],
+        )
+        for name, colour in palette.items()
+    ]
+
+
+def _unit(rows: Sequence[Record]) -> tuple[float, str]:
+    longest = max(row["step_seconds"] for row in rows)
+    if longest < 1e-3:
+        return 1e-6, "us"
+    return (1e-3, "ms") if longest < 2 else (1.0, "s") if longest < 7200 else (3600.0, "h")
+
+
+def _colours(palette: Mapping[str, Colour]) -> str:
+    light = "".join(f".m-{name}{{--c:{c.light}}}" for name, c in palette.items())
+    light += "".join(f".{name}{{--c:{c}}}" for name, (c, _) in _PARTS.items())
+    dark = "".join(f".m-{name}{{--c:{c.dark}}}" for name, c in palette.items())
+    dark += "".join(f".{name}{{--c:{c}}}" for name, (_, c) in _PARTS.items())
+    return (
+        f"{light}@media(prefers-color-scheme:dark){{:root{{--back:#12161c;--ink:#e6e9ee;"
+        f"--soft:#a3adb9;--line:#2c333d}}{dark}}}"
+    )
+
+
+def _legend(palette: Mapping[str, Colour], published: bool) -> str:
+    entries = [
+        f'<span class="m-{name}">{symbol_sample(colour.symbol)}{escape(name)}</span>'
+        for name, colour in palette.items()
+    ]
+    ring = '<svg viewBox="0 0 12 12" class="sample"><circle cx="6" cy="6" r="4.5"/></svg>'
+    if published:
+        entries.append(f'<span class="published soft">{ring}published by others</span>')
+    return "".join(entries)
+
+
+def _parts_legend() -> str:
+    return "".join(
+        f'<span class="{css}"><i class="box"></i>{escape(name)}</span>' for css, name in PARTS
+    )
+
+
+def _notes(record: Record) -> str:
+    notes = list(record["assumptions"])
+    if record["refused"]:
+        numbers = ", ".join(f"{n:,}" for n in record["refused"])
+        notes.append(f"cannot carry the batch, normalisation groups kept whole: {numbers} devices")
+    notes += [
+        f"{letter}: published, {_published(row)}"
+        for letter, row in zip(_LETTERS, record["published"], strict=False)
+    ]
+    return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>"
+
+
+def _published(row: Record) -> str:
+    """One of the published runs, in words."""
+    when = "no time known to us" if row["minutes"] is None else f"{row['minutes']:.3g} min"
+    return (
+        f"{row['what']}, batch {row['batch']:,}, {row['devices']:,} x {row['device']}, {when} "
+        f"({row['source']})"
+    )

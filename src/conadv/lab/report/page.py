@@ -1,0 +1,165 @@
+"""The page: everything about a set of runs in one HTML file that loads nothing."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from conadv.errors import RunFolderError
+from conadv.lab.report.charts.curves import cost_bars, curves, shared_axes
+from conadv.lab.report.content import Content, content
+from conadv.lab.report.export import markdown, table
+from conadv.lab.report.findings import attack_note
+from conadv.lab.report.imagenet import imagenet_html
+from conadv.lab.report.run_views import curve_views, setting_views, strips
+from conadv.lab.report.runs import Run
+from conadv.lab.report.settings import machine
+from conadv.lab.report.study.large_batch import unfinished
+from conadv.lab.report.study.runs import Material, gather
+from conadv.lab.report.study.scale_tables import (
+    gains_columns,
+    gains_row,
+    reach_columns,
+    reach_row,
+)
+from conadv.lab.report.tables import HELD_OUT, accuracies, columns, rows
+
+
+def write_report(
+    paths: Iterable[Path | str],
+    out: Path | str,
+    *,
+    title: str | None = None,
+    lead: str = "",
+    markdown_out: Path | str | None = None,
+    table_out: Path | str | None = None,
+) -> Path:
+    """Read runs and studies, and write the page.
+
+    Args:
+        paths: Run folders, study folders, or folders of them.
+        out: The HTML file; its folder is made if it is missing.
+        title: Small line above the headline; None takes data set and network.
+        lead: A paragraph of introduction under the headline; empty takes a study's description.
+        markdown_out: Also write the tables as Markdown.
+        table_out: Also write one row per run as comma-separated values.
+
+    Returns:
+        ``out`` as a path.
+
+    Raises:
+        RunFolderError: A path is neither run nor study, or a file cannot be written.
+    """
+    material = content(gather(paths), title=title, lead=lead)
+    return write_content(material, out, markdown_out=markdown_out, table_out=table_out)
+
+
+def write_content(
+    material: Content,
+    out: Path | str,
+    *,
+    markdown_out: Path | str | None = None,
+    table_out: Path | str | None = None,
+) -> Path:
+    """Write what was worked out: the page, and on request Markdown and a table.
+
+    Raises:
+        RunFolderError: A file cannot be written.
+    """
+    _write(Path(out), page(material))
+    if markdown_out is not None:
+        _write(Path(markdown_out), markdown(material))
+    if table_out is not None:
+        _write(Path(table_out), table(material.runs))
+    return Path(out)
+
+
+def render_report(runs: Sequence[Run], *, title: str | None = None, lead: str = "") -> str:
+    """The page of some runs as text.
+
+    Args:
+        runs: What it shows, in this order.
+        title: Small line above the headline; None takes data set and network.
+        lead: A paragraph of introduction under the headline.
+
+    Raises:
+        ValueError: There are no runs.
+    """
+    return page(content(Material(tuple(runs)), title=title, lead=lead))
+
+
+def page(material: Content) -> str:
+    """The page as text: about 5 MB, nearly all of it the plotting library."""
+    palette = material.palette
+    views = curve_views(material.runs, palette)
+    charts = curves([view.run for view in views], palette)
+    plots = bool(charts or material.charts or material.analysis_charts)
+    scale = material.scale
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            title=material.title,
+            lead=material.lead,
+            findings=material.findings,
+            columns=columns(material.cells),
+            held_out=accuracies(material.cells) is HELD_OUT,
+            rows=rows(material.cells),
+            scale=scale,
+            reach_columns=reach_columns(scale) if scale else (),
+            reach_row=reach_row,
+            gains=material.gains,
+            gains_columns=gains_columns(),
+            gains_row=gains_row,
+            unfinished=unfinished,
+            scale_charts=material.charts,
+            analyses=material.analyses,
+            analysis_charts=material.analysis_charts,
+            tuned=material.tuned,
+            studies=material.studies,
+            imagenet=imagenet_html(material.imagenet) if material.imagenet else "",
+            charts=charts,
+            curve_views=views,
+            axes=shared_axes(charts) if charts else [],
+            costs=cost_bars(material.cells),
+            strips=strips(material.runs, palette) if material.pictures else [],
+            settings=setting_views(material.cells, palette),
+            runs=material.runs,
+            machines=list(dict.fromkeys(filter(None, map(machine, material.runs)))),
+            attack=attack_note(material.cells[0]).removeprefix(", "),
+            number=list(palette).index,
+            methods=list(palette),
+            colours=list(palette.values()),
+            library=get_plotlyjs() if plots else "",
+            script=_template_text("report.js"),
+            style=_template_text("report.css"),
+        )
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write the report {path}: {error.strerror}. Give a file you can write to."
+        ) from error
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template_text),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _template_text(name: str) -> str:
+    return (files("conadv.lab.report") / "templates" / name).read_text(encoding="utf-8")

@@ -1,0 +1,297 @@
+"""The words of a study: how far each method goes, and what it gives back. All of it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from conadv.lab.report.findings import Figure, Findings
+from conadv.lab.report.findings import findings as plain_findings
+from conadv.lab.report.study.cells import Cell
+from conadv.lab.report.study.large_batch import (
+    LOSS,
+    TOLERANCE,
+    Difference,
+    Gain,
+    Gains,
+    LargeBatch,
+    Reach,
+    unfinished,
+)
+from conadv.lab.report.study.runs import StudyFacts
+from conadv.lab.report.text import count, joined, percent, points, ratio
+
+_TOLERANCE = f"{100 * TOLERANCE:g}"
+
+
+def findings(
+    everything: Sequence[Cell],
+    scale: LargeBatch | None,
+    gains: Sequence[Gains],
+    studies: Sequence[StudyFacts] = (),
+) -> Findings:
+    """Put the results into words: as a study where batch sizes and methods allow it.
+
+    The headline is how far methods go where there are at least three batch sizes; with two it is
+    what the larger one lost. With two and single seeds there is no spread to judge by.
+    """
+    plain = plain_findings(everything)
+    several = scale is not None and any(
+        len(cell.finished) > 1 for reach in scale.reaches for cell in reach.cells.values()
+    )
+    if (
+        scale is None
+        or len(scale.reaches) < 2
+        or len(scale.batches) < 2
+        or (len(scale.batches) == 2 and not several)
+    ):
+        return replace(plain, caveats=(*_missing(everything, studies), *plain.caveats))
+    sentences = [sentence for at_batch in gains for sentence in _sentences(at_batch)]
+    return Findings(
+        (_headline(scale) if len(scale.batches) > 2 else _two_batches(scale, gains))
+        or plain.headline,
+        tuple(_figures(scale, gains)),
+        tuple(sentences),
+        (*_missing(everything, studies), *_caveats(scale, gains), *_failed(plain)),
+    )
+
+
+def reach_text(reach: Reach) -> str:
+    """The largest batch in words, with what is not known."""
+    if reach.largest is None:
+        return f"under {count(min(reach.cells))}"
+    return count(reach.largest) + (" or more" if reach.open_ended else "")
+
+
+def _headline(scale: LargeBatch) -> str:
+    usual = _ordinary(scale)
+    best = percent(scale.reference.mean("test_accuracy"))
+    start = f"Within {_TOLERANCE} points of the best small-batch accuracy ({best}): "
+    if usual is None:
+        furthest = max(scale.reaches, key=lambda reach: reach.largest or 0)
+        return f"{start}{furthest.key.method} to batch {reach_text(furthest)}."
+    first = f"{usual.key.method} to batch {reach_text(usual)}"
+    others = [
+        reach
+        for reach in scale.reaches
+        if reach is not usual and (reach.largest or 0) > (usual.largest or 0)
+    ]
+    said = [first]
+    for chosen, how in (
+        ([reach for reach in others if not _longer(reach)], ""),
+        ([reach for reach in others if _longer(reach)], ", in more steps,"),
+    ):
+        if chosen:
+            far = max(reach.largest or 0 for reach in chosen)
+            names = [reach.key.method for reach in chosen if reach.largest == far]
+            said.append(f"{joined(names)}{how} to {count(far)}")
+    return f"{start}{'; '.join(said)}{'' if others else '; no other method further'}."
+
+
+def _two_batches(scale: LargeBatch, gains: Sequence[Gains]) -> str:
+    """What the larger batch lost, and what the method chosen on held-out images gave back."""
+    first = next(
+        (item for item in gains if item.lost is not None and item.lost.value >= LOSS), None
+    )
+    if first is None or first.lost is None or first.chosen is None or first.chosen.above is None:
+        return ""
+    chosen, lost = first.chosen, first.lost
+    assert chosen.above is not None
+    name, back = chosen.cell.key.method, chosen.above
+    text = (
+        f"Batch {count(first.batch)} lost {100 * lost.value:.1f} points{_chance(lost)} against "
+        f"batch {count(scale.batches[0])}; {name} "
+    )
+    if back.value > 0:
+        part = "all" if back.value >= lost.value else f"{100 * back.value:.1f}"
+        return f"{text}won {part} of them back{_chance(back)}."
+    return f"{text}won none back{_chance(back)}."
+
+
+def _longer(reach: Reach) -> bool:
+    return any(cell.length > 1 for cell in reach.cells.values())
+
+
+def _ordinary(scale: LargeBatch) -> Reach | None:
+    """Ordinary training of usual length: what is there at the reference's batch."""
+    for reach in scale.reaches:
+        cell = next(iter(reach.cells.values()))
+        if cell.ordinary and cell.length == 1 and min(reach.cells) == scale.batches[0]:
+            return reach
+    return None
+
+
+def _figures(scale: LargeBatch, gains: Sequence[Gains]) -> list[Figure]:
+    found = []
+    usual = _ordinary(scale)
+    if usual is not None:
+        found.append(
+            Figure(
+                reach_text(usual),
+                f"largest batch within {_TOLERANCE} points, {usual.key.method}",
+                f"of {joined([count(batch) for batch in usual.cells])}",
+            )
+        )
+    lossy = [item for item in gains if item.lost is not None and item.lost.value >= LOSS]
+    if not lossy:
+        return found
+    first = lossy[0]
+    assert first.lost is not None
+    found.append(
+        Figure(
+            points(-first.lost.value),
+            f"points of test accuracy, {first.ordinary.key.method} at batch {count(first.batch)}",
+            f"{percent(first.ordinary.mean('test_accuracy'))} against "
+            f"{percent(scale.reference.mean('test_accuracy'))} test accuracy",
+        )
+    )
+    chosen = first.chosen
+    if chosen is None or chosen.above is None:
+        return found
+    back = "" if chosen.won_back is None else f", {100 * chosen.won_back:.0f} % of the loss"
+    found.append(
+        Figure(
+            points(chosen.above.value),
+            f"points from {chosen.cell.key.method} there{_epochs(chosen)}",
+            f"the adversarial method best on held-out images{back}"
+            + (", within chance" if chosen.above.by_chance else ""),
+        )
+    )
+    if chosen.same_compute is not None:
+        found.append(
+            Figure(
+                points(chosen.same_compute.value),
+                "points, the same at equal compute",
+                f"against ordinary training of {ratio(chosen.multiple)} the compute"
+                + (", within chance" if chosen.same_compute.by_chance else ""),
+            )
+        )
+    return found
+
+
+def _sentences(at_batch: Gains) -> list[str]:
+    """The goal of the study at one batch, and who does better than ordinary training at all."""
+    batch, name = count(at_batch.batch), at_batch.ordinary.key.method
+    said = []
+    lost = at_batch.lost
+    if lost is None:
+        return []
+    if lost.value < LOSS:
+        said.append(
+            f"Batch {batch}: {name} changed by {points(-lost.value)} points against the "
+            "smallest batch, too little to win back."
+        )
+    else:
+        said.append(f"Batch {batch}: {name} lost {100 * lost.value:.1f} points{_chance(lost)}.")
+        chosen = at_batch.chosen
+        if chosen is not None and chosen.above is not None:
+            said.append(f"Batch {batch}: {_goal(chosen)}")
+    said += [
+        _other_ordinary(batch, at_batch.ordinary, row, row.above)
+        for row in at_batch.rows
+        if row.cell.ordinary and row.cell.length == 1 and row.above is not None
+    ]
+    measures: tuple[tuple[str, Callable[[Gain], Difference | None]], ...] = (
+        (f"than {name} at equal epochs", lambda row: row.same_epochs),
+        ("than ordinary training at equal compute", lambda row: row.same_compute),
+        (f"than {name} under attack", lambda row: row.robust),
+        (
+            "than ordinary training under attack at equal compute",
+            lambda row: row.robust_same_compute,
+        ),
+    )
+    for words, measure in measures:
+        better = [
+            f"{row.cell.key.method} ({points(difference.value)})"
+            for row in at_batch.rows
+            if not row.cell.ordinary
+            and (difference := measure(row)) is not None
+            and difference.value > 0
+            and not difference.by_chance
+        ]
+        said.append(
+            f"Batch {batch}, better {words} by more than chance: {joined(better) or 'no method'}."
+        )
+    return said
+
+
+def _other_ordinary(batch: str, usual: Cell, row: Gain, above: Difference) -> str:
+    """Ordinary training with other settings, or with another optimizer."""
+    name, optimizer = row.cell.key.method, row.cell.setting("optimizer.name")
+    apart = f"is {points(above.value)} points from {{}}{_chance(above)}"
+    if optimizer != usual.setting("optimizer.name"):
+        return (
+            f"Batch {batch}: {name}, ordinary training with {optimizer}, "
+            f"{apart.format(usual.key.method)}. Methods with that optimizer are compared with it."
+        )
+    return (
+        f"Batch {batch}: {name}, which is {usual.key.method} with other settings, "
+        f"{apart.format('it')}: so much of another method's gain may be owed to settings."
+    )
+
+
+def _goal(chosen: Gain) -> str:
+    above, back = chosen.above, chosen.won_back
+    assert above is not None
+    text = (
+        f"chosen on held-out images among the adversarial methods, {chosen.cell.key.method} "
+        f"changed that by {points(above.value)} points{_epochs(chosen)}{_chance(above)}"
+    )
+    if back is not None:
+        verdict = "at least half of the loss" if back >= 0.5 else "less than half of the loss"
+        text += f", {verdict}"
+    if chosen.same_compute is None:
+        return text + "; ordinary training of as much compute was not run."
+    return (
+        f"{text}, and is {points(chosen.same_compute.value)} points from ordinary training at "
+        f"equal compute{_chance(chosen.same_compute)}."
+    )
+
+
+def _epochs(row: Gain) -> str:
+    if row.same_epochs is not None:
+        return " at equal epochs"
+    return f" with {ratio(row.cell.length)} the steps"
+
+
+def _chance(difference: Difference) -> str:
+    return " (within chance)" if difference.by_chance else ""
+
+
+def _caveats(scale: LargeBatch, gains: Sequence[Gains]) -> list[str]:
+    notes = []
+    cells = [cell for reach in scale.reaches for cell in reach.cells.values()]
+    seeds = sorted({len(cell.finished) for cell in cells})
+    tuned = any(run.tuned_accuracy is not None for cell in cells for run in cell.runs)
+    how = "settings tuned once" if tuned else "settings as they were given"
+    numbers = f"{seeds[0]}" if seeds[0] == seeds[-1] else f"{seeds[0]} to {seeds[-1]}"
+    notes.append(
+        f"{numbers} seed{'' if seeds[-1] == 1 else 's'} per setting, {how}. “More "
+        "than chance” is two standard errors over seeds; many comparisons are made, so that some "
+        "of them pass by chance all the same."
+    )
+    names = [item.ordinary.name for item in gains if unfinished(item.ordinary)]
+    if names:
+        notes.append(
+            f"Not finished (training accuracy under 95 %): {joined(names)}. There, part of the "
+            "loss is training that has not ended, not worse generalisation; what helps may be "
+            "faster training."
+        )
+    return notes
+
+
+def _failed(plain: Findings) -> list[str]:
+    return [note for note in plain.caveats if "left out of every comparison" in note]
+
+
+def _missing(everything: Sequence[Cell], studies: Sequence[StudyFacts]) -> list[str]:
+    """Studies that have not come to their end."""
+    notes = []
+    for study in studies:
+        inside = study.folder.resolve()
+        there = sum(
+            inside in run.folder.resolve().parents for cell in everything for run in cell.runs
+        )
+        if study.expected is not None and there < study.expected:
+            notes.append(f"{study.name} goes on: {there} of {study.expected} final runs are there.")
+    return notes

@@ -1,0 +1,232 @@
+"""What LARS and LAMB share: checks, the shell of a step, loading a state."""
+
+import math
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from conadv.optim.sharded import (
+    Layout,
+    Unfinished,
+    check_loaded,
+    finish_all,
+    layout_of,
+    local_gradient,
+)
+
+IMPLEMENTATION = ("foreach", "fused", "capturable")
+"""Settings of how a step is computed. They belong to the optimizer, not to a saved state."""
+
+Implementation = Literal["reference", "foreach", "fused"]
+
+
+class LayerwiseOptimizer(Optimizer):
+    """An optimizer that scales the update of each parameter tensor by a trust ratio.
+
+    Parameters may be DTensors, as :func:`torch.distributed.fsdp.fully_shard` makes them: the norms
+    are those of the whole tensors, with one all-reduce in a step. Every rank has to take the
+    step, with gradients of the same parameters.
+
+    Groups have, besides the keys of the subclass, ``lr``, ``weight_decay``, ``adapt`` (whether
+    the trust ratio applies), ``maximize`` and the keys in :data:`IMPLEMENTATION`.
+    """
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        super().__init__(params, {"adapt": True, **defaults})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: computes the loss and its gradients anew, and returns the loss.
+
+        Returns:
+            What the closure returned, or None without one.
+
+        Raises:
+            RuntimeError: a gradient is sparse, a CUDA graph captures this step of an optimizer
+                without ``capturable=True``, or a DTensor is a sum that is still to be taken.
+        """
+        if not torch.compiler.is_compiling():
+            self._check_capture()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        waiting: list[tuple[Layout, Unfinished]] = []
+        for group in self.param_groups:
+            buckets: dict[tuple[torch.device, torch.dtype, bool, Layout | None], list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    if p.grad.is_sparse:
+                        raise RuntimeError(self._sparse(p))
+                    ordinary = _is_ordinary(p)
+                    layout = None if ordinary else layout_of(p)
+                    buckets.setdefault((p.device, p.dtype, ordinary, layout), []).append(p)
+            for (_, _, ordinary, layout), params in buckets.items():
+                implementation = _implementation(group, ordinary, layout)
+                if layout is not None and layout.dims and group["adapt"]:
+                    updates = self._until_norms(params, group, implementation)
+                    waiting += [(layout, update) for update in updates]
+                else:
+                    self._update(params, group, implementation)
+                if layout is not None:  # written to behind the DTensors' backs
+                    torch.autograd.graph.increment_version(params)
+        finish_all(waiting)
+        return loss
+
+    def _update(
+        self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
+    ) -> None:
+        """Update parameters of one device and dtype, all of which have a gradient."""
+        raise NotImplementedError
+
+    def _until_norms(
+        self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
+    ) -> list[Unfinished]:
+        """Begin to update likewise parameters of which this rank holds parts."""
+        raise NotImplementedError
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for settings of the subclass that are out of range."""
+        raise NotImplementedError
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; keys that it lacks are taken from the constructor's arguments.
+
+        Raises:
+            ValueError: a setting out of range, or a complex parameter.
+        """
+        settings = {**self.defaults, **param_group}
+        self._check_shared(settings)
+        self._check_group(settings)
+        super().add_param_group(param_group)
+        added = self.param_groups[-1]["params"]
+        for index, p in enumerate(added):
+            if p.is_complex():
+                self.param_groups.pop()
+                raise ValueError(
+                    f"{type(self).__name__}: parameter {index} of the group, of shape "
+                    f"{tuple(p.shape)}, is {p.dtype}; real parameters are allowed. Optimize "
+                    "torch.view_as_real(parameter), or use torch.optim.SGD or Adam for it."
+                )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; ``foreach``, ``fused`` and ``capturable`` stay as they are here.
+
+        So a run may go on with another implementation than the one that it was saved with. Every
+        other setting is taken from the saved state, as torch's optimizers do.
+
+        Raises:
+            ValueError: the state is of another number of parameters, or of a whole model and this
+                one is sharded, or the other way round.
+        """
+        saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        check_loaded(params, (state_dict["state"].get(key, {}) for key in saved))
+        own = [{key: group[key] for key in IMPLEMENTATION} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, settings in zip(self.param_groups, own, strict=True):
+            group.update(settings)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # a state saved before a setting existed
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
+    def _check_shared(self, s: dict[str, Any]) -> None:
+        at_least_zero(self, s, "lr", "weight_decay", "eps")
+        if s["trust_clip"] is not None and not s["trust_clip"] > 0:
+            raise ValueError(
+                f"{type(self).__name__}: trust_clip={s['trust_clip']!r}; give an upper bound of "
+                "the trust ratio above 0, or None."
+            )
+        if s["foreach"] and s["fused"]:
+            raise ValueError(
+                f"{type(self).__name__}: foreach=True and fused=True exclude each other; fused "
+                "alone is the faster one."
+            )
+
+    def _check_capture(self) -> None:
+        if not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing():
+            return
+        if not all(group["capturable"] for group in self.param_groups):
+            raise RuntimeError(
+                f"A CUDA graph captures a step of {type(self).__name__}, which would replay this "
+                "step's learning rate and step count for ever. Make the optimizer with "
+                "capturable=True, and lr as a tensor on the device if it is to change."
+            )
+
+    def _sparse(self, p: Tensor) -> str:
+        return (
+            f"{type(self).__name__} does not support sparse gradients (parameter of shape "
+            f"{tuple(p.shape)}). Make the embedding with sparse=False, or give this parameter to "
+            "torch.optim.SparseAdam."
+        )
+
+
+def at_least_zero(optimizer: Optimizer, settings: dict[str, Any], *names: str) -> None:
+    """Raise ValueError unless the named settings are finite numbers of at least 0."""
+    for name in names:
+        value = settings[name]
+        if isinstance(value, Tensor) and name == "lr":
+            if value.numel() != 1:
+                raise ValueError(
+                    f"{type(optimizer).__name__}: lr is a tensor of shape {tuple(value.shape)}; "
+                    "give a number or a tensor with one element."
+                )
+        elif not (isinstance(value, int | float) and 0 <= value < math.inf):
+            raise ValueError(
+                f"{type(optimizer).__name__}: {name}={value!r}; give a number of at least 0."
+            )
+
+
+def in_unit_interval(optimizer: Optimizer, name: str, value: Any) -> None:
+    """Raise ValueError unless a decay rate is at least 0 and below 1."""
+    if not (isinstance(value, int | float) and 0 <= value < 1):
+        raise ValueError(
+            f"{type(optimizer).__name__}: {name}={value!r}; give a number of at least 0 and "
+            "below 1."
+        )
+
+
+def gradients(params: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients of parameters that all have one; of DTensors this rank's parts."""
+    return [local_gradient(p.grad, p) for p in params if p.grad is not None]
+
+
+def learning_rate(group: dict[str, Any], device: torch.device) -> float | Tensor:
+    """The group's learning rate; a tensor comes without dimensions and on the device."""
+    lr: float | Tensor = group["lr"]
+    return lr.reshape(()).to(device) if isinstance(lr, Tensor) else float(lr)
+
+
+def _is_ordinary(p: Tensor) -> bool:
+    """Whether the multi-tensor operations may take it as it is: no tensor subclass."""
+    return type(p) in (Tensor, torch.nn.Parameter)
+
+
+def _implementation(group: dict[str, Any], ordinary: bool, layout: Layout | None) -> Implementation:
+    if layout is not None:
+        # A compiled step would have the all-reduce in its middle.
+        one_by_one = group["foreach"] is False and not group["fused"]
+        return "reference" if one_by_one else "foreach"
+    if group["foreach"]:
+        return "foreach"
+    if not ordinary or (group["foreach"] is False and not group["fused"]):
+        return "reference"
+    # Inside somebody's torch.compile there is nothing left for us to compile.
+    return "fused" if group["fused"] and not torch.compiler.is_compiling() else "foreach"

@@ -1,0 +1,262 @@
+"""From a recipe to a trainer that is ready for its first step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+import conadv
+from conadv.errors import RecipeError
+from conadv.schedules import Schedule
+from conadv.trainer.distributed import World
+from conadv.trainer.distributed.data_parallel import Alone, DataParallel, Exchange, FullySharded
+from conadv.trainer.distributed.world import local_device
+from conadv.trainer.evaluation.robustness import Robustness, robust_accuracy
+from conadv.trainer.input.feed import Feed, MixedFeed
+from conadv.trainer.input.images import EvalImages, Score, score
+from conadv.trainer.input.load import load_splits
+from conadv.trainer.input.splits import Facts, Splits
+from conadv.trainer.models.zoo import build_model
+from conadv.trainer.recipe import Recipe
+from conadv.trainer.recipe.sections import BRANCHES, VIEW_BRANCH
+from conadv.trainer.recipe.values import piecewise
+from conadv.trainer.run.device import autocast_dtype, resolve_device
+from conadv.trainer.step import Numerics
+from conadv.trainer.trainer import Trainer
+from conadv.trainer.update import (
+    learning_rate_factor,
+    make_optimizer,
+    make_sam,
+    make_variance_reduction,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A recipe made real."""
+
+    recipe: Recipe
+    world: World
+    device: torch.device
+    splits: Splits
+    validation: EvalImages | None
+    trainer: Trainer
+    evaluate_every: int
+    """Steps between looks at the validation split."""
+
+    def score(self, images: EvalImages) -> Score:
+        """Loss and accuracy of the model as it is now (its average, with EMA).
+
+        Each rank takes a part of the images.
+        """
+        model, numerics = self.trainer.evaluated_model, self.trainer.numerics
+        layout, branch = self.recipe.hardware.channels_last, self.recipe.evaluation.branch
+
+        def measure(part: EvalImages, batch: int) -> Score:
+            batches = part.batches(batch, self.device, channels_last=layout)
+            return score(model, batches, numerics.autocast(), branch)
+
+        return Score.joined(self._on_parts(images, measure))
+
+    def robust_accuracy(self) -> float:
+        """Accuracy of the model as it is now under the recipe's test attack."""
+        settings = self.recipe.evaluation
+
+        def measure(part: EvalImages, batch: int) -> Robustness:
+            with self.trainer.numerics.autocast():
+                return robust_accuracy(
+                    self.trainer.evaluated_model,
+                    part.batches(batch, self.device),
+                    make_test_attack(self.recipe, self.splits.facts),
+                    branch=settings.branch,
+                    seed=self.recipe.seed + self.world.rank,
+                )
+
+        images = self.splits.test().first(settings.robust_images)
+        return Robustness.joined(self._on_parts(images, measure)).robust_accuracy
+
+    def _on_parts(self, images: EvalImages, measure: Callable[[EvalImages, int], T]) -> list[T]:
+        """Measure this rank's part, in batches of so many images; what all ranks found."""
+        world, batch = self.world, self.recipe.evaluation.batch
+        part = images.part(world.rank, world.size)
+        own = measure(part, batch) if len(part) or world.size == 1 else None
+        if self.trainer.exchange.lockstep:
+            # The others' passes need this rank too; what it makes of these images is dropped.
+            most = -(-len(images.part(0, world.size)) // batch)
+            if missing := most - -(-len(part) // batch):
+                measure(images.repeated(missing), 1)
+        return [found for found in world.gather(own) if found is not None]
+
+
+def build(recipe: Recipe, world: World | None = None, splits: Splits | None = None) -> Built:
+    """Load the data and make model, optimizer, adversary and trainer.
+
+    Reseeds torch's global random stream: the initial weights are a function of the recipe.
+
+    Args:
+        recipe: What to train and how.
+        world: This process among those of the run; None is a process on its own.
+        splits: The images; None loads the recipe's.
+
+    Raises:
+        RecipeError: The recipe does not fit its data or this machine.
+        DataError: The data cannot be had.
+        DistributedError: The recipe cannot be carried by so many processes.
+    """
+    world = world or World()
+    slots = world.slots(recipe.micro_steps)  # before anything that takes time
+    device = resolve_device(local_device(recipe.hardware.device, world))
+    splits = splits or load_splits(recipe, device, world)
+    count = splits.train_count
+    feed = _mixed(recipe, splits.feed(recipe, slots), splits.facts)
+    torch.manual_seed(recipe.seed)
+    model = make_model(recipe, splits.facts).to(device)
+    sharded = world.size > 1 and recipe.hardware.parallel == "fsdp"
+    if recipe.hardware.channels_last and not sharded:  # fully_shard takes contiguous weights only
+        model = model.to(memory_format=torch.channels_last)
+    exchange = _exchange(recipe, model, world)
+    trainer = Trainer(
+        model=model,
+        adversary=make_adversary(recipe, exchange.wrapped, splits.facts, len(slots)),
+        optimizer=make_optimizer(recipe, model),
+        criterion=nn.CrossEntropyLoss(label_smoothing=recipe.train.label_smoothing),
+        feed=feed,
+        factor=learning_rate_factor(recipe, count),
+        numerics=Numerics(
+            device=device,
+            autocast_dtype=autocast_dtype(recipe.hardware.precision, device),
+            clip_grad_norm=recipe.train.clip_grad_norm,
+            nonfinite=recipe.train.nonfinite,
+            ema_decay=recipe.train.ema_decay,
+        ),
+        exchange=exchange,
+        micro_steps=recipe.micro_steps,
+        tau=recipe.method.tau if recipe.method.schedule == "lookahead" else 0,
+        sam=make_sam(recipe, model.parameters()),
+        variance_reduction=make_variance_reduction(recipe, model.parameters(), world.size),
+    )
+    if world.size > 1 and not sharded:
+        trainer.settle()
+    every = round(recipe.evaluation.every_epochs * recipe.steps_per_epoch(count))
+    return Built(recipe, world, device, splits, splits.validation(), trainer, max(1, every))
+
+
+def _mixed(recipe: Recipe, feed: Feed, facts: Facts) -> Feed:
+    mixup, cutmix = recipe.train.mixup, recipe.train.cutmix
+    if not (mixup or cutmix):
+        return feed
+    from conadv.trainer.data.decoding import Mixing
+
+    classes = recipe.model.num_classes or len(facts.classes)
+    mixing = Mixing(classes, mixup, cutmix)  # the criterion smooths the labels
+    mixed: Any = MixedFeed(feed, mixing, recipe.seed)
+    return mixed  # type: ignore[no-any-return]
+
+
+def _exchange(recipe: Recipe, model: nn.Module, world: World) -> Exchange:
+    called: Any = torch.compile(model) if recipe.hardware.compile else model
+    if world.size == 1:
+        return Alone(called)
+    if recipe.hardware.parallel == "fsdp":
+        return FullySharded(model, world)
+    return DataParallel(model, called, world)
+
+
+def branches_of(recipe: Recipe) -> tuple[str, ...]:
+    """Normalisation branches of a recipe's model: vanilla training has no adversarial one."""
+    branches = BRANCHES[:1] if recipe.method.schedule == "vanilla" else BRANCHES
+    return branches if recipe.method.view == "none" else (*branches, VIEW_BRANCH)
+
+
+def make_model(recipe: Recipe, facts: Facts) -> nn.Module:
+    """The network, its normalisation split into :func:`branches_of`.
+
+    Raises:
+        RecipeError: The recipe does not fit the data, or evaluates through a branch that its
+            model does not have.
+    """
+    branches = branches_of(recipe)
+    for field, branch in (
+        ("evaluation.branch", recipe.evaluation.branch),
+        ("attack.branch", recipe.attack.branch),
+    ):
+        if branch not in (None, *branches):
+            raise RecipeError(
+                f"{field}={branch} with method.schedule=vanilla: its model has the clean branch "
+                f"only. Set {field}=clean, or another method.schedule."
+            )
+    model = build_model(recipe.model, facts.channels, len(facts.classes))
+    group = recipe.norm_group if recipe.norm_group != recipe.micro_batch else None
+    if len(branches) == 1 and group is None:
+        return model  # nothing to split: an ordinary network at an ordinary network's speed
+    return conadv.split_norms(
+        model,
+        branches,
+        statistics=recipe.norm.statistics,
+        group_size=group,
+        layer_norm=recipe.norm.layer_norm,
+    )
+
+
+def make_adversary(recipe: Recipe, model: nn.Module, facts: Facts, rounds: int) -> conadv.Adversary:
+    """The adversary on the model, or on what it is wrapped in.
+
+    Args:
+        recipe: Schedule and attack.
+        model: Bare, compiled or in DistributedDataParallel.
+        facts: Mean and std of the data set.
+        rounds: Micro-batches of a step on this rank.
+    """
+    schedule = make_schedule(recipe, rounds)
+    # Where there is no adversarial branch, pictures of the attack are taken through the clean one.
+    branch = BRANCHES[-1] if BRANCHES[-1] in branches_of(recipe) else BRANCHES[0]
+    return conadv.Adversary(
+        model,
+        make_attack(recipe, facts),
+        schedule,
+        seed=recipe.seed,
+        adversarial_branch=branch,
+        track_agreement=recipe.method.track_agreement,
+    )
+
+
+def make_attack(recipe: Recipe, facts: Facts) -> conadv.Attack:
+    """The attack of training, on images standardised with the data set's mean and std."""
+    return conadv.Attack(mean=facts.mean, std=facts.std, **dict(recipe.attack))
+
+
+def make_schedule(recipe: Recipe, rounds: int) -> Schedule:
+    """The schedule object.
+
+    Lookahead's staleness is counted in rounds, one per micro-batch: ``tau`` steps are
+    ``tau * rounds`` rounds, so the copies of a step's micro-batches are all made at the
+    weights of the step that lies ``tau`` steps before it.
+
+    Args:
+        recipe: Names the schedule.
+        rounds: Micro-batches of a step on this rank.
+    """
+    method = recipe.method
+    share = piecewise(method.share)
+    weight = None if method.weight is None else piecewise(method.weight)
+    makers: dict[str, Callable[[], Schedule]] = {
+        "vanilla": conadv.Vanilla,
+        "sequential": lambda: conadv.Sequential(share, weight),
+        "noise": lambda: conadv.Noise(share, weight),
+        "lookahead": lambda: conadv.Lookahead(method.tau * rounds, share, weight),
+        "recycled": lambda: conadv.Recycled(share, weight, method.budget, method.refine),
+    }
+    return makers[method.schedule]()
+
+
+def make_test_attack(recipe: Recipe, facts: Facts) -> conadv.Attack:
+    """What ``robust_accuracy`` is measured with: FGSM, or PGD from a random start."""
+    steps = recipe.evaluation.robust_steps
+    attack = conadv.Attack(
+        recipe.robust_epsilon, mean=facts.mean, std=facts.std, norm=recipe.attack.norm
+    )
+    return replace(attack, steps=steps, random_start=1.0) if steps else attack

@@ -1,0 +1,133 @@
+"""A run that goes on with another number of processes: who takes over which pending copies."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conadv.optim.sharded import is_dtensor
+from conadv.trainer.distributed import World
+
+
+def redeal(
+    ranks: int, read: Callable[[int], dict[str, Any]], world: World, micro_steps: int
+) -> dict[str, Any]:
+    """This rank's own state from what the ranks of the earlier process group had.
+
+    The micro-batches of a step are the same and in the same order on any number of processes;
+    what is pending moves with them. Lookahead's copies are kept by micro-batch, so none is lost
+    and none changes. Recycled copies wait for the next micro-batch of their rank: they go to the
+    rank that now holds the micro-batch they come from, unless a later one is among its own; with
+    fewer ranks some are dropped, with more some ranks begin without, as every run does.
+
+    Args:
+        ranks: How many processes wrote the checkpoint.
+        read: ``read(rank)``: `Trainer.rank_state_dict` of one of them.
+        world: This process among those of today.
+        micro_steps: Micro-batches of a full step, on all ranks together.
+    """
+    if ranks == world.size:
+        return read(world.rank)
+    before, now = micro_steps // ranks, world.slots(micro_steps)
+    newest = (now[-1] + 1) // before - 1
+    # The last micro-batch of an earlier rank that is among this rank's, if there is one.
+    heir = newest if newest >= 0 and (newest + 1) * before - 1 in now else None
+    state = read(now[0] // before if heir is None else heir)
+    adversary = dict(state["adversary"])
+    if adversary["schedule"] == "lookahead":
+        pending = _by_slot(read, adversary["state"], before, now)
+        adversary["state"] = {**adversary["state"], "pending": pending}
+    elif heir is None and "pending" in adversary["state"]:
+        adversary["state"] = {**adversary["state"], "pending": []}
+    return {**state, "adversary": adversary}
+
+
+def _by_slot(
+    read: Callable[[int], dict[str, Any]], example: dict[str, Any], before: int, now: range
+) -> list[Any]:
+    """Lookahead's queue: the copies of a rank's micro-batches of one step, then of the next."""
+    queues = {
+        rank: read(rank)["adversary"]["state"]["pending"]
+        for rank in sorted({slot // before for slot in now})
+    }
+    steps = len(example["pending"]) // before
+    return [
+        queues[slot // before][step * before + slot % before]
+        for step in range(steps)
+        for slot in now
+    ]
+
+
+def whole(value: Any, *, keep: bool = True) -> Any:
+    """The same nested dicts, lists and tuples, with every DTensor gathered.
+
+    All ranks must call it with the same structure. What was gathered lies in the CPU's memory:
+    one whole tensor at a time has to fit on the device. Anything else is returned as it is.
+
+    Args:
+        value: of dicts, lists, tuples, tensors and plain values.
+        keep: whether this rank wants it; otherwise it only takes part, and empty tensors return.
+    """
+    if is_dtensor(value):
+        full = value.full_tensor().detach()
+        return full.cpu() if keep else full.new_empty(0, device="cpu")
+    if isinstance(value, Mapping):
+        return {key: whole(item, keep=keep) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(whole(item, keep=keep) for item in value)
+    return value
+
+
+def spread(value: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a tensor that every rank holds whole; nothing is communicated.
+
+    Args:
+        value: the whole tensor.
+        like: cut in the way that the result shall be. If it is no DTensor, ``value`` is returned.
+    """
+    if not is_dtensor(like) or is_dtensor(value):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    value = value.to(device=like.device, dtype=value.dtype)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def spread_model(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A model's whole state, cut as its present one is."""
+    return {key: spread(value, like[key]) if key in like else value for key, value in state.items()}
+
+
+def spread_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's whole state, its buffers cut as their parameters are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [n for group in state["param_groups"] for n in group["params"]]
+    buffers = dict(state["state"])
+    for number, parameter in zip(numbers, parameters, strict=False):
+        if number in buffers:
+            buffers[number] = {
+                key: spread(value, parameter)
+                if isinstance(value, Tensor) and value.shape == parameter.shape
+                else value
+                for key, value in buffers[number].items()
+            }
+    return {**state, "state": buffers}
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Strictly load a plain mapping of what ``model.state_dict()`` once held.
+
+    A state dict carries the versions of the modules' formats beside its tensors, and a checkpoint
+    of tensors alone does not. Modules that ask for theirs (torchvision's MNASNet) refuse a state
+    without; they get the present ones, which is what wrote it.
+
+    Raises:
+        RuntimeError: keys or shapes that do not fit.
+    """
+    versioned: OrderedDict[str, Tensor] = OrderedDict(state)
+    versioned._metadata = getattr(model.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
+    model.load_state_dict(versioned)

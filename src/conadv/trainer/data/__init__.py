@@ -1,0 +1,76 @@
+"""Where images come from, how they are augmented, in which order they arrive."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conadv.errors import DataError
+from conadv.trainer.data.augment import Augment
+from conadv.trainer.data.cache import cache_dir
+from conadv.trainer.data.dataset import ImageDataset
+from conadv.trainer.data.resident import ResidentSource, standardise
+from conadv.trainer.data.sampler import rank_slice, sample_indices, steps_per_epoch
+from conadv.trainer.data.split import split
+
+DATASETS: dict[str, str] = {
+    "fashion-mnist-subset": "10,000 + 2,000 grey 28 x 28 images in the package (MIT licence)",
+    "cifar10": "50,000 + 10,000 colour 32 x 32 images, fetched once (170 MB)",
+    "synthetic": "made-up images of any size, for tests and dry runs",
+}
+"""What `load_dataset` knows, and in a few words what it is."""
+
+
+def load_dataset(
+    name: str,
+    root: Path | str | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+    **options: Any,
+) -> ImageDataset:
+    """Load a data set by name; fetches it first if it has to.
+
+    Args:
+        name: one of `DATASETS`.
+        root: folder for fetched data; None: `cache_dir`.
+        say: called with a line of text at every stage of a download; None prints to stderr.
+        options: of ``"synthetic"``: size, classes, channels, train_images, test_images, seed.
+
+    Raises:
+        DataError: no such data set, or it cannot be had.
+        TypeError: options that the data set does not take.
+    """
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise DataError(f"No data set {name!r}: there are {', '.join(DATASETS)}.{hint}")
+    if name == "synthetic":
+        from conadv.trainer.data.synthetic import make_synthetic
+
+        return make_synthetic(**options)
+    if options:
+        raise TypeError(f"{name} takes no options, given: {', '.join(options)}.")
+    if name == "cifar10":
+        from conadv.trainer.data.cifar10 import load_cifar10
+
+        return load_cifar10(None if root is None else Path(root).expanduser(), say)
+    from conadv.trainer.data.fashion import load_fashion_subset
+
+    return load_fashion_subset()
+
+
+__all__ = [
+    "DATASETS",
+    "Augment",
+    "ImageDataset",
+    "ResidentSource",
+    "cache_dir",
+    "load_dataset",
+    "rank_slice",
+    "sample_indices",
+    "split",
+    "standardise",
+    "steps_per_epoch",
+]

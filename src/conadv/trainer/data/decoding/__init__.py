@@ -1,0 +1,24 @@
+"""Encoded images to batches: quick decoding, augmentation that repeats, worker processes."""
+
+from __future__ import annotations
+
+from conadv.trainer.data.decoding.decode import DecodeError, decode_centre, decode_crop
+from conadv.trainer.data.decoding.loader import ImageLoader, Tally
+from conadv.trainer.data.decoding.mixing import Mixing
+from conadv.trainer.data.decoding.policy import CentreCrop, Pipeline, Preparation
+from conadv.trainer.data.decoding.request import Decoded, EncodedImages, Request
+
+__all__ = [
+    "CentreCrop",
+    "DecodeError",
+    "Decoded",
+    "EncodedImages",
+    "ImageLoader",
+    "Mixing",
+    "Pipeline",
+    "Preparation",
+    "Request",
+    "Tally",
+    "decode_centre",
+    "decode_crop",
+]

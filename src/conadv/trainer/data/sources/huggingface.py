@@ -1,0 +1,142 @@
+"""Data sets of the Hugging Face hub, through the package `datasets`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conadv.errors import DataError
+from conadv.trainer.data.sources.handles import unreadable
+from conadv.trainer.data.sources.patterns import SPLITS
+from conadv.trainer.data.sources.source import check_labels, fingerprint_of, pack_names
+
+PREFIX = "hf://"
+
+
+class HuggingFaceSource:
+    """Images of a `datasets.Dataset`, as they were stored, not decoded.
+
+    Args:
+        dataset: has ``features``, a length, and rows; `load_hub` gives one.
+        name: what the source is called.
+        image: the column of images; None: the only one.
+        label: the column of labels, a ClassLabel; None: ``label`` or ``labels``, or the only one.
+
+    Raises:
+        DataError: there is no such column, or several could be meant, or an image has no label.
+    """
+
+    def __init__(
+        self, dataset: Any, name: str, image: str | None = None, label: str | None = None
+    ) -> None:
+        self.name = name
+        features: dict[str, Any] = dict(dataset.features)
+        self._image = _column(name, features, "Image", image, ())
+        column = _column(name, features, "ClassLabel", label, ("label", "labels"))
+        # As stored: decoding would lose the bytes, and encode them again when they are wanted.
+        self._rows = dataset.cast_column(self._image, type(features[self._image])(decode=False))
+        self.classes = tuple(str(c) for c in features[column].names)
+        labels = [-1 if value is None else int(value) for value in dataset[column]]
+        self.labels = check_labels(name, labels, self.classes)
+        names = [f"{index:08d}" for index in range(len(labels))]
+        self.fingerprint = fingerprint_of(pack_names(names), self._sizes(), self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self):,} images)"
+
+    def read(self, index: int) -> bytes:
+        """One image as it is stored.
+
+        Raises:
+            DataError: it cannot be read.
+            IndexError: no such image.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name} has {len(self)} images, asked for number {index}.")
+        cell = self._rows[index][self._image]
+        if cell is not None and cell.get("bytes") is not None:
+            return bytes(cell["bytes"])
+        if cell is None or not cell.get("path"):
+            raise DataError(f"{self.where(index)} has neither bytes nor a path: leave it out.")
+        try:
+            return Path(cell["path"]).read_bytes()
+        except OSError as error:
+            raise unreadable(cell["path"], error) from error
+
+    def where(self, index: int) -> str:
+        """The data set's name and the row."""
+        return f"{self.name}::{index}"
+
+    def _sizes(self) -> npt.NDArray[np.int64]:
+        """Bytes of each image; 0 where a row names a file, whose size may be far away."""
+        if not hasattr(self._rows, "with_format"):
+            cells = [self._rows[index][self._image] for index in range(len(self.labels))]
+            return np.array([len((c or {}).get("bytes") or b"") for c in cells], dtype=np.int64)
+        compute: Any = importlib.import_module("pyarrow.compute")
+        # Arrow knows the lengths without looking at the images, and copies nothing here.
+        cells = self._rows.with_format("arrow")[:].column(self._image)
+        lengths = compute.binary_length(compute.struct_field(cells, "bytes"))
+        sizes: npt.NDArray[np.int64] = np.array(
+            compute.fill_null(lengths, 0).to_numpy(), dtype=np.int64
+        )
+        return sizes
+
+
+def _column(
+    name: str, features: dict[str, Any], kind: str, given: str | None, usual: Sequence[str]
+) -> str:
+    columns = [c for c, feature in features.items() if type(feature).__name__ == kind]
+    candidates = [c for c in usual if c in columns][:1] or columns
+    if given is not None:
+        candidates = [given] if given in columns else []
+    if len(candidates) != 1:
+        what = f"it has {', '.join(columns)}" if columns else f"its columns are {list(features)}"
+        raise DataError(
+            f"{name} needs one column of the feature {kind}, {what}. "
+            "HuggingFaceSource(dataset, name, image=..., label=...) chooses."
+        )
+    return candidates[0]
+
+
+def load_hub(where: str, split: str) -> HuggingFaceSource:
+    """The source that ``hf://name[:split]`` stands for.
+
+    Args:
+        where: such as ``hf://timm/mini-imagenet`` or ``hf://uoft-cs/cifar10:test``.
+        split: which split, if `where` names none; ``"val"`` also finds ``validation``.
+
+    Raises:
+        DataError: `datasets` is not installed, or the data set or split cannot be had.
+    """
+    name, _, chosen = where.removeprefix(PREFIX).partition(":")
+    if not name:
+        raise DataError(f"{where}: write hf://name or hf://name:split.")
+    try:
+        datasets: Any = importlib.import_module("datasets")
+    except ImportError as error:
+        raise DataError(
+            f"{where} needs the package datasets, which is not installed. Type: pip install "
+            "datasets"
+        ) from error
+    reasons: list[str] = []
+    for candidate in [chosen] if chosen else SPLITS.get(split, (split,)):
+        try:
+            dataset = datasets.load_dataset(name, split=candidate)
+        except Exception as error:  # of many kinds: the hub, the network, the disk
+            reasons.append(f"{candidate}: {type(error).__name__}: {error}")
+            if "split" not in str(error).lower():
+                break  # another split would fail in the same way, after as long a wait
+            continue
+        return HuggingFaceSource(dataset, f"{PREFIX}{name}:{candidate}")
+    raise DataError(
+        f"{where} could not be loaded ({'; '.join(reasons)}). Check the name and the split, the "
+        "network, and that you may read it (`hf auth login`)."
+    )

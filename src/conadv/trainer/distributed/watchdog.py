@@ -1,0 +1,221 @@
+"""Every process shows that it lives; one that is gone or stuck stops all, with one message.
+
+A collective that another process never enters waits for ever, or ends in as many stack traces as
+there are processes. Here a thread of each process writes a beat into the launch's store every
+second, rank 0 reads them all, and what is found out is left in the store for everyone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import re
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from conadv.trainer.distributed.failure import Beat, Judge, Verdict
+
+EXIT_CODE = 2
+"""Of a process that is stopped because of another one."""
+TAIL = (
+    " All processes were stopped. Nothing since the last checkpoint is kept; the same command "
+    "with --resume goes on from there."
+)
+GRACE = 5.0
+"""Seconds that the main thread gets to end by itself, once the verdict is known."""
+_PACKAGE = str(Path(__file__).parents[2])
+_FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
+
+
+class NoWatchdog:
+    """Of a process on its own, or in a group that somebody else made."""
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Nobody watches."""
+        yield
+
+    def doing(self, what: str) -> None:
+        """Nobody asks."""
+
+    def fail(self, cause: str) -> bool:
+        """Nobody else would tell."""
+        return True
+
+    def lost(self) -> Verdict | None:
+        """Nothing is known."""
+        return None
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+class Watchdog(NoWatchdog):
+    """Of one process of a launch. Its thread is started at once; :meth:`close` stops it.
+
+    Args:
+        store: what the processes of this attempt share, through a connection of its own:
+            collectives may block another one for as long as they wait.
+        rank: of this process.
+        size: number of processes.
+        timeout: seconds after which a process that is stuck stops all of them.
+        stop: ends this process with an exit code, from a thread; tests put another one here.
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        size: int,
+        timeout: float,
+        *,
+        stop: Callable[[int], Any] = os._exit,
+    ) -> None:
+        self._store, self._rank, self._size, self._stop = store, rank, size, stop
+        self._interval = min(1.0, timeout / 5)
+        self._judge = Judge(size, timeout)
+        self._said = Beat(name=f"process {os.getpid()} on {socket.gethostname()}")
+        """Written by the main thread alone."""
+        self._sequence = 0
+        self._seen_first = ("", time.monotonic())
+        """Rank 0's last new beat, and when it was seen."""
+        self._main = threading.main_thread().ident
+        self._verdict: Verdict | None = None
+        self._told = self._closing = False
+        self._known, self._wake = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._thread.start()
+
+    # -- called by the main thread -------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around whatever needs the other processes."""
+        self._said = replace(self._said, waits=self._said.waits + 1, state="waiting")
+        yield  # after an error this is still the place where the process waited
+        self._said = replace(self._said, state="working")
+
+    def doing(self, what: str) -> None:
+        """Say what this process is at, such as ``step 41``."""
+        self._said = replace(self._said, at=what)
+
+    def fail(self, cause: str) -> bool:
+        """This process cannot go on: the others end quietly.
+
+        Args:
+            cause: one line.
+
+        Returns:
+            Whether this process is the one to tell; another may have failed first.
+        """
+        self._told = True
+        verdict = Verdict(f"rank {self._rank} ({self._said.name}): {cause}", self._rank)
+        try:
+            kept = self._leave(verdict)
+        except RuntimeError:  # no store: nobody else hears of it
+            kept = verdict
+        self.close()
+        return kept.teller == self._rank
+
+    def lost(self) -> Verdict | None:
+        """The connection to another process broke: wait until it is known which, and why.
+
+        The lowest rank that is not at fault has printed it then. None: nothing could be found out.
+        """
+        self._said = replace(self._said, state="lost")
+        self._wake.set()
+        self._known.wait(3 * self._judge.evidence + 5 * self._interval)
+        return self._verdict
+
+    def close(self) -> None:
+        """Stop the thread; the others learn that this process left in good order."""
+        if self._said.state != "lost":
+            self._said = replace(self._said, state="done")
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout=10)
+
+    # -- the thread ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        # Without the store the launcher is gone, and nobody is left to agree with.
+        with contextlib.suppress(RuntimeError):
+            while not self._closing and self._verdict is None:
+                self._put()
+                self._verdict = self._hear()
+                self._wake.wait(0 if self._verdict else self._interval)
+                self._wake.clear()
+            if self._closing:
+                self._put()
+        verdict = self._verdict
+        if verdict is not None and verdict.teller == self._rank and not self._told:
+            print(f"error: {verdict.message}{TAIL}", file=sys.stderr, flush=True)
+        self._known.set()  # after it is told: the main thread may end the process now
+        if verdict is not None:
+            self._end()
+
+    def _put(self) -> None:
+        self._sequence += 1
+        beat = replace(self._said, sequence=self._sequence, line=_line_of(self._main))
+        self._store.set(f"beat/{self._rank}", beat.packed())
+
+    def _hear(self) -> Verdict | None:
+        """What rank 0 has found out; the others look for themselves when it is silent."""
+        if self._rank == 0 or self._first_is_silent():
+            keys = [f"beat/{rank}" for rank in range(self._size)]
+            if self._store.check(keys):  # the rendezvous finds those who never begin
+                beats = [Beat.unpacked(text) for text in self._store.multi_get(keys)]
+                found = self._judge.look(beats, time.monotonic())
+                if found is not None:
+                    return self._leave(found)
+        if self._store.check(["verdict"]):
+            return Verdict.unpacked(self._store.get("verdict"))
+        return None
+
+    def _first_is_silent(self) -> bool:
+        if not self._store.check(["beat/0"]):
+            return False
+        beat, now = self._store.get("beat/0"), time.monotonic()
+        if beat != self._seen_first[0]:
+            self._seen_first = (beat, now)
+        return now - self._seen_first[1] > 3 * self._interval
+
+    def _leave(self, verdict: Verdict) -> Verdict:
+        """Leave a verdict for all; the one that counts, which is the first."""
+        return Verdict.unpacked(self._store.compare_set("verdict", "", verdict.packed()))
+
+    def _end(self) -> None:
+        """End the process unless its main thread does so in time."""
+        deadline = time.monotonic() + GRACE
+        while time.monotonic() < deadline:
+            if self._closing:
+                return
+            time.sleep(0.05)
+        self._stop(EXIT_CODE)
+
+
+def _line_of(thread: int | None) -> str:
+    """Where a thread is in this package, such as ``trainer/trainer.py:203 in _round``.
+
+    As faulthandler writes it: to walk another thread's frames from Python can crash or block the
+    interpreter (python/cpython#99110, #106883).
+    """
+    with contextlib.suppress(OSError), tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        mine = re.search(
+            rf"hread 0x0*{thread or 0:x}\b[^\n]*\n((?:  .*\n)*)",
+            file.read().decode(errors="replace"),
+        )
+        for path, line, name in _FRAME.findall(mine[1] if mine else ""):
+            if path.startswith(_PACKAGE) and not path.startswith(f"{_PACKAGE}/trainer/distributed"):
+                return f"{path[len(_PACKAGE) + 1 :]}:{line} in {name}"
+    return ""

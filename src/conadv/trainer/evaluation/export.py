@@ -1,0 +1,79 @@
+"""The trained network as an ordinary one, in a file that cannot run code."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import nn
+
+import conadv
+from conadv.errors import RunFolderError
+from conadv.trainer.checkpoint.load_run import load_run
+from conadv.trainer.run.files import write_atomic
+
+
+def export_run(
+    run: Path | str,
+    path: Path | str | None = None,
+    *,
+    checkpoint: str = "last",
+    branch: str | None = None,
+) -> Path:
+    """Write the plain model of a run as safetensors.
+
+    The file has the keys of the original model, so timm and torchvision load it by name; its
+    metadata say what it is: ``model``, ``num_classes``, ``in_chans``, ``mean``, ``std``,
+    ``classes``, ``dataset``, ``branch``, ``step`` and ``conadv`` (the version).
+
+    Args:
+        run: The run folder.
+        path: The file; None writes ``model.safetensors`` into the run folder.
+        checkpoint: ``"last"``, ``"best"``, or a file name in the run's checkpoints folder.
+        branch: Whose normalisation the plain model gets; None takes the recipe's for evaluation.
+
+    Returns:
+        The file written.
+
+    Raises:
+        RunFolderError: The folder holds no run, its model has no such branch, or the file cannot
+            be written.
+        CheckpointError: The checkpoint cannot be read.
+    """
+    saved = load_run(run, checkpoint=checkpoint, device="cpu")
+    branch = saved.branch(branch)
+    target = Path(path) if path is not None else saved.folder.root / "model.safetensors"
+    data = saved.facts
+    metadata = {
+        "format": "pt",
+        "model": saved.recipe.model.name,
+        "num_classes": str(saved.recipe.model.num_classes or len(data.classes)),
+        "in_chans": str(data.channels),
+        "mean": json.dumps(list(data.mean)),
+        "std": json.dumps(list(data.std)),
+        "classes": json.dumps(list(data.classes)),
+        "dataset": data.name,
+        "branch": branch,
+        "step": str(saved.step),
+        "conadv": conadv.__version__,
+    }
+    content = safetensors_of(saved.model, branch if len(saved.branches) > 1 else None, metadata)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, lambda file: file.write(content))
+    except OSError as error:
+        raise RunFolderError(f"could not write {target}: {error.strerror or error}.") from error
+    return target
+
+
+def safetensors_of(model: nn.Module, branch: str | None, metadata: dict[str, str]) -> bytes:
+    """The plain model of a split one as the content of a safetensors file.
+
+    Args:
+        model: Split or not.
+        branch: Whose normalisation the plain model gets; None takes the first.
+        metadata: What the file says about itself.
+    """
+    plain = conadv.plain(model, branch)
+    # Two names of one tensor are stored twice: safetensors refuses shared memory.
+    tensors = {name: value.contiguous().clone() for name, value in plain.state_dict().items()}
+    return save(tensors, metadata)

@@ -1,0 +1,216 @@
+"""What each test set is, and which of the 1000 classes its folders stand for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from conadv.errors import DataError
+from conadv.trainer.evaluation.imagenet.classes import (
+    CLASSES,
+    wnids,
+    wnids_of_a,
+    wnids_of_r,
+)
+from conadv.trainer.evaluation.imagenet.corruption import CORRUPTIONS, SEVERITIES
+
+
+def numbers() -> tuple[str, ...]:
+    """``"0"`` to ``"999"``: ImageNetV2 calls its folders by the number of the class."""
+    return tuple(str(number) for number in range(CLASSES))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One published collection of test images."""
+
+    name: str
+    """What commands and results call it."""
+    title: str
+    """What tables call it."""
+    images: int
+    """Published number of images in each part."""
+    parts: tuple[str, ...]
+    """Sets that are scored one by one; a single empty name where there is nothing to tell apart."""
+    read_folders: Callable[[], tuple[str, ...]]
+    """Gives `folders`; they come from timm, which need not be there to import this."""
+    masked: bool
+    """Whether predictions are limited to the classes of the set, as its authors' code does."""
+    source: str
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Class folders in the order of their classes, which need not be alphabetical.
+
+        Raises:
+            DataError: timm is not installed.
+        """
+        return self.read_folders()
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Which of the 1000 classes each of `folders` stands for, ascending.
+
+        Raises:
+            DataError: timm is not installed.
+        """
+        if self.read_folders is numbers:
+            return tuple(range(CLASSES))
+        position = {wnid: number for number, wnid in enumerate(wnids())}
+        return tuple(position[folder] for folder in self.folders)
+
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant(
+            "val",
+            "ImageNet validation",
+            50_000,
+            ("",),
+            wnids,
+            False,
+            "Russakovsky et al., 2015, arXiv 1409.0575",
+        ),
+        Variant(
+            "v2",
+            "ImageNetV2",
+            10_000,
+            ("matched-frequency", "threshold-0.7", "top-images"),
+            numbers,
+            False,
+            "Recht et al., 2019, arXiv 1902.10811",
+        ),
+        Variant(
+            "a",
+            "ImageNet-A",
+            7_500,
+            ("",),
+            wnids_of_a,
+            True,
+            "Hendrycks et al., 2021, arXiv 1907.07174",
+        ),
+        Variant(
+            "r",
+            "ImageNet-R",
+            30_000,
+            ("",),
+            wnids_of_r,
+            True,
+            "Hendrycks et al., 2021, arXiv 2006.16241",
+        ),
+        Variant(
+            "sketch",
+            "ImageNet-Sketch",
+            50_889,
+            ("",),
+            wnids,
+            False,
+            "Wang et al., 2019, arXiv 1905.13549",
+        ),
+        Variant(
+            "c",
+            "ImageNet-C",
+            50_000,
+            tuple(
+                f"{corruption}/{severity}" for corruption in CORRUPTIONS for severity in SEVERITIES
+            ),
+            wnids,
+            False,
+            "Hendrycks & Dietterich, 2019, arXiv 1903.12261",
+        ),
+    )
+}
+"""Every collection by its name."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One set of images that gets a score of its own.
+
+    Args:
+        variant: The collection.
+        part: One of its ``parts``.
+        folder: Holds the class folders; None where images come from elsewhere, such as archives.
+
+    Raises:
+        ValueError: The collection has no such part.
+    """
+
+    variant: Variant
+    part: str = ""
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.part not in self.variant.parts:
+            raise ValueError(
+                f"{self.variant.title} has no part {self.part!r}: there are "
+                f"{', '.join(map(repr, self.variant.parts))}."
+            )
+
+    @property
+    def title(self) -> str:
+        """Such as ``ImageNetV2, top-images``."""
+        return f"{self.variant.title}, {self.part}" if self.part else self.variant.title
+
+    def class_indices(self, folders: Iterable[str]) -> tuple[int, ...]:
+        """Which of the 1000 classes a loader's own labels mean.
+
+        A loader that numbers folders in alphabetical order gives ImageNetV2's folder ``"10"`` the
+        label 2, and the classes of ImageNet-A the labels 0 to 199.
+
+        Args:
+            folders: The loader's classes in its own order, such as ``ImageFolder.classes``.
+
+        Raises:
+            DataError: A name is no class of this set, or timm is not installed.
+        """
+        known = dict(zip(self.variant.folders, self.variant.classes, strict=True))
+        given = tuple(folders)
+        strange = [folder for folder in given if folder not in known]
+        if strange:
+            raise DataError(
+                f"{self.title} has no class {strange[0]!r} ({len(strange)} of {len(given)} names "
+                f"are unknown): its {len(known):,} classes are called {self.variant.folders[0]} "
+                f"to {self.variant.folders[-1]}."
+            )
+        return tuple(known[folder] for folder in given)
+
+
+def image_set(name: str, folder: Path | None = None) -> ImageSet:
+    """A set by its name: ``"val"``, ``"v2/top-images"``, ``"c/fog/3"``.
+
+    Raises:
+        DataError: There is no such set, or the name leaves open which part is meant.
+    """
+    variant, part = named(name)
+    if part is None:
+        if len(variant.parts) > 1:
+            raise DataError(
+                f"{name!r} has {len(variant.parts)} parts: say which, such as "
+                f"{variant.name}/{variant.parts[0]}."
+            )
+        part = variant.parts[0]
+    return ImageSet(variant, part, folder)
+
+
+def named(name: str) -> tuple[Variant, str | None]:
+    """The collection that a name speaks of, and the part if it names one.
+
+    Raises:
+        DataError: There is no such collection or part.
+    """
+    head, _, part = name.partition("/")
+    variant = VARIANTS.get(head)
+    if variant is None:
+        near = difflib.get_close_matches(head, VARIANTS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise DataError(f"No test set {name!r}: there are {', '.join(VARIANTS)}.{hint}")
+    if part and part not in variant.parts:
+        near = difflib.get_close_matches(part, variant.parts, n=1)
+        allowed = [near[0]] if near else [variant.parts[0], variant.parts[-1]]
+        examples = " or ".join(f"{head}/{one}" if one else head for one in allowed)
+        raise DataError(f"{variant.title} has no part {part!r}: give a name such as {examples}.")
+    return variant, part or None

@@ -1,0 +1,1 @@
+"""The images of a step and of an evaluation, from memory or from files."""

@@ -1,0 +1,195 @@
+"""The images of a run that lie as encoded files: training, validation, test."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from conadv.errors import DataError, RecipeError
+from conadv.trainer.data import split, standardise
+from conadv.trainer.data.decoding import CentreCrop, ImageLoader
+from conadv.trainer.data.sources import ALLOWED, ImageSource, open_source
+from conadv.trainer.distributed import World
+from conadv.trainer.input.feed import Feed
+from conadv.trainer.input.file_feed import FileFeed
+from conadv.trainer.input.images import Images
+from conadv.trainer.input.splits import Facts
+from conadv.trainer.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Images of one split, decoded when they are needed; see `measure.EvalImages`.
+
+    Args:
+        source: Where they lie.
+        indices: Which of them, int64, shape (n,).
+        crop: What is done to each.
+        mean: Per channel, in [0, 1] units.
+        std: Likewise.
+        workers: Processes that decode while images are evaluated.
+        max_corrupt: Share of unreadable ones above which evaluation stops.
+    """
+
+    source: ImageSource
+    indices: Tensor
+    crop: CentreCrop
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    workers: int = 0
+    max_corrupt: float = 0.001
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def first(self, count: int | None) -> FileImages:
+        """At most ``count`` of them, evenly spread over the split; None: all."""
+        if count is None or count >= len(self):
+            return self
+        return replace(self, indices=self.indices[torch.arange(count) * len(self) // count])
+
+    def repeated(self, count: int) -> FileImages:
+        """The first image so many times."""
+        return replace(self, indices=self.indices[:1].expand(count).contiguous())
+
+    def part(self, rank: int, size: int) -> FileImages:
+        """A contiguous part for one of several ranks; parts differ by one image at most."""
+        return replace(self, indices=self.indices.tensor_split(size)[rank])
+
+    def resident(self) -> Images:
+        """All of them decoded, in memory."""
+        with self._loader() as loader:
+            found = loader.request(self.indices, 0, 0).result()
+        return Images(found.images.contiguous(), found.labels, self.mean, self.std)
+
+    def batches(
+        self, size: int, device: torch.device, *, channels_last: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Standardised float32 batches (images, labels) on a device, in order."""
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        with self._loader() as loader:
+            requests = (loader.request(part, 0, 0) for part in self.indices.split(size))
+            ahead = deque(islice(requests, 3 if self.workers else 1))
+            while ahead:
+                found = ahead.popleft().result()
+                ahead.extend(islice(requests, 1))
+                images = found.images.to(device).contiguous(memory_format=layout)
+                yield standardise(images, self.mean, self.std), found.labels.to(device)
+            if tally := loader.tally.corrupt:
+                where, why = next(iter(loader.tally.named.items()))
+                warnings.warn(
+                    f"{tally:,} of {loader.tally.read:,} images to be evaluated cannot be decoded; "
+                    f"others of the same batch stand for them. The first is {where}: {why}",
+                    stacklevel=2,
+                )
+
+    def _loader(self) -> ImageLoader:
+        few = min(self.workers, -(-len(self) // 8))  # no more processes than they have work
+        return ImageLoader(self.source, self.crop, few, 0, max_corrupt=self.max_corrupt)
+
+
+@dataclass(frozen=True)
+class FileSplits:
+    """Images in files, and which of them a run trains on and validates on."""
+
+    recipe: Recipe
+    source: ImageSource
+    """Training images, with those held out."""
+    test_source: ImageSource
+    train_indices: Tensor
+    val_indices: Tensor
+    device: torch.device
+    workers: int
+
+    @property
+    def facts(self) -> Facts:
+        """About the whole data set; no pixel is read for the fingerprint."""
+        files = self.recipe.data.files
+        both = f"{self.source.fingerprint} {self.test_source.fingerprint}"
+        return Facts(
+            self.source.name,
+            hashlib.sha256(both.encode()).hexdigest(),
+            len(files.mean),
+            self.source.classes,
+            files.mean,
+            files.std,
+        )
+
+    @property
+    def train_count(self) -> int:
+        """Images to train on."""
+        return len(self.train_indices)
+
+    def feed(self, recipe: Recipe, slots: range) -> Feed:
+        """Batches decoded by worker processes."""
+        return FileFeed(recipe, self.source, self.train_indices, self.device, slots, self.workers)
+
+    def train(self, count: int | None = None) -> FileImages:
+        """At most ``count`` training images, without augmentation."""
+        return self._images(self.source, self.train_indices).first(count)
+
+    def validation(self) -> FileImages | None:
+        """The images held out, or None."""
+        return self._images(self.source, self.val_indices) if len(self.val_indices) else None
+
+    def test(self) -> FileImages:
+        """The data set's own validation images, for which nobody has published a test set."""
+        return self._images(self.test_source, torch.arange(len(self.test_source)))
+
+    def _images(self, source: ImageSource, indices: Tensor) -> FileImages:
+        files = self.recipe.data.files
+        crop = CentreCrop(files.eval_size, files.eval_resize)
+        return FileImages(
+            source, indices, crop, files.mean, files.std, self.workers, files.max_corrupt
+        )
+
+
+@dataclass(frozen=True)
+class _TrainLabels:
+    name: str
+    train_labels: Tensor
+    classes: tuple[str, ...]
+
+
+def load_file_splits(recipe: Recipe, device: torch.device, world: World) -> FileSplits:
+    """Open the images in ``data.root`` and cut them as the recipe says.
+
+    Raises:
+        DataError: They cannot be opened, or training and test images have other classes.
+        RecipeError: No ``data.root``.
+    """
+    settings = recipe.data
+    if settings.root is None:
+        raise RecipeError(
+            "data.dataset=files needs data.root: give data.root=WHERE, which is "
+            f"{ALLOWED}. Without data, --dry-run tries a recipe on made-up images."
+        )
+    source = open_source(settings.root, "train")
+    test = open_source(settings.files.test_root or settings.root, "val")
+    if test.fingerprint == source.fingerprint:
+        raise DataError(
+            f"{settings.root} holds the same images for training and for testing. Give a folder "
+            "with train and val in it, or say where test images lie: data.files.test_root=WHERE."
+        )
+    if source.classes != test.classes:
+        odd = sorted(set(source.classes) ^ set(test.classes))[:3]
+        raise DataError(
+            f"{settings.root}: training images have {len(source.classes)} classes, test images "
+            f"{len(test.classes)}, and not the same ones ({', '.join(odd)} ...). Give both the "
+            "same class folders."
+        )
+    labels = _TrainLabels(source.name, source.labels, source.classes)
+    train, held_out = split(labels, settings.validation, recipe.seed, settings.train_images)
+    workers = settings.files.workers
+    if workers is None:
+        # One core of each process is left to the training itself.
+        workers = max(1, (os.cpu_count() or 1) // world.local_size - 1)
+    return FileSplits(recipe, source, test, train, held_out, device, workers)

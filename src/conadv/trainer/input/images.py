@@ -1,0 +1,157 @@
+"""Loss and accuracy of a model on images that lie as bytes in memory."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from conadv.attack.forward import evaluation_mode
+from conadv.branches import branch_names, route
+from conadv.trainer.data import standardise
+
+
+class EvalImages(Protocol):
+    """Labelled images of one split, to be evaluated on, wherever they lie."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, in [0, 1] units."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Likewise."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def first(self, count: int | None) -> "EvalImages":
+        """At most ``count`` of them, evenly spread over the split; None: all."""
+        ...
+
+    def repeated(self, count: int) -> "EvalImages":
+        """The first image so many times."""
+        ...
+
+    def part(self, rank: int, size: int) -> "EvalImages":
+        """A contiguous part for one of several ranks; parts differ by one image at most."""
+        ...
+
+    def resident(self) -> "Images":
+        """All of them as bytes in memory."""
+        ...
+
+    def batches(
+        self, size: int, device: torch.device, *, channels_last: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Standardised float32 batches (images, labels) on a device, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images of one split that lie in memory.
+
+    Args:
+        images: uint8, shape (N, C, H, W), on any device.
+        labels: int64, shape (N,).
+        mean: Per channel, in [0, 1] units.
+        std: Likewise.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, count: int | None) -> "Images":
+        """At most ``count`` of them, evenly spread over the split; None: all."""
+        if count is None or count >= len(self):
+            return self
+        chosen = torch.arange(count, device=self.labels.device) * len(self) // count
+        return Images(self.images[chosen], self.labels[chosen], self.mean, self.std)
+
+    def repeated(self, count: int) -> "Images":
+        """The first image so many times."""
+        images = self.images[:1].expand(count, -1, -1, -1)
+        return Images(images, self.labels[:1].expand(count), self.mean, self.std)
+
+    def resident(self) -> "Images":
+        """They are."""
+        return self
+
+    def part(self, rank: int, size: int) -> "Images":
+        """A contiguous part for one of several ranks; parts differ by one image at most."""
+        if size == 1:
+            return self
+        images, labels = self.images.tensor_split(size)[rank], self.labels.tensor_split(size)[rank]
+        return Images(images, labels, self.mean, self.std)
+
+    def batches(
+        self, size: int, device: torch.device, *, channels_last: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Standardised float32 batches (images, labels) on a device, in order."""
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
+            ready = standardise(images.to(device), self.mean, self.std)
+            yield ready.contiguous(memory_format=layout), labels.to(device)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy (without label smoothing) and accuracy as a fraction."""
+
+    loss: float
+    accuracy: float
+    images: int
+
+    @classmethod
+    def joined(cls, parts: Sequence["Score"]) -> "Score":
+        """The score over all images of the parts."""
+        if len(parts) == 1:
+            return parts[0]
+        total = sum(part.images for part in parts)
+        loss = sum(part.loss * part.images for part in parts) / total
+        return cls(loss, sum(part.accuracy * part.images for part in parts) / total, total)
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    autocast: AbstractContextManager[object],
+    branch: str | None = None,
+) -> Score:
+    """Evaluate through one branch with running statistics.
+
+    Args:
+        model: Maps images to logits; its train/eval flags are put back.
+        batches: (images, labels) on the model's device.
+        autocast: Precision of the passes.
+        branch: Normalisation branch; None takes the first. Ignored without branches.
+
+    Raises:
+        ValueError: There are no images.
+    """
+    names = branch_names(model)
+    losses: list[Tensor] = []
+    hits: list[Tensor] = []
+    total = 0
+    with evaluation_mode(model), route(model, branch if names else None), autocast:
+        for images, labels in batches:
+            logits = model(images).float()
+            losses.append(cross_entropy(logits, labels, reduction="sum").double())
+            hits.append((logits.argmax(dim=1) == labels).sum())
+            total += len(labels)
+    if total == 0:
+        raise ValueError("There are no images to evaluate on.")
+    return Score(
+        float(torch.stack(losses).sum()) / total, int(torch.stack(hits).sum()) / total, total
+    )

@@ -1,0 +1,373 @@
+"""A run in progress: what is done around each step, and when."""
+
+import json
+import math
+import statistics
+import sys
+import time
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from conadv.errors import CheckpointError, Interrupted, NonFiniteError
+from conadv.trainer.build import Built, build
+from conadv.trainer.checkpoint.reshard import redeal
+from conadv.trainer.checkpoint.saver import Saving, snapshot
+from conadv.trainer.distributed import World
+from conadv.trainer.distributed.agreement import (
+    check_agreement,
+    code_checksum,
+    weights_checksum,
+)
+from conadv.trainer.recipe import Recipe, dump_recipe
+from conadv.trainer.run.environment import describe_environment
+from conadv.trainer.run.folder import (
+    JsonLines,
+    NoLines,
+    RunFolder,
+    read_lines,
+    truncate_after,
+)
+from conadv.trainer.run.pictures import write_pictures
+from conadv.trainer.run.progress import make_watcher
+from conadv.trainer.run.result import Result, Status
+from conadv.trainer.run.signals import StopRequest
+from conadv.trainer.run.tensorboard import NoEvents, open_events
+from conadv.trainer.run.trace import NoTrace, StepTrace
+from conadv.trainer.step import StepReport, Wishes
+
+EVENT_POINTS = 1000
+"""About how many points TensorBoard gets per curve; ``metrics.jsonl`` has every one."""
+TRAIN_IMAGES_SCORED = 10_000
+"""Over how many training images ``train_accuracy`` is taken at most."""
+
+UNMEASURED = dict.fromkeys(("train_accuracy", "test_accuracy", "robust_accuracy"))
+
+
+class Run:
+    """A run in progress: the trainer, and the files and clocks around it.
+
+    Every rank of a run on several devices goes through the same calls; rank 0 alone writes (but
+    for the ranks' parts of checkpoints) and talks.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        stop: StopRequest,
+        console: Console,
+        log_every: int,
+        world: World | None = None,
+        trace: Path | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.world = world or World()
+        self.trace_path = trace
+        self.folder = folder
+        self.stop = stop
+        self.console = console
+        self.log_every = log_every
+        self.built: Built = build(recipe, self.world)
+        self.trainer = self.built.trainer
+        self.total = self.trainer.feed.total_steps
+        self.event_every = max(1, self.total // EVENT_POINTS)
+        self.evaluated_step = 0
+        self.val_accuracy: float | None = None
+        self.clock = 0.0
+        """When the last thing ended that timing does not count, or the last step."""
+        self._closers: list[Any] = [self.trainer.feed]
+
+    def open(self, resuming: bool) -> None:
+        """Create the folder, or bring everything back to the newest checkpoint."""
+        self.world.on_main(lambda: self._open_folder(resuming))
+        self.saving: Saving = self._closing(
+            Saving(
+                self.recipe.checkpoint,
+                self.folder.checkpoints,
+                self.world,
+                self._state,
+                lambda text: self.watcher.say(text),
+            )
+        )
+        if resuming:
+            self._restore()
+        self._check_agreement()
+        main = self.world.main
+        self.metrics = self._closing(JsonLines(self.folder.metrics) if main else NoLines())
+        self.timing = self._closing(JsonLines(self.folder.timing) if main else NoLines())
+        self.events = self._closing(
+            open_events(self.folder.events, self.trainer.step) if main else NoEvents()
+        )
+        self.watcher = self._closing(
+            make_watcher(self.console, self.recipe.name, self.trainer.step, self.total)
+        )
+        self.watcher.say(self._division())
+        left = self.total - self.trainer.step
+        self.trace: StepTrace | NoTrace = NoTrace()
+        if self.trace_path is not None and left > 0:
+            self.trace = self._closing(StepTrace(self.trace_path, self.world.rank, left))
+
+    def _division(self) -> str:
+        """How the global batch is cut."""
+        recipe, world = self.recipe, self.world
+        passes = recipe.micro_steps // world.size
+        return (
+            f"global batch {recipe.batch.global_batch:,}: "
+            + (f"{world.size} processes with " if world.size > 1 else "")
+            + f"{passes:,} forward pass{'es' if passes > 1 else ''} of {recipe.micro_batch:,} "
+            f"images each, normalised in groups of {recipe.norm_group:,}"
+        )
+
+    def complete(self) -> Result:
+        """Take the remaining steps and measure the outcome."""
+        self._evaluate_if_due()
+        self.clock = time.perf_counter()
+        stop = self.world.size == 1 and self.stop.requested
+        while not self.trainer.finished:
+            if stop:
+                self._interrupt()
+            agreed = self._step()
+            self.trace.step()
+            # Ranks agree on what happens between steps, for they have to do it together; a signal
+            # that reaches one of them during a step is heard after the next.
+            stop = agreed.stop if self.world.size > 1 else self.stop.requested
+            self._evaluate_if_due()
+            self.saving.look()
+            if agreed.checkpoint:
+                self.saving.start(self.trainer.step)
+                self.clock = time.perf_counter()
+        self.saving.settle(self.trainer.step)
+        return self._finish()
+
+    def close(self) -> None:
+        """Close what :meth:`open` opened."""
+        while self._closers:
+            self._closers.pop().close()
+
+    # -- a step and what follows it ------------------------------------------------------------
+
+    def _open_folder(self, resuming: bool) -> None:
+        environment = describe_environment(self.built.device, self.world.size)
+        if resuming:
+            self.folder.reopen(environment)
+        else:
+            self.folder.create(dump_recipe(self.recipe), environment)
+
+    def _check_agreement(self) -> None:
+        if self.world.size == 1:
+            return
+        recipe = json.dumps(self.recipe.model_dump(mode="json"), sort_keys=True)
+        facts = {
+            "the recipe": f"{zlib.crc32(recipe.encode()):08x}",
+            "conadv's code": code_checksum(),
+            "torch": torch.__version__,
+            "the data set": self.built.splits.facts.fingerprint[:12],
+            "the number of training images": self.built.splits.train_count,
+            "the step": self.trainer.step,
+            "the weights": weights_checksum(self.trainer.model),
+        }
+        check_agreement(
+            facts,
+            self.world,
+            "Start every process with the same command, the same installation and the same data; "
+            f"{self.folder.root} must be the same folder for all of them.",
+        )
+
+    def _step(self) -> Wishes:
+        self.world.watchdog.doing(f"step {self.trainer.step + 1}")
+        wishes = Wishes(
+            stop=self.world.size > 1 and self.stop.requested,
+            checkpoint=self.world.main and self.saving.due(self.trainer.step + 1),
+        )
+        try:
+            report = self.trainer.train_step(wishes)
+        except NonFiniteError as error:
+            self._write_result("diverged")
+            raise NonFiniteError(f"{error} The run is in {self.folder.root}.") from error
+        for notice in self.trainer.feed.notices():
+            self._say_of_rank(f"warning: {notice}")
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        images_per_second = sum(self.trainer.feed.sizes(report.step - 1)) / seconds
+        if report.step % self.log_every == 0 or self.trainer.finished or report.skipped:
+            self._log(report)
+        self.timing.append(
+            {
+                "step": report.step,
+                "seconds": round(seconds, 6),
+                "images_per_second": round(images_per_second, 3),
+            }
+        )
+        self.watcher.update(
+            report.step, report.epoch, report.loss, report.accuracy, images_per_second
+        )
+        if report.skipped:
+            self.watcher.say(
+                f"step {report.step}: loss {report.loss:g}, gradient norm "
+                f"{report.gradient_norm:g}: skipped, as train.nonfinite says"
+            )
+        return self.trainer.agreed
+
+    def _say_of_rank(self, text: str) -> None:
+        """What only this rank knows."""
+        if self.world.main:
+            self.watcher.say(text)
+        else:
+            print(f"rank {self.world.rank}: {text}", file=sys.stderr, flush=True)
+
+    def _log(self, report: StepReport) -> None:
+        line = {"kind": "train", **_finite(asdict(report))}
+        self.metrics.append(line)
+        if report.step % self.event_every == 0:
+            self.events.write("train", report.step, line)
+
+    def _evaluate_if_due(self) -> None:
+        """Look at the validation split, unless the run was stopped right after doing so."""
+        step, every = self.trainer.step, self.built.evaluate_every
+        due = step > 0 and (step % every == 0 or self.trainer.finished)
+        if not due or self.evaluated_step == step or self.built.validation is None:
+            return
+        self.world.watchdog.doing(f"the evaluation after step {step}")
+        found = self.built.score(self.built.validation)
+        line = {
+            "kind": "eval",
+            "step": step,
+            "epoch": round(self.trainer.feed.epoch(step), 6),
+            "val_loss": found.loss,
+            "val_accuracy": found.accuracy,
+        }
+        self.metrics.append(_finite(line))
+        self.events.write("eval", step, line)
+        self.watcher.say(
+            f"step {step}: validation loss {found.loss:.4f}, accuracy {found.accuracy:.2%}"
+        )
+        self.evaluated_step = step
+        self.val_accuracy = found.accuracy
+        self.saving.offer(step, found.accuracy)
+        self.clock = time.perf_counter()
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        """This rank's part of a checkpoint, copied."""
+        own = {"step": self.trainer.step, "own": self.trainer.rank_state_dict()}
+        lockstep = self.trainer.exchange.lockstep
+        shared = self.trainer.state_dict() if self.world.main or lockstep else None
+        if not self.world.main:
+            return snapshot(own)  # type: ignore[no-any-return]
+        self.metrics.sync()
+        self.timing.sync()
+        state = {
+            **own,
+            "trainer": shared,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": self.built.splits.facts.as_dict(),
+            "evaluated_step": self.evaluated_step,
+            "best_accuracy": self.saving.best_accuracy,
+            "val_accuracy": self.val_accuracy,
+        }
+        return snapshot(state)  # type: ignore[no-any-return]
+
+    def _restore(self) -> None:
+        micro_steps = self.recipe.micro_steps
+        state = self.saving.store.load_newest(
+            lambda ranks, read: redeal(ranks, read, self.world, micro_steps)
+        )
+        step = 0 if state is None else int(state["trainer"]["step"])
+        if self.world.main:
+            for path in (self.folder.metrics, self.folder.timing):
+                truncate_after(path, step)
+        if state is None:
+            return
+        if state["data"]["fingerprint"] != self.built.splits.facts.fingerprint:
+            raise CheckpointError(
+                f"the data set {self.built.splits.facts.name} is not the one that the run in "
+                f"{self.folder.root} began with (its fingerprint differs). Restore the data, or "
+                "start a new run with another --out."
+            )
+        self.trainer.load_state_dict(state["trainer"], state["own"])
+        self.evaluated_step = int(state["evaluated_step"])
+        self.saving.begin(step, float(state["best_accuracy"]))
+        self.val_accuracy = state["val_accuracy"]
+
+    def _interrupt(self) -> None:
+        self.saving.settle(self.trainer.step)
+        self._write_result("interrupted")
+        reason = self.stop.reason or "a signal to another rank"
+        raise Interrupted(
+            f"stopped by {reason} after step {self.trainer.step} of {self.total}; a "
+            f"checkpoint is written. To continue exactly there: {self.folder.resume_command()}"
+        )
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def _finish(self) -> Result:
+        built, trainer = self.built, self.trainer
+        self.world.watchdog.doing("the last evaluation")
+        seen = built.score(built.splits.train(TRAIN_IMAGES_SCORED))
+        if not self.recipe.evaluation.test:
+            self.watcher.say(f"{self.recipe.name}: the test images are left alone, as asked")
+            return self._write_result(
+                "finished", train_accuracy=seen.accuracy, train_loss=seen.loss
+            )
+        images = built.splits.test()
+        test = built.score(images)
+        robust = built.robust_accuracy()
+        if self.world.main or trainer.exchange.lockstep:
+            path = self.folder.pictures if self.world.main else None
+            write_pictures(path, trainer.adversary, images, trainer.criterion, built.device)
+        self.events.write(
+            "test", trainer.step, {"accuracy": test.accuracy, "robust_accuracy": robust}
+        )
+        self.watcher.say(
+            f"{self.recipe.name}: test accuracy {test.accuracy:.2%}, under attack {robust:.2%}, "
+            f"compute {trainer.compute:,.0f} images"
+        )
+        return self._write_result(
+            "finished",
+            train_accuracy=seen.accuracy,
+            train_loss=seen.loss,
+            test_accuracy=test.accuracy,
+            test_loss=test.loss,
+            robust_accuracy=robust,
+        )
+
+    def _write_result(self, status: Status, **measured: float | None) -> Result:
+        recipe, trainer = self.recipe, self.trainer
+        seconds = [line["seconds"] for line in read_lines(self.folder.timing)]
+        result = Result(
+            name=recipe.name,
+            status=status,
+            dataset=recipe.data.dataset,
+            model=recipe.model.name,
+            method=recipe.method_label,
+            schedule=recipe.method.schedule,
+            global_batch=recipe.batch.global_batch,
+            seed=recipe.seed,
+            steps=trainer.step,
+            images_seen=trainer.images,
+            compute=round(trainer.compute, 3),  # thirds add up to rounding
+            step_seconds_median=statistics.median(seconds) if seconds else None,
+            val_accuracy=self.val_accuracy,
+            **{**UNMEASURED, **_finite(measured)},
+        )
+        if self.world.main:
+            result.write(self.folder.result)
+        return result
+
+    def _closing(self, thing: Any) -> Any:
+        self._closers.append(thing)
+        return thing
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity: they become null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }

@@ -1,0 +1,315 @@
+"""From a name in a recipe to a network: our small ones, torchvision's or timm's."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import warnings
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from conadv.branches.branches import SampleNorms
+from conadv.errors import ConadvError, RecipeError
+from conadv.trainer.models.small_resnet import SMALL_NETWORKS
+
+LIBRARIES = ("cifar", "torchvision", "timm")
+_FORMS = "cifar/" + "|".join(SMALL_NETWORKS) + ", torchvision/NAME or timm/NAME"
+
+
+class ModelSettings(Protocol):
+    """The section ``model`` of a recipe."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def in_chans(self) -> int | None: ...  # noqa: D102
+    @property
+    def num_classes(self) -> int | None: ...  # noqa: D102
+    @property
+    def pretrained(self) -> bool: ...  # noqa: D102
+    @property
+    def zero_init_last(self) -> bool: ...  # noqa: D102
+    @property
+    def options(self) -> dict[str, Any]: ...  # noqa: D102
+
+
+def build_model(settings: ModelSettings, in_chans: int, num_classes: int) -> nn.Module:
+    """The network of a recipe for given data.
+
+    Args:
+        settings: the recipe's section ``model``.
+        in_chans: channels of the images.
+        num_classes: classes of the data set.
+
+    Raises:
+        RecipeError: no such network, options it does not take, or a number of channels or classes
+            that does not fit the data.
+        ConadvError: the library that has it is missing, or does not fit the installed torch.
+    """
+    if settings.in_chans not in (None, in_chans):
+        raise RecipeError(
+            f"model.in_chans={settings.in_chans}, but the images have {in_chans} channels. Set it "
+            "to null to take the number from the data."
+        )
+    if settings.num_classes is not None and settings.num_classes < num_classes:
+        raise RecipeError(
+            f"model.num_classes={settings.num_classes}, but the data has {num_classes} classes. "
+            "Give at least as many, or null to take the number from the data."
+        )
+    return create_model(
+        settings.name,
+        in_chans,
+        settings.num_classes or num_classes,
+        pretrained=settings.pretrained,
+        zero_init_last=settings.zero_init_last,
+        options=settings.options,
+    )
+
+
+def create_model(
+    name: str,
+    in_chans: int = 3,
+    num_classes: int = 10,
+    *,
+    pretrained: bool = False,
+    zero_init_last: bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """A network by its name with library, such as ``cifar/resnet20`` or ``timm/resnet50``.
+
+    Args:
+        name: ``cifar/NAME`` (see `SMALL_NETWORKS`), ``torchvision/NAME`` or ``timm/NAME``.
+        in_chans: channels of the images.
+        num_classes: number of outputs.
+        pretrained: start from the library's default weights, which are downloaded; the last
+            layer is new unless it fits.
+        zero_init_last: start the last batch norm of every residual block at 0, otherwise at 1;
+            the blocks meant are ResNet's (basic and bottleneck), other architectures keep their
+            own initialisation. Without effect on pretrained networks.
+        options: further keyword arguments of the library's constructor.
+
+    Raises:
+        RecipeError: no such network, or options it does not take.
+        ConadvError: the library is missing, or does not fit the installed torch.
+    """
+    check_name(name)
+    library, _, short = name.partition("/")
+    options = dict(options or {})
+    try:
+        if library == "cifar":
+            model = SMALL_NETWORKS[short](in_chans, num_classes, **options)
+        elif library == "timm":
+            model = _timm(short, in_chans, num_classes, pretrained, options)
+        else:
+            model = _torchvision(short, in_chans, num_classes, pretrained, options)
+    except TypeError as error:
+        if not options:
+            raise
+        raise RecipeError(
+            f"model.options={options}: {name} does not take them ({error}). Leave out what its "
+            "constructor does not have."
+        ) from error
+    if not pretrained:
+        _set_last_gammas(model, 0.0 if zero_init_last else 1.0)
+    return model
+
+
+def check_name(name: str) -> None:
+    """Raise RecipeError unless the name has a known library and, if it is ours, a known network.
+
+    Names of torchvision and timm are looked up only when the network is made, for importing them
+    takes seconds.
+    """
+    library, slash, short = name.partition("/")
+    if not slash:
+        like = [f"{where}/{name}" for where in LIBRARIES if where != "cifar"]
+        if name in SMALL_NETWORKS:
+            like.insert(0, f"cifar/{name}")
+        raise RecipeError(
+            f"name={name!r}: say whose network it is. Did you mean {' or '.join(like)}? "
+            f"Allowed: {_FORMS}."
+        )
+    if library not in LIBRARIES:
+        near = difflib.get_close_matches(library, LIBRARIES, 1, 0.5)
+        hint = f" Did you mean {near[0]}/{short}?" if near else ""
+        raise RecipeError(f"name={name!r}: {library!r} has no networks.{hint} Allowed: {_FORMS}.")
+    if library == "cifar" and short not in SMALL_NETWORKS:
+        raise _unknown(library, short, list(SMALL_NETWORKS))
+
+
+def _unknown(library: str, short: str, known: list[str]) -> RecipeError:
+    near = difflib.get_close_matches(short, known, 3, 0.5)
+    hint = f" Did you mean {' or '.join(f'{library}/{n}' for n in near)}?" if near else ""
+    allowed = f" Allowed: {', '.join(known)}." if len(known) <= 10 else ""
+    return RecipeError(f"name={f'{library}/{short}'!r}: no such network.{hint}{allowed}")
+
+
+def import_library(name: str) -> ModuleType:
+    """Import torchvision or timm, and say what to do where that fails.
+
+    Raises:
+        ConadvError: it is not installed, or was built for another torch.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConadvError(
+            f"{error.name or name} is not installed, and this needs it. Type: "
+            'pip install "conadv[train]"'
+        ) from error
+    except (RuntimeError, ImportError, OSError) as error:
+        raise ConadvError(
+            f"torchvision does not fit the torch that is installed ({error}). A build of torch "
+            "for the CPU alone beside an ordinary build of torchvision does that. Install both "
+            "from the same place, in one command: pip install --force-reinstall torch torchvision"
+        ) from error
+
+
+def _timm(
+    name: str, in_chans: int, num_classes: int, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
+    timm = import_library("timm")
+    # A tag of pretrained weights may follow a dot: resnet50.a1_in1k.
+    if not timm.is_model(name.partition(".")[0]):
+        raise _unknown("timm", name, timm.list_models())
+    model: nn.Module = timm.create_model(
+        name, pretrained=pretrained, in_chans=in_chans, num_classes=num_classes, **options
+    )
+    return model
+
+
+def _torchvision(
+    name: str, in_chans: int, num_classes: int, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
+    models = import_library("torchvision").models
+    known = models.list_models(module=models)
+    if name not in known:
+        raise _unknown("torchvision", name, known)
+    model: nn.Module
+    if pretrained:
+        model = models.get_model(name, weights="DEFAULT", **options)
+        _replace_head(model, num_classes)
+    else:
+        model = models.get_model(name, weights=None, num_classes=num_classes, **options)
+    if in_chans != 3:
+        _replace_stem(model, name, in_chans, pretrained)
+    return model
+
+
+def _replace_head(model: nn.Module, num_classes: int) -> None:
+    """Give the last linear layer `num_classes` outputs, freshly initialised."""
+    name, last = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+    if last.out_features != num_classes:
+        model.set_submodule(name, nn.Linear(last.in_features, num_classes))
+
+
+def _replace_stem(model: nn.Module, name: str, in_chans: int, pretrained: bool) -> None:
+    """Give the first convolution `in_chans` inputs; torchvision has no argument for that."""
+    if pretrained:
+        raise RecipeError(
+            f"model.pretrained=true: the weights of torchvision/{name} are for 3 channels, and the "
+            f"images have {in_chans}. Use timm/NAME, which adapts them, or start from scratch."
+        )
+    where, old = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    new = nn.Conv2d(
+        in_chans,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    model.set_submodule(where, new)
+
+
+def _set_last_gammas(model: nn.Module, value: float) -> None:
+    """Set the weight of the last batch norm of every ResNet block."""
+    for block in model.modules():
+        if type(block).__name__ in ("BasicBlock", "Bottleneck"):  # ours, torchvision's, timm's
+            last = getattr(block, "bn3", None) or getattr(block, "bn2", None)
+            weight = getattr(last, "weight", None)
+            if isinstance(weight, nn.Parameter):
+                nn.init.constant_(weight, value)
+
+
+KINDS = ("batch", "layer", "group", "rms", "other")
+
+
+def model_names(text: str = "") -> list[str]:
+    """Names with library that contain `text`, in any case, our own networks first.
+
+    ``torchvision/`` alone gives all of that library's, ``resnet50`` every library's.
+    """
+    timm = import_library("timm")
+    models = import_library("torchvision").models
+    names = [
+        *(f"cifar/{name}" for name in SMALL_NETWORKS),
+        *(f"torchvision/{name}" for name in models.list_models(module=models)),
+        *(f"timm/{name}" for name in timm.list_models()),
+    ]
+    return [name for name in names if text.lower() in name.lower()]
+
+
+def family(name: str) -> str:
+    """The file of timm that defines an architecture, such as ``resnet``; else the library."""
+    library, _, short = name.partition("/")
+    if library != "timm":
+        return library
+    module: str = import_library("timm").model_entrypoint(short).__module__
+    return module.rpartition(".")[2]
+
+
+def normalisations(model: nn.Module) -> list[str]:
+    """Kinds of a network's normalisation layers, in the order of `KINDS`; empty if it has none.
+
+    ``other`` are layers named so that are none of these, such as EvoNorm: they are never split.
+    """
+    found = {kind for module in model.modules() if (kind := _kind(module)) is not None}
+    return [kind for kind in KINDS if kind in found]
+
+
+def list_normalisations(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Each name with the kinds of its layers, joined by commas; ``none`` and why not are words.
+
+    The networks are made without memory for their weights, a few hundredths of a second each.
+    """
+    for name in names:
+        yield name, _of_name(name)
+
+
+def _of_name(name: str) -> str:
+    try:
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            kinds = normalisations(create_model(name))
+    except ConadvError:
+        raise
+    except Exception as error:
+        return f"unknown ({type(error).__name__} without weights)"
+    return ", ".join(kinds) or "none"
+
+
+def _kind(module: nn.Module) -> str | None:
+    if isinstance(module, _BatchNorm):
+        return "batch"
+    for kind, layer in zip(("layer", "group", "rms"), SampleNorms, strict=True):
+        if isinstance(module, layer):
+            return kind
+    names = [cls.__name__.lower() for cls in type(module).__mro__]
+    if any("rmsnorm" in name for name in names):
+        return "rms"
+    own = any(p is not None for p in module._parameters.values())
+    return "other" if own and "norm" in names[0] and not _holds_norm(module) else None
+
+
+def _holds_norm(module: nn.Module) -> bool:
+    """Whether a layer with norm in its name is one around a real one, as LinearNorm."""
+    return any(isinstance(m, (_BatchNorm, *SampleNorms)) for m in module.modules())

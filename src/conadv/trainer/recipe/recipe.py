@@ -1,0 +1,246 @@
+"""The recipe as a whole, and what follows from its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from conadv.errors import RecipeError
+from conadv.optim.learning_rate import linear_lr, sqrt_lr
+from conadv.schedules import Recycled
+from conadv.trainer.data.sampler import steps_per_epoch
+from conadv.trainer.recipe.sections import (
+    AttackSection,
+    BatchSection,
+    CheckpointSection,
+    DataSection,
+    EvaluationSection,
+    HardwareSection,
+    LrScheduleSection,
+    MethodSection,
+    ModelSection,
+    NormSection,
+    OptimizerSection,
+    TrainSection,
+)
+from conadv.trainer.recipe.values import Flag, Number, Section, Text, Whole, piecewise
+from conadv.trainer.recipe.yaml12 import one_line
+
+LARGEST_DEFAULT_MICRO_BATCH = 128
+
+
+class Recipe(Section):
+    """Everything that decides what a run computes. Make one with `load_recipe`."""
+
+    name: Text = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the recipe."""
+    description: Text = ""
+    """What it is for, in one sentence."""
+    source: Text = ""
+    """Where its numbers come from."""
+    published: Number | None = Field(default=None, ge=0, le=1)
+    """Test accuracy that its source reports, as a fraction."""
+    verified: Flag = False
+    """Whether this project has run it to its end."""
+    seed: Whole = Field(default=0, ge=0, lt=2**32)
+    """Seed of everything random."""
+    data: DataSection = DataSection()
+    """Images and augmentation."""
+    model: ModelSection = ModelSection()
+    """Network."""
+    batch: BatchSection = BatchSection()
+    """Batch sizes."""
+    norm: NormSection = NormSection()
+    """Branch normalisation."""
+    method: MethodSection = MethodSection()
+    """Adversarial copies."""
+    attack: AttackSection = AttackSection()
+    """The adversarial step."""
+    optimizer: OptimizerSection = OptimizerSection()
+    """Weight update."""
+    lr_schedule: LrScheduleSection = LrScheduleSection()
+    """Learning rate."""
+    train: TrainSection = TrainSection()
+    """Length and loss."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """What is measured."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """Saving."""
+    hardware: HardwareSection = HardwareSection()
+    """Device and precision."""
+
+    # -- derived -------------------------------------------------------------------------------
+
+    @property
+    def micro_batch(self) -> int:
+        """Images per forward pass, the default filled in."""
+        return self.batch.micro_batch or default_micro_batch(self.batch.global_batch)
+
+    @property
+    def micro_steps(self) -> int:
+        """Forward passes per weight update."""
+        return self.batch.global_batch // self.micro_batch
+
+    @property
+    def norm_group(self) -> int:
+        """Images per normalisation group, the default filled in."""
+        return self.batch.norm_group or self.micro_batch
+
+    @property
+    def fresh_per_micro_batch(self) -> int:
+        """Fresh images per forward pass: with a fixed budget, what the copies leave."""
+        method = self.method
+        if method.schedule != "recycled":
+            return self.micro_batch
+        share = piecewise(method.share)
+        schedule = Recycled(share, None, method.budget, method.refine)
+        return schedule.fresh_images(self.micro_batch)
+
+    @property
+    def fresh_per_step(self) -> int:
+        """Fresh images per weight update: what the loader hands over."""
+        return self.fresh_per_micro_batch * self.micro_steps
+
+    @property
+    def peak_lr(self) -> float:
+        """Peak learning rate, the scaling rule applied."""
+        lr, base = self.optimizer.lr, self.optimizer.lr_base_batch
+        rules = {"linear": linear_lr, "sqrt": sqrt_lr}
+        rule = rules.get(self.optimizer.lr_rule)
+        return lr if rule is None else rule(lr, base, self.batch.global_batch)
+
+    @property
+    def method_label(self) -> str:
+        """What a table calls the method."""
+        return method_label(self)
+
+    @property
+    def robust_epsilon(self) -> float:
+        """Radius of the test attack in pixel units, the default filled in."""
+        given = self.evaluation.robust_epsilon
+        return self.attack.epsilon if given is None else given
+
+    def steps_per_epoch(self, train_images: int) -> float:
+        """Weight updates per pass over the fresh images; whole unless an epoch's tail wraps.
+
+        Args:
+            train_images: training images, those held out for validation not counted.
+
+        Raises:
+            RecipeError: one step would need more fresh images than there are.
+        """
+        if self.fresh_per_step > train_images:
+            raise RecipeError(
+                f"batch.global_batch={self.batch.global_batch} takes {self.fresh_per_step} fresh "
+                f"images per step, but only {train_images} images of {self.data.dataset} are "
+                "there to train on. Lower batch.global_batch, or data.validation."
+            )
+        return steps_per_epoch(self.fresh_per_step, train_images, self.data.order_tail)
+
+    def total_steps(self, train_images: int) -> int:
+        """Weight updates of the whole run, at least one; see `steps_per_epoch`."""
+        per_epoch = self.steps_per_epoch(train_images)
+        factor = self.train.steps_factor
+        if self.train.steps is not None:
+            return max(1, round(factor * self.train.steps))
+        assert self.train.epochs is not None
+        return max(1, round(factor * self.train.epochs * per_epoch))
+
+    def warmup_steps(self, train_images: int) -> int:
+        """Weight updates of the warm-up; see `steps_per_epoch`."""
+        epochs = self.train.steps_factor * self.lr_schedule.warmup_epochs
+        return round(epochs * self.steps_per_epoch(train_images))
+
+
+def default_micro_batch(global_batch: int) -> int:
+    """The largest divisor of `global_batch` up to 128."""
+    largest = min(global_batch, LARGEST_DEFAULT_MICRO_BATCH)
+    return next(size for size in range(largest, 0, -1) if global_batch % size == 0)
+
+
+_SAM = {"sam": "SAM", "async": "async SAM"}
+
+
+def method_label(recipe: Recipe) -> str:
+    """``method.label``, or what the schedule, the update and the length of training come to.
+
+    ``SAM``, ``Muon + recycled``, ``vanilla, 2x steps``. LARS, SGD and AdamW have no name of their
+    own here: which of them a table compares with is in its settings.
+    """
+    if recipe.method.label is not None:
+        return recipe.method.label
+    own = list(_own_names(recipe))
+    schedule = _schedule(recipe)
+    names = own if own and schedule == "vanilla" else [*own, schedule]
+    longer = recipe.train.steps_factor
+    return " + ".join(names) + (f", {longer:.3g}x steps" if longer != 1 else "")
+
+
+def _own_names(recipe: Recipe) -> list[str]:
+    optimizer, found = recipe.optimizer, []
+    if optimizer.variance_reduction:
+        found.append(f"VR-{optimizer.name.upper()}")
+    elif optimizer.name in ("lamb", "muon"):
+        found.append({"lamb": "LAMB", "muon": "Muon"}[optimizer.name])
+    if recipe.method.sam != "none":
+        found.append(_SAM[recipe.method.sam])
+    if recipe.method.view != "none":
+        found.append("extra view")
+    return found
+
+
+def _schedule(recipe: Recipe) -> str:
+    method = recipe.method
+    if method.schedule == "recycled" and method.budget == "fixed":
+        return "recycled, fixed budget"
+    if method.schedule == "lookahead" and method.tau != 1:
+        return f"lookahead, tau {method.tau}"
+    return method.schedule
+
+
+WITHOUT_EFFECT = (
+    "description",
+    "source",
+    "published",
+    "verified",
+    "data.root",
+    "data.files.test_root",
+    "data.files.workers",
+    "checkpoint",
+)
+"""Fields and sections that do not change what a run computes."""
+
+
+def differing_fields(before: Recipe, now: Recipe, *, everything: bool = False) -> list[str]:
+    """Fields with different values, each as ``optimizer.lr (was 1.0, now 10.0)``.
+
+    Args:
+        before: the one recipe.
+        now: the other one.
+        everything: also fields without effect on what a run computes, such as the description or
+            how often a checkpoint is written.
+    """
+    old, new = flat(before), flat(now)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if not everything:
+        names = [n for n in names if not n.startswith(tuple(f"{w}." for w in WITHOUT_EFFECT))]
+        names = [n for n in names if n not in WITHOUT_EFFECT]
+    return [
+        f"{name} (was {one_line(old.get(name))}, now {one_line(new.get(name))})" for name in names
+    ]
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """All values by dotted name, in plain types."""
+    found: dict[str, Any] = {}
+
+    def walk(prefix: str, values: dict[str, Any]) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                walk(f"{prefix}{key}.", value)
+            else:
+                found[prefix + key] = value
+
+    walk("", recipe.model_dump(mode="json"))
+    return found

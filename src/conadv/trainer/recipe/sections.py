@@ -1,0 +1,364 @@
+"""The parts of a recipe. Every field says in one sentence what it is."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from conadv.trainer.recipe.values import Flag, Number, Scheduled, Section, Text, Whole
+
+Policy = Literal["none", "autoaugment", "autoaugment-v0", "randaugment", "trivialaugment"]
+"""What is done to colours and shapes of an image, besides crop and flip."""
+
+
+View = Literal["none", "plain", "autoaugment", "autoaugment-v0", "randaugment", "trivialaugment"]
+"""A second view of every image: another crop and flip, or with a policy on top."""
+
+
+class ImageFilesOptions(Section):
+    """Images in files: how they are cropped, augmented and read."""
+
+    test_root: Text | None = None
+    """Where test images lie, in the forms of data.root; null: with the training images, as val."""
+    size: Whole = Field(default=224, ge=8, le=2048)
+    """Height and width of training images in pixels."""
+    eval_size: Whole = Field(default=224, ge=8, le=2048)
+    """Height and width of the centre crop in evaluation."""
+    eval_resize: Whole = Field(default=256, ge=8, le=4096)
+    """Length of the shorter side before the centre crop."""
+    area: tuple[Number, Number] = Field(
+        default=(0.08, 1.0),
+        json_schema_extra={"allowed": "two numbers [from, to], 0 < from <= to <= 1"},
+    )
+    """Share of an image that a training crop covers, from and to."""
+    policy: Policy = "none"
+    """Augmentation of training images after the crop."""
+    magnitude: Whole = Field(default=9, ge=0, le=30)
+    """Strength of randaugment."""
+    layers: Whole = Field(default=2, ge=1, le=16)
+    """Operations per image of randaugment."""
+    erasing: Number = Field(default=0.0, ge=0, le=1)
+    """Probability of blanking out a random rectangle."""
+    mean: tuple[Number, ...] = Field(
+        default=(0.485, 0.456, 0.406), json_schema_extra={"allowed": "three numbers [r, g, b]"}
+    )
+    """Mean of each channel on [0, 1], which is subtracted; ImageNet's by default."""
+    std: tuple[Number, ...] = Field(
+        default=(0.229, 0.224, 0.225),
+        json_schema_extra={"allowed": "three numbers [r, g, b], each above 0"},
+    )
+    """Standard deviation of each channel, which divides."""
+    workers: Whole | None = Field(default=None, ge=0)
+    """Processes that decode, per device; null: the cores shared out, 0: none."""
+    max_corrupt: Number = Field(default=0.001, ge=0, le=1)
+    """Share of unreadable images above which the run stops; fewer are replaced and named."""
+    train_images: Whole = Field(default=1_281_167, ge=1)
+    """Training images, for a dry run without data."""
+    classes: Whole = Field(default=1000, ge=2)
+    """Classes, for a dry run without data."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ImageFilesOptions:
+        low, high = self.area
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"area={list(self.area)}: give two shares, 0 < from <= to <= 1")
+        if self.eval_resize < self.eval_size:
+            raise ValueError(
+                f"eval_resize={self.eval_resize} is less than eval_size={self.eval_size}: a crop "
+                "cannot be larger than its image"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError("mean and std: give three numbers each, std above 0")
+        return self
+
+
+BRANCHES = ("clean", "adversarial")
+"""Normalisation branches of every model that the trainer makes with copies."""
+VIEW_BRANCH = "augmented"
+"""A further one, for second views (method.view)."""
+
+Branch = Literal["clean", "adversarial"]
+
+
+class SyntheticOptions(Section):
+    """Made-up images for dry runs: blobs whose place and colour depend on the class."""
+
+    size: Whole = Field(default=16, ge=4, le=512)
+    """Height and width in pixels."""
+    classes: Whole = Field(default=4, ge=2, le=1000)
+    """Number of classes."""
+    channels: Whole = Field(default=3, ge=1, le=16)
+    """Number of channels."""
+    train_images: Whole = Field(default=512, ge=2)
+    """Number of training images."""
+    test_images: Whole = Field(default=128, ge=1)
+    """Number of test images."""
+    seed: Whole = Field(default=0, ge=0)
+    """Seed that the images are drawn from."""
+
+
+class DataSection(Section):
+    """Which images, and how they are augmented."""
+
+    dataset: Literal["fashion-mnist-subset", "cifar10", "synthetic", "files"] = (
+        "fashion-mnist-subset"
+    )
+    """Data set; the first one comes with the package, files are images of your own (data.root)."""
+    root: Text | None = None
+    """Folder of downloaded data; null uses the cache ($CONADV_DATA). With files: a folder of class
+    folders, ImageNet's archives, shards, an address or hf://NAME."""
+    train_images: Whole | None = Field(default=None, ge=2)
+    """Use only so many training images, balanced by class; null: all."""
+    validation: Number = Field(default=0.1, ge=0, lt=1)
+    """Share of the training images held out for validation."""
+    crop_padding: Whole = Field(default=0, ge=0, le=64)
+    """Random crop after padding by so many pixels; 0: no crop."""
+    flip: Flag = False
+    """Mirror half of the training images."""
+    cutout: Whole = Field(default=0, ge=0, le=256)
+    """Side of the square that is blanked out, in pixels; 0: none."""
+    order_tail: Literal["wrap", "drop", "keep"] = "wrap"
+    """The images left when an epoch ends inside a step: go on with the next epoch's, drop them, or
+    make a smaller step."""
+    synthetic: SyntheticOptions = SyntheticOptions()
+    """Only for data.dataset=synthetic."""
+    files: ImageFilesOptions = ImageFilesOptions()
+    """Only for data.dataset=files."""
+
+
+class ModelSection(Section):
+    """Which network."""
+
+    name: Text = "cifar/resnet8"
+    """Network: cifar/NAME (small images), torchvision/NAME or timm/NAME."""
+    in_chans: Whole | None = Field(default=None, ge=1)
+    """Image channels; null takes them from the data."""
+    num_classes: Whole | None = Field(default=None, ge=2)
+    """Number of classes; null takes it from the data."""
+    pretrained: Flag = False
+    """Start from downloaded weights (timm, torchvision)."""
+    zero_init_last: Flag = True
+    """Start the last gamma of every residual block at 0."""
+    options: dict[str, Any] = Field(default={})
+    """Further keyword arguments of the network's constructor."""
+
+
+class BatchSection(Section):
+    """How many images: per weight update, per forward pass, per normalisation group."""
+
+    global_batch: Whole = Field(default=1024, ge=1)
+    """Images per weight update (fixed budget: copies included)."""
+    micro_batch: Whole | None = Field(default=None, ge=1)
+    """Images per forward pass, a divisor of global_batch; null takes the largest up to 128."""
+    norm_group: Whole | None = Field(default=None, ge=2)
+    """Images per normalisation group, a divisor of micro_batch; null takes micro_batch."""
+
+
+class NormSection(Section):
+    """How clean and adversarial images are normalised."""
+
+    statistics: Literal["separate", "affine", "shared"] = "separate"
+    """Batch norm of the two branches: all separate, separate affine parameters only, or one shared
+    layer."""
+    layer_norm: Flag = False
+    """Also split the affine parameters of LayerNorm, GroupNorm, RMSNorm."""
+
+
+class MethodSection(Section):
+    """How adversarial copies come into training."""
+
+    schedule: Literal["vanilla", "sequential", "lookahead", "recycled", "noise"] = "vanilla"
+    """Where adversarial copies come from; vanilla has none."""
+    tau: Whole = Field(default=1, ge=0, le=64)
+    """Steps that the copies' weights are old (lookahead)."""
+    share: Scheduled = 1.0
+    """Share of the images that get a copy (fixed budget: of the batch that is copies, default
+    0.25), or points [[progress, value], ...]."""
+    weight: Scheduled | None = None
+    """Weight of the copies' mean loss, or points [[progress, value], ...]; null counts every image
+    the same."""
+    budget: Literal["extra", "fixed"] = "extra"
+    """Copies come on top of the fresh images, or take the place of some (recycled only)."""
+    refine: Whole = Field(default=1, ge=1, le=64)
+    """Gradient steps in the life of a copy (recycled only)."""
+    view: View = "none"
+    """Train also on a second crop of every image through a branch of its own: plain, or under a
+    policy (data.dataset=files; the published ConAdv+AA has autoaugment-v0)."""
+    sam: Literal["none", "sam", "async"] = "none"
+    """Take the gradient at perturbed weights (vanilla only): sam along this step's own gradient,
+    async along the one of the step before."""
+    rho: Number = Field(default=0.05, gt=0)
+    """Length of the perturbation of the weights, over all of them together (method.sam)."""
+    track_agreement: Flag = False
+    """Log how well stale perturbations agree with fresh ones, at the cost of an attack per step."""
+    label: Text | None = None
+    """What a table calls the method; null derives it from the schedule and the update."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_share(cls, given: Any) -> Any:
+        """A share of 1 is impossible with a fixed budget: there the default is 0.25."""
+        if isinstance(given, dict) and given.get("budget") == "fixed" and "share" not in given:
+            return {**given, "share": 0.25}
+        return given
+
+
+class AttackSection(Section):
+    """What one adversarial step is."""
+
+    epsilon: Number = Field(default=4 / 255, ge=0)
+    """Radius in pixel units of images on [0, 1], such as 4/255."""
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the radius."""
+    steps: Whole = Field(default=1, ge=1, le=1000)
+    """Gradient steps."""
+    step_size: Number | None = Field(default=None, gt=0)
+    """Size of one step in pixel units; null: epsilon for one step, 2.5 epsilon / steps for several.
+    """
+    random_start: Number = Field(default=0.0, ge=0, le=1)
+    """Probability of starting from a random point of the ball."""
+    epsilon_min: Number | None = Field(default=None, ge=0)
+    """Draw each copy's radius uniformly between this and epsilon; null: epsilon for all."""
+    block_size: Whole = Field(default=1, ge=1)
+    """Side of the squares of pixels on which perturbations are constant: above 1 they are of low
+    frequency."""
+    target: Literal["random"] | None = None
+    """Climb the true label's loss (null), or descend to a random wrong class."""
+    branch: Branch | None = None
+    """Normalisation branch that the attack goes through; null: the schedule's."""
+    mode: Literal["train", "eval"] | None = None
+    """Mode of the network while it is attacked; null means train."""
+
+
+class OptimizerSection(Section):
+    """How weights are updated."""
+
+    name: Text = "lars"
+    """lars, lamb, sgd, adamw, muon (its classifier and vectors by AdamW), or the name of a class in
+    torch.optim."""
+    lr: Number = Field(default=1.0, gt=0)
+    """Peak learning rate, or with lr_rule its value at lr_base_batch."""
+    lr_rule: Literal["none", "linear", "sqrt"] = "none"
+    """How lr grows with global_batch / lr_base_batch."""
+    lr_base_batch: Whole = Field(default=256, ge=1)
+    """Batch that lr is meant for (lr_rule)."""
+    momentum: Number = Field(default=0.9, ge=0, lt=1)
+    """Momentum (lars, sgd)."""
+    weight_decay: Number = Field(default=5e-5, ge=0)
+    """Weight decay; bias and norm parameters never get any."""
+    trust_coefficient: Number = Field(default=0.001, gt=0)
+    """Factor on the layer-wise trust ratio (lars)."""
+    nesterov: Flag = False
+    """Nesterov momentum (lars, sgd)."""
+    lr_in_momentum: Flag = True
+    """Keep the learning rate inside the momentum buffer (lars), as the published recipes do; false
+    is timm's form."""
+    betas: tuple[Number, Number] | None = None
+    """Decay rates of the two moments (lamb, adam, muon's AdamW); null: its own default."""
+    eps: Number | None = Field(default=None, ge=0)
+    """Term that keeps denominators off zero; null: its own default."""
+    variance_reduction: Flag = False
+    """Scale each gradient value by its signal-to-noise ratio over the micro-batches (lars, sgd):
+    VR-LARS."""
+    gsnr_gamma: Number = Field(default=0.1, gt=0, le=1)
+    """Lower bound of that scale (variance_reduction)."""
+    gsnr_momentum: Number = Field(default=0.0, ge=0, lt=1)
+    """Momentum of that scale (variance_reduction); 0: this step's alone."""
+    options: dict[str, Any] = Field(default={})
+    """Further keyword arguments of the optimizer's constructor."""
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_in_range(cls, betas: tuple[float, float] | None) -> tuple[float, float] | None:
+        if betas is not None and not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("both must be at least 0 and below 1")
+        return betas
+
+
+class LrScheduleSection(Section):
+    """How the learning rate moves over training."""
+
+    warmup_epochs: Number = Field(default=0.0, ge=0)
+    """Epochs over which the learning rate rises linearly from 0."""
+    decay: Literal["poly", "cosine", "constant"] = "poly"
+    """How it falls afterwards."""
+    power: Number = Field(default=2.0, gt=0)
+    """Power of the polynomial decay."""
+    end_factor: Number = Field(default=0.0, ge=0, le=1)
+    """Learning rate at the end, as a factor on the peak."""
+
+
+class TrainSection(Section):
+    """How long, and the loss."""
+
+    epochs: Number | None = Field(default=None, gt=0)
+    """Passes over the fresh training images; give this or steps."""
+    steps: Whole | None = Field(default=None, ge=1)
+    """Weight updates; give this or epochs."""
+    steps_factor: Number = Field(default=1.0, gt=0)
+    """Factor on the length of training, warm-up included: with 2, vanilla has the compute of
+    recycled."""
+    label_smoothing: Number = Field(default=0.0, ge=0, lt=1)
+    """Label smoothing of the loss."""
+    mixup: Number = Field(default=0.0, ge=0)
+    """Mix pairs of images and labels, shares drawn from Beta(a, a); 0: no."""
+    cutmix: Number = Field(default=0.0, ge=0)
+    """Paste a patch of another image and its label, area drawn from Beta(a, a); 0: no. With mixup,
+    one of the two by turns of a coin."""
+    ema_decay: Number | None = Field(default=None, gt=0, lt=1)
+    """Evaluate an average of the weights of this decay; null: no."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do when the loss is NaN or infinite."""
+    clip_grad_norm: Number | None = Field(default=None, gt=0)
+    """Largest norm of the whole gradient; null: no clipping."""
+
+
+class EvaluationSection(Section):
+    """What is measured, and how often."""
+
+    every_epochs: Number = Field(default=1.0, gt=0)
+    """Epochs between looks at the validation split."""
+    batch: Whole = Field(default=500, ge=1)
+    """Images per forward pass."""
+    robust_epsilon: Number | None = Field(default=None, ge=0)
+    """Radius of the test attack, in pixel units; null: attack.epsilon."""
+    robust_steps: Whole = Field(default=0, ge=0, le=1000)
+    """Steps of the test attack (PGD); 0 is one full step (FGSM)."""
+    robust_images: Whole | None = Field(default=1000, ge=1)
+    """Attack only so many test images; null: all."""
+    branch: Branch = "clean"
+    """Normalisation branch that is evaluated."""
+    test: Flag = True
+    """Measure on the test images at the end; false for runs that settings are chosen by."""
+
+
+class CheckpointSection(Section):
+    """When the state of training is saved, besides at the end and when interrupted."""
+
+    every_steps: Whole | None = Field(default=None, ge=1)
+    """Steps between checkpoints."""
+    every_minutes: Number | None = Field(default=10.0, gt=0)
+    """Minutes between checkpoints."""
+    keep: Whole = Field(default=2, ge=1)
+    """Number of newest checkpoints that stay."""
+
+
+class HardwareSection(Section):
+    """Where and in which precision."""
+
+    device: Text = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """Device to train on."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Autocast precision; auto takes bf16 where the hardware computes in it."""
+    channels_last: Flag = True
+    """Keep images in channels-last memory format."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Several processes: each holds all weights (DistributedDataParallel), or a part of them
+    (fully_shard), for models that do not fit."""
+    compile: Flag = False
+    """Compile the network with torch.compile."""
+    threads: Whole | None = Field(default=None, ge=1)
+    """CPU threads of each process; null: torch's default, or the cores shared out."""
+    timeout: Number = Field(default=300.0, ge=1)
+    """Seconds after which a process that is stuck stops all of them."""

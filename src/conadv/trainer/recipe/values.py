@@ -1,0 +1,107 @@
+"""What a recipe's values may look like in a file or on a command line."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from conadv.schedules import PiecewiseLinear
+
+Points = tuple[tuple[float, float], ...]
+
+
+def parse_number(value: Any) -> Any:
+    """A number, also given as a fraction ("4/255") or in a form YAML takes for text ("1e-3")."""
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    if isinstance(value, str):
+        top, slash, bottom = value.replace("_", "").partition("/")
+        try:
+            value = float(top) / float(bottom) if slash else float(top)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError("not a number") from None
+    if isinstance(value, int | float) and not math.isfinite(value):
+        raise ValueError("a finite number is needed")
+    return value
+
+
+def parse_whole(value: Any) -> Any:
+    """A whole number; 1e4 and "10_000" are fine, 2.5 and true are not."""
+    number = parse_number(value)
+    if isinstance(number, float):
+        if number != int(number):
+            raise ValueError("a whole number is needed")
+        return int(number)
+    return number
+
+
+def parse_flag(value: Any) -> Any:
+    """True or false, with the words that YAML 1.1 has for them."""
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    if not isinstance(value, bool):
+        raise ValueError("true or false is needed")
+    return value
+
+
+def parse_text(value: Any) -> Any:
+    """Text; what YAML took for something else has to be quoted."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"text is needed: put quotes around it, '{value}'")
+    return value
+
+
+def parse_scheduled(value: Any) -> float | Points:
+    """A number in [0, 1], or [[progress, value], ...] with progress rising from 0 to 1."""
+    if not isinstance(value, list | tuple):
+        return _share(value)
+    points = []
+    for point in value:
+        if not isinstance(point, list | tuple) or len(point) != 2:
+            raise ValueError(f"{point!r} is not a pair [progress, value]")
+        points.append((_share(point[0]), _share(point[1])))
+    positions = [progress for progress, _ in points]
+    if not points or positions != sorted(positions):
+        raise ValueError("the points must be in rising order of progress, at least one")
+    return tuple(points)
+
+
+def _share(value: Any) -> float:
+    number = parse_number(value)
+    if not isinstance(number, int | float) or not 0 <= number <= 1:
+        raise ValueError(f"{value!r} is not between 0 and 1")
+    return float(number)
+
+
+Number = Annotated[float, BeforeValidator(parse_number)]
+Whole = Annotated[int, BeforeValidator(parse_whole)]
+Flag = Annotated[bool, BeforeValidator(parse_flag)]
+Text = Annotated[str, BeforeValidator(parse_text)]
+Scheduled = Annotated[float | Points, BeforeValidator(parse_scheduled)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and without room for unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        validate_default=True,
+        use_attribute_docstrings=True,
+    )
+
+
+def nearest(word: str, words: list[str], count: int = 3) -> list[str]:
+    """The words most like `word`, best first; none if nothing is like it."""
+    lower = {w.lower(): w for w in words}
+    return [lower[w] for w in difflib.get_close_matches(word.lower(), lower, count, 0.6)]
+
+
+def piecewise(value: float | tuple[tuple[float, float], ...]) -> float | PiecewiseLinear:
+    """A recipe's number or points, as the core's schedules take it."""
+    return PiecewiseLinear(value) if isinstance(value, tuple) else value

@@ -1,0 +1,171 @@
+"""What a run was made with: versions, hardware, threads, commit and command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("conadv", "torch", "torchvision", "timm", "numpy", "pydantic", "safetensors")
+
+
+def describe_environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Everything about the machine that a reader of the run may ask for.
+
+    Args:
+        device: The device of the run.
+        processes: How many processes train together.
+
+    Returns:
+        Plain values, ready for JSON: ``started`` (UTC), ``command``, ``versions``, ``hardware``
+        (processor, cores, threads, memory in bytes, device name) and ``commit`` (or None).
+    """
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": as_typed(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "hardware": {
+            "platform": platform.platform(),
+            "processor": processor_name(),
+            "cores": os.cpu_count(),
+            "processes": processes,
+            "threads": torch.get_num_threads(),
+            "memory": _memory(),
+            "device": str(device),
+            "device_name": _device_name(device),
+            "cuda": torch.version.cuda if device.type == "cuda" else None,
+        },
+        "commit": _commit(),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def processor_name() -> str:
+    """The processor as the system reports it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _commit() -> str | None:
+    """The commit of conadv's own checkout, marked when files differ from it."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}-modified" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    )
+    return done.stdout.strip()
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, 10th and 90th percentile (linear interpolation)."""
+    tensor = torch.tensor(list(values), dtype=torch.float64)
+    p10, median, p90 = torch.quantile(tensor, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
+    return {"median": float(median), "p10": float(p10), "p90": float(p90)}
+
+
+def cpu_name() -> str:
+    """The processor's name as the system reports it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Hardware, versions and the command, for a results file."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    return {
+        "command": as_typed(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": installed("timm"),
+        "conadv": installed("conadv"),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+_INSTEAD: ContextVar[str | None] = ContextVar("command", default=None)
+
+
+def as_typed() -> str:
+    """Program and arguments, without the folders of the machine that ran it."""
+    return _INSTEAD.get() or shlex.join([*_program(), *sys.argv[1:]])
+
+
+@contextmanager
+def standing_for(command: str) -> Iterator[None]:
+    """What is made inside is remade by another command than this process's, as in a study."""
+    token = _INSTEAD.set(command)
+    try:
+        yield
+    finally:
+        _INSTEAD.reset(token)
+
+
+def _program() -> list[str]:
+    path = Path(sys.argv[0])
+    if path.suffix != ".py" or path.stem == "__main__":
+        return ["conadv"]
+    relative = os.path.relpath(path)
+    return ["python", path.name if relative.startswith("..") else Path(relative).as_posix()]

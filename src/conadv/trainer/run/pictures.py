@@ -1,0 +1,71 @@
+"""A few clean images, perturbations and adversarial copies, as a person can look at them."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conadv.adversary import Adversary
+from conadv.attack import Criterion
+from conadv.schedules import Noise
+from conadv.trainer.input.images import EvalImages, Images
+from conadv.trainer.run.files import write_atomic
+
+
+def write_pictures(
+    path: Path | None,
+    adversary: Adversary,
+    images: EvalImages,
+    criterion: Criterion,
+    device: torch.device,
+    *,
+    count: int = 8,
+    context: int = 64,
+) -> None:
+    """Perturb images the way training does, at the current weights, and write ``pictures.npz``.
+
+    The arrays: ``clean`` and ``adversarial`` uint8 (count, H, W, C), ``perturbation`` int16 of the
+    same shape, their difference in grey levels, and ``labels`` int64 (count,).
+
+    Args:
+        path: The file; None only takes part in the passes that other ranks need.
+        adversary: Its attack is used; a noise schedule's noise instead. The weights, statistics
+            and pending copies are left as they are.
+        images: Where the pictures come from.
+        criterion: Of training.
+        device: Of the model.
+        count: How many pictures.
+        context: How many images are attacked together: in train mode they share statistics.
+    """
+    few = images.first(context).resident()
+    batch, labels = next(few.batches(context, device))
+    attack = adversary.attack
+    if isinstance(adversary.schedule, Noise):
+        generator = torch.Generator(device).manual_seed(0)
+        copies = attack.noise(batch, generator)
+    else:
+        copies = attack(adversary.model, batch, labels, criterion)
+    adversarial = _to_bytes(copies[:count].float(), few)
+    clean = few.images[:count].permute(0, 2, 3, 1).cpu().numpy()
+
+    def write(file: BinaryIO) -> None:
+        np.savez_compressed(
+            file,
+            clean=clean,
+            perturbation=adversarial.astype(np.int16) - clean.astype(np.int16),
+            adversarial=adversarial,
+            labels=labels[:count].cpu().numpy(),
+        )
+
+    if path is not None:
+        write_atomic(path, write)
+
+
+def _to_bytes(images: Tensor, source: Images) -> np.ndarray:
+    shape = (1, -1, 1, 1)
+    mean = torch.tensor(source.mean, device=images.device).view(shape)
+    std = torch.tensor(source.std, device=images.device).view(shape)
+    levels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).cpu().numpy()

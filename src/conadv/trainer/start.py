@@ -1,0 +1,170 @@
+"""One run, from a recipe to ``result.json``."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+
+from conadv.errors import ConadvError, DataError, DistributedError, RecipeError
+from conadv.trainer.distributed import World, join
+from conadv.trainer.distributed.world import is_lost_connection, local_device
+from conadv.trainer.loop import Run
+from conadv.trainer.probe.micro_batch import fit, with_micro_batch
+from conadv.trainer.recipe import Recipe, change_recipe, differing_fields, load_recipe
+from conadv.trainer.run.device import keep_freed_memory, resolve_device
+from conadv.trainer.run.folder import RunFolder
+from conadv.trainer.run.result import Result
+from conadv.trainer.run.signals import StopRequest
+
+T = TypeVar("T")
+
+
+def train(
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    fit_micro_batch: bool = False,
+    trace: Path | None = None,
+    console: Console | None = None,
+    log_every: int = 1,
+    stop: StopRequest | None = None,
+) -> Result:
+    """Train as a recipe says, and leave everything about it in a run folder.
+
+    Args:
+        recipe: What to train and how.
+        out: The run folder; absent or empty, or with ``resume`` the folder of the run.
+        resume: Continue the run in ``out`` bit for bit from its newest readable checkpoint. A run
+            that was stopped before its first checkpoint begins anew, a finished one is returned
+            as it is, and in an empty folder a run is started: so a job that may be restarted at
+            any time is always started with ``resume``.
+        fit_micro_batch: Take the largest micro-batch that fits into memory instead of the
+            recipe's; the normalisation groups stay. A resumed run keeps what was found.
+        trace: Write a profiler trace of a few steps into this file.
+        console: Where progress goes; None writes to stderr, ``Console(quiet=True)`` is silent.
+        log_every: Write a metrics line every so many steps.
+        stop: A flag that is read at each step boundary, for callers that want to set it
+            themselves. Ctrl-C and SIGTERM set it too, where this is the main thread.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        DistributedError: The processes of the launch cannot work together.
+        RunFolderError: ``out`` holds a run and ``resume`` is off, or cannot be written.
+        RecipeError: ``resume`` with another recipe than the run was started with.
+        CheckpointError: No checkpoint of the run can be read, or the last could not be written.
+        NonFiniteError: The loss was NaN or infinite and the recipe says stop.
+        Interrupted: Asked to stop; a checkpoint is written and the message says how to go on.
+    """
+    with join(recipe.hardware.device, recipe.hardware.timeout) as world:
+        folder = RunFolder(out)
+        console = (console or Console(stderr=True)) if world.main else Console(quiet=True)
+        if fit_micro_batch:
+            recipe = _on_every_rank(world, lambda: _fitted(folder, recipe, world, console))
+        done = _on_every_rank(world, lambda: _begin(folder, recipe, resume))
+        if isinstance(done, Result):
+            return done
+        device = resolve_device(local_device(recipe.hardware.device, world))
+        if device.type == "cpu":
+            keep_freed_memory()
+        threads = torch.get_num_threads()
+        streams = [device] if device.type == "cuda" else []
+        try:
+            if wanted := _threads(recipe, world, device):
+                torch.set_num_threads(wanted)
+            with torch.random.fork_rng(devices=streams), stop or StopRequest() as request:
+                make = partial(Run, recipe, folder, request, console, log_every, world, trace)
+                return _run(make, world, resuming=done)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _run(make: Callable[[], Run], world: World, *, resuming: bool) -> Result:
+    with contextlib.ExitStack() as stack:
+        try:
+            run = make()
+            stack.callback(run.close)
+            run.open(resuming)
+            return run.complete()
+        except Exception as error:
+            if world.size == 1:
+                raise
+            if isinstance(error, ConadvError) and not isinstance(error, DataError):
+                error.on_every_rank = True
+            elif is_lost_connection(error):
+                raise _stopped(world, error) from error
+            else:  # of this rank alone, or of the one that is the first to say so
+                kind = type(error).__name__
+                error.told = not world.watchdog.fail(f"{kind}: {error}")  # type: ignore[attr-defined]
+            raise
+
+
+def _stopped(world: World, error: Exception) -> DistributedError:
+    """Which process is gone or stuck; printed by one rank, raised by all that still can."""
+    verdict = world.watchdog.lost()
+    if verdict is not None:
+        stopped = DistributedError(verdict.message)
+        stopped.told = True
+        return stopped
+    return DistributedError(
+        f"rank {world.rank} of {world.size}: another process is gone or did not answer "
+        f"({str(error).splitlines()[0]}). Nothing since the last checkpoint is kept; the same "
+        "command with --resume goes on from there."
+    )
+
+
+def _on_every_rank(world: World, action: Callable[[], T]) -> T:
+    """Do it on rank 0; what goes wrong is raised on all ranks and told by one."""
+    try:
+        return world.on_main(action)
+    except ConadvError as error:
+        error.on_every_rank = world.size > 1
+        raise
+
+
+def _fitted(folder: RunFolder, recipe: Recipe, world: World, console: Console) -> Recipe:
+    if folder.recipe.exists():
+        batch = load_recipe(folder.recipe).batch
+        return change_recipe(
+            recipe, [f"batch.{n}={getattr(batch, n)}" for n in ("micro_batch", "norm_group")]
+        )
+    console.print("Looking for the largest micro-batch that fits ...")
+    found = fit(recipe, world)
+    console.print(str(found), highlight=False)
+    return with_micro_batch(recipe, found.micro_batch, found.norm_group)
+
+
+def _begin(folder: RunFolder, recipe: Recipe, resume: bool) -> Result | bool:
+    """The result of a finished run, or whether there is a run to be resumed."""
+    if not (resume and folder.recipe.exists()):
+        folder.require_free()
+        return False
+    _check_same_recipe(folder, recipe)
+    if folder.result.exists() and (done := Result.read(folder.result)).status == "finished":
+        return done
+    return True
+
+
+def _threads(recipe: Recipe, world: World, device: torch.device) -> int | None:
+    """CPU threads of this process; None leaves torch's choice."""
+    if recipe.hardware.threads is None and world.size > 1 and device.type == "cpu":
+        return max(1, (os.cpu_count() or 1) // world.local_size)
+    return recipe.hardware.threads
+
+
+def _check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
+    before = load_recipe(folder.recipe)
+    fields = differing_fields(before, recipe)
+    if fields:
+        raise RecipeError(
+            f"the run in {folder.root} was started with another recipe; these fields differ: "
+            f"{'; '.join(fields)}. Type {folder.resume_command()}, or start a new run with "
+            "another --out."
+        )

@@ -1,1 +1,0 @@
-"""The trainer: recipe, loop, checkpoints, evaluation, run folder."""

@@ -1,0 +1,135 @@
+"""The words follow from the results, whichever way these went."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report.conftest import MakeRun
+
+from conadv.lab.report import find_runs
+from conadv.lab.report.findings import Findings, findings, uncertainty
+from conadv.lab.report.study.cells import cells
+
+
+def say(*folders: Path) -> Findings:
+    return findings(cells(find_runs(folders)))
+
+
+@pytest.fixture
+def three(make_run: MakeRun) -> Any:
+    """Small batch at 88 %, large at 82 %, recycled at the accuracy given."""
+
+    def make(recycled: float, large: float = 0.82, **more: Any) -> Findings:
+        return say(
+            make_run("small", batch=100, test_accuracy=0.88),
+            make_run("large", batch=1000, test_accuracy=large, **more),
+            make_run("recycled", schedule="recycled", batch=1000, test_accuracy=recycled, **more),
+        )
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("recycled", "ending"),
+    [
+        (0.84, "recycled won 2.0 of them back."),
+        (0.89, "recycled won all of them back."),
+        (0.82, "recycled won none back."),
+        (0.8, "recycled won none back and lost 2.0 more."),
+    ],
+)
+def test_headline_when_the_large_batch_lost(three: Any, recycled: float, ending: str) -> None:
+    assert three(recycled).headline == f"Batch 1,000 lost 6.0 points against batch 100; {ending}"
+
+
+def test_headline_when_the_large_batch_lost_nothing(three: Any) -> None:
+    headline = three(0.87, large=0.88).headline
+    assert headline == (
+        "Batch 1,000 lost nothing against batch 100; "
+        "recycled changed it by \N{MINUS SIGN}1.0 points."
+    )
+
+
+def test_a_gain_that_test_images_cannot_show_is_called_chance(three: Any) -> None:
+    assert three(0.84, test_images=500).headline.endswith("won 2.0 of them back, within chance.")
+
+
+def test_a_gain_that_test_images_can_show_is_not(three: Any) -> None:
+    assert three(0.84, test_images=50_000).headline.endswith("won 2.0 of them back.")
+
+
+def test_uncertainty_in_closed_form(make_run: MakeRun) -> None:
+    (cell,) = cells(find_runs([make_run(test_accuracy=0.5, test_images=800)]))
+    assert uncertainty(cell) == pytest.approx(0.05)  # 2 sqrt(2 * 0.25 / 800)
+
+
+def test_the_best_method_is_chosen_on_validation_images(make_run: MakeRun) -> None:
+    found = say(
+        make_run("v", batch=1000),
+        make_run("s", schedule="sequential", batch=1000, val_accuracy=0.9, test_accuracy=0.7),
+        make_run("r", schedule="recycled", batch=1000, val_accuracy=0.8, test_accuracy=0.9),
+    )
+    assert found.headline == (
+        "At batch 1,000, sequential changed test accuracy by \N{MINUS SIGN}10.0 points."
+    )
+    assert any(sentence.startswith("recycled: 90.0") for sentence in found.sentences)
+
+
+def test_the_control_is_never_the_best(make_run: MakeRun) -> None:
+    found = say(make_run("v"), make_run("n", schedule="noise", val_accuracy=1.0))
+    assert "noise" not in found.headline
+    assert any(sentence.startswith("noise:") for sentence in found.sentences)
+
+
+def test_costs_are_against_ordinary_training_at_the_same_batch(four_runs: list[Path]) -> None:
+    found = say(*four_runs)
+    assert found.figures[-1].value == "2.00×"
+    sequential = next(s for s in found.sentences if s.startswith("sequential"))
+    assert "2.67× the compute" in sequential and "2.67× the time per step" in sequential
+    assert "\N{MINUS SIGN}1.0 points" in sequential
+
+
+def test_unfinished_training_is_not_sold_as_worse_generalisation(make_run: MakeRun) -> None:
+    small = make_run("small", batch=100, train_accuracy=0.95, test_accuracy=0.9)
+    late = make_run("late", batch=1000, train_accuracy=0.8, test_accuracy=0.79)
+    level = make_run("level", batch=2000, train_accuracy=0.945, test_accuracy=0.85)
+    assert any("not worse generalisation" in caveat for caveat in say(small, late).caveats)
+    assert not any("not worse generalisation" in caveat for caveat in say(small, level).caveats)
+
+
+def test_seeds_are_averaged_and_the_warning_goes(make_run: MakeRun) -> None:
+    one = [
+        make_run(f"v{i}", seed=i, test_accuracy=accuracy) for i, accuracy in enumerate((0.8, 0.9))
+    ]
+    found = say(*one, make_run("small", batch=10, test_accuracy=0.9))
+    assert "lost 5.0 points" in found.headline
+    assert not any("One seed" in caveat for caveat in found.caveats)
+
+
+@pytest.mark.parametrize("status", ["interrupted", "diverged"])
+def test_runs_that_did_not_finish_are_named_and_left_out(make_run: MakeRun, status: str) -> None:
+    found = say(make_run("v"), make_run("r", schedule="recycled", status=status, test_accuracy=0.1))
+    assert found.sentences == ()
+    assert f"r is {status} and left out of every comparison." in found.caveats
+
+
+def test_without_ordinary_training_nothing_is_compared(make_run: MakeRun) -> None:
+    alone = say(make_run("r", schedule="recycled", batch=1000))
+    assert alone.headline.startswith("recycled at batch 1,000 reached 80.0")
+    assert alone.figures == ()
+
+
+def test_nothing_finished(make_run: MakeRun) -> None:
+    folder = make_run("v")
+    (folder / "result.json").unlink()
+    assert say(folder).headline == "No run has finished yet."
+
+
+def test_without_a_look_at_the_test_images_those_held_out_count(make_run: MakeRun) -> None:
+    unseen = {"test_accuracy": None, "robust_accuracy": None}
+    found = say(
+        make_run("v", val_accuracy=0.7, **unseen),
+        make_run("r", schedule="recycled", val_accuracy=0.75, **unseen),
+    )
+    assert found.headline.startswith("recycled at batch 100 reached 75.0")
+    assert found.headline.endswith("on held-out images; the test images were left alone.")
