@@ -6,10 +6,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from report.conftest import MakeStudy, make_run, make_study
 
 from conadv.lab.report import gather
 from conadv.lab.report.content import content
+from lab.report.conftest import MakeStudy, make_run, make_study
 
 __all__ = ["make_run", "make_study"]  # fixtures
 

@@ -18,7 +18,8 @@ from conadv.errors import (
     RunFolderError,
 )
 from conadv.trainer.checkpoint.store import CheckpointStore
-from conadv.trainer.loop import Run, files
+from conadv.trainer.loop import Run
+from conadv.trainer.run import files
 from conadv.trainer.run.result import Result
 from conadv.trainer.trainer import Trainer
 from support.runs import StopAfter, assert_same_state, final_state, quietly, tiny

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from report.conftest import MakeStudy
 
 from conadv.lab.report import write_report
+from lab.report.conftest import MakeStudy
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

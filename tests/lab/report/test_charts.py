@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.conftest import MakeRun
 
 from conadv.lab.report import find_runs
 from conadv.lab.report.charts.curves import POINTS, Chart, cost_bars, curves, shared_axes
 from conadv.lab.report.charts.palette import colours
 from conadv.lab.report.study.cells import cells
+from lab.report.conftest import MakeRun
 
 
 def draw(*folders: Path) -> list[Chart]:

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from report.conftest import MakeRun, MakeStudy
-from report.test_imagenet_tables import corruption, result
 
 from conadv.cli import main
+from lab.report.conftest import MakeRun, MakeStudy
+from lab.report.test_imagenet_tables import corruption, result
 
 
 def test_it_writes_into_the_first_folder(

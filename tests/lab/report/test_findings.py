@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.conftest import MakeRun
 
 from conadv.lab.report import find_runs
 from conadv.lab.report.findings import Findings, findings, uncertainty
 from conadv.lab.report.study.cells import cells
+from lab.report.conftest import MakeRun
 
 
 def say(*folders: Path) -> Findings:

@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report.conftest import MakeRun
 
 from conadv.errors import RunFolderError
 from conadv.lab.report import find_runs, render_report, write_report
+from lab.report.conftest import MakeRun
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}</script>"
 

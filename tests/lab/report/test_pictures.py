@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report.conftest import write_pictures
 
 from conadv.lab.report.charts.pictures import (
     Pictures,
@@ -16,6 +15,7 @@ from conadv.lab.report.charts.pictures import (
     strongest,
     triples,
 )
+from lab.report.conftest import write_pictures
 
 
 def pixels(url: str) -> np.ndarray:

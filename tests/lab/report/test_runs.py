@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report.conftest import MakeRun
 
 from conadv.errors import RunFolderError
 from conadv.lab.report import find_runs, read_run
+from lab.report.conftest import MakeRun
 
 
 def test_a_whole_folder(make_run: MakeRun) -> None:

@@ -8,13 +8,13 @@ import re
 from pathlib import Path
 
 import pytest
-from report.conftest import METHODS, VANILLA, MakeRun, MakeStudy, write_pictures
 
 from conadv.errors import RunFolderError
 from conadv.lab.report import gather, write_report
 from conadv.lab.report.content import Content, content
 from conadv.lab.report.study.large_batch import Gain
 from conadv.lab.report.text import MINUS
+from lab.report.conftest import METHODS, VANILLA, MakeRun, MakeStudy, write_pictures
 
 
 def report_of(folder: Path) -> Content:

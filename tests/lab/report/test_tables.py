@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from report.conftest import MakeRun
 
 from conadv.lab.report import find_runs, markdown_table, text
 from conadv.lab.report.runs import Run
 from conadv.lab.report.settings import differing
+from lab.report.conftest import MakeRun
 
 
 def test_markdown_table(four_runs: list[Path]) -> None:

@@ -116,7 +116,7 @@ _LIMITED = """
 import resource, signal, sys, torch
 from pathlib import Path
 from conadv.errors import CheckpointError
-from conadv.training.checkpoint import save_checkpoint, load_checkpoint
+from conadv.trainer.checkpoint.store import save_checkpoint, load_checkpoint
 path = Path(sys.argv[1])
 save_checkpoint(path, {"step": 1, "x": torch.zeros(10)})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

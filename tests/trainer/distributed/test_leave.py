@@ -13,7 +13,7 @@ LATE = """
 import sys
 import torch
 import torch.distributed as dist
-from conadv.distributed.world import join
+from conadv.trainer.distributed.world import join
 from support.launches import gloo_threads
 
 def train(how):

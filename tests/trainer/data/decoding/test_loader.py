@@ -300,8 +300,8 @@ def test_a_loader_that_is_forgotten_ends_its_workers(source) -> None:
 
 SCRIPT = """
 import os, signal, sys
-from conadv.data.decoding import ImageLoader, Pipeline
-from conadv.data.sources import FolderSource
+from conadv.trainer.data.decoding import ImageLoader, Pipeline
+from conadv.trainer.data.sources import FolderSource
 import torch
 
 if __name__ == "__main__":

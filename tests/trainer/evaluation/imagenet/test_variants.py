@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from analysis.imagenet.conftest import MakeFolders
 
 from conadv.errors import DataError
 from conadv.trainer.evaluation.imagenet import VARIANTS, find_sets, image_set
 from conadv.trainer.evaluation.imagenet.classes import wnids, wnids_of_a, wnids_of_r
+from trainer.evaluation.imagenet.conftest import MakeFolders
 
 NUMBERS = [str(number) for number in range(1000)]
 
