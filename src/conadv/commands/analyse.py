@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 def analyse(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN... [KEY=VALUE...]",
+            help="Run folders, and changes that leave the weights alone, such as data.root=DIR.",
+        ),
+    ],
     only: Annotated[
         str | None,
         typer.Option(
@@ -72,9 +78,13 @@ def analyse(
         plane_points=plane_points,
         pgd_steps=pgd_steps,
     )
+    overrides = [given for given in runs if "=" in given and not Path(given).exists()]
+    folders = [Path(given) for given in runs if given not in overrides]
+    if not folders:
+        raise typer.BadParameter("name at least one run folder.")
     names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
     failed: list[str] = []
-    for run in runs:
+    for run in folders:
         try:
             found = analyse_run(
                 run,
@@ -84,9 +94,10 @@ def analyse(
                 device=device,
                 settings=settings,
                 console=Console(stderr=True),
+                overrides=overrides,
             )
         except ConadvError as error:
-            if len(runs) == 1:
+            if len(folders) == 1:
                 raise
             typer.echo(f"error: {run}: {error}", err=True)  # the others are analysed all the same
             failed.append(str(run))
@@ -96,7 +107,7 @@ def analyse(
             for line in _LINES[name](entry["result"]):
                 typer.echo(f"  {name:<12}{line}")
     if failed:
-        raise ConadvError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
+        raise ConadvError(f"{len(failed)} of {len(folders)} runs failed: {', '.join(failed)}")
 
 
 def _steps(found: Mapping[str, Any]) -> str:

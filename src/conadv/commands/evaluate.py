@@ -12,6 +12,12 @@ from conadv.commands._show import percent, write_json
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Changes that leave the weights alone, such as data.root=DIR."
+        ),
+    ] = None,
     checkpoint: Annotated[
         str, typer.Option(help="last, best (on validation images), or a checkpoint's file name.")
     ] = "last",
@@ -58,6 +64,7 @@ def evaluate(
         restarts=restarts,
         images=images,
         device=device,
+        overrides=overrides or (),
     )
     radius = f"{found['norm']} {found['epsilon'] * 255:.3g}/255"
     typer.echo(f"step {found['step']}, branch {found['branch']}")

@@ -14,6 +14,10 @@ def export(
         Path | None,
         typer.Argument(metavar="[FILE]", help="Where to.", show_default="RUN/model.safetensors"),
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes that leave the weights alone."),
+    ] = None,
     checkpoint: Annotated[
         str, typer.Option(help="last, best (on validation images), or a checkpoint's file name.")
     ] = "last",
@@ -29,7 +33,10 @@ def export(
     from conadv.trainer.evaluation.export import export_run
     from conadv.trainer.recipe import load_recipe
 
-    written = export_run(run, path, checkpoint=checkpoint, branch=branch)
+    overrides = overrides or []
+    if path is not None and "=" in path.name and path.suffix != ".safetensors":
+        path, overrides = None, [str(path), *overrides]
+    written = export_run(run, path, checkpoint=checkpoint, branch=branch, overrides=overrides)
     library, _, name = load_recipe(run).model.name.partition("/")
     typer.echo(f"written: {written}")
     typer.echo("to load it:")

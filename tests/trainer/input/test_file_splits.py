@@ -257,3 +257,43 @@ def test_other_classes_in_the_test_set(photos: Path, tmp_path: Path) -> None:
 def test_settings_that_do_not_fit(photos: Path, overrides: tuple[str, ...], named: str) -> None:
     with pytest.raises(ConadvError, match=named):
         files(photos, *overrides)
+
+
+# -- splits that people make, and images that move -------------------------------------------------
+
+
+def test_images_called_test_are_tested_on(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos / "train", tmp_path / "train")
+    shutil.copytree(photos / "val", tmp_path / "test")
+    splits = load_file_splits(files(tmp_path), CPU, World())
+    assert len(splits.test()) == 12 and splits.train_count == 32
+
+
+def test_without_test_images_those_held_out_stand_for_them(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos / "train", tmp_path / "train")
+    splits = load_file_splits(files(tmp_path), CPU, World())
+    held_out = splits.validation()
+    assert held_out is not None
+    for (images, labels), (same, same_labels) in zip(
+        splits.test().batches(8, CPU), held_out.batches(8, CPU), strict=True
+    ):
+        assert torch.equal(images, same) and torch.equal(labels, same_labels)
+    assert "the test accuracy is that of validation" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"none to test on.*test_root=WHERE.*data\.validation=0\.1"):
+        load_file_splits(files(tmp_path, "data.validation=0"), CPU, World())
+
+
+def test_a_run_whose_images_moved_is_evaluated(photos: Path, tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    shutil.copytree(photos, before)
+    quietly(files(before), tmp_path / "run")
+    first = evaluate_run(tmp_path / "run", steps=0)
+    before.rename(tmp_path / "after")
+    with pytest.raises(DataError, match="before"):
+        evaluate_run(tmp_path / "run", steps=0)
+    moved = (f"data.root={tmp_path / 'after'}",)
+    assert evaluate_run(tmp_path / "run", steps=0, overrides=moved) == first
+    with pytest.raises(RecipeError, match=r"model\.name.*were trained without it. Allowed are"):
+        evaluate_run(tmp_path / "run", overrides=["model.name=cifar/resnet20"])

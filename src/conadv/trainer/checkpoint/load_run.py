@@ -1,5 +1,6 @@
 """The model of a run, read back from its folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from conadv.errors import CheckpointError, RunFolderError
+from conadv.errors import CheckpointError, RecipeError, RunFolderError
 from conadv.trainer.build import branches_of, make_model
 from conadv.trainer.checkpoint.reshard import load_weights
 from conadv.trainer.checkpoint.store import CheckpointStore, load_checkpoint
@@ -57,21 +58,40 @@ class SavedRun:
         return name
 
 
-def load_run(run: Path | str, *, checkpoint: str = "last", device: str | None = None) -> SavedRun:
+CHANGEABLE = ("data.root", "data.files.", "evaluation.", "attack.", "hardware.")
+"""Settings that a finished run may be looked at with, because its weights do not depend on them."""
+
+
+def load_run(
+    run: Path | str,
+    *,
+    checkpoint: str = "last",
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+) -> SavedRun:
     """Read the model of a run.
 
     Args:
         run: The run folder.
         checkpoint: ``"last"``, ``"best"``, or a file name in the run's checkpoints folder.
         device: Such as ``"cpu"``; None takes the recipe's.
+        overrides: ``dotted.name=value`` on top of the run's recipe: of images that have moved
+            (``data.root=``), evaluation, attack or hardware.
 
     Raises:
+        RecipeError: An override is impossible, or of something that the weights depend on.
         RunFolderError: The folder holds no run.
         CheckpointError: The checkpoint is missing, damaged, or does not fit the recipe.
     """
     folder = RunFolder(run)
     folder.require_run()
-    recipe = load_recipe(folder.recipe)
+    for override in overrides:
+        if not override.startswith(CHANGEABLE):
+            raise RecipeError(
+                f"{override!r}: the weights of {folder.root} were trained without it. Allowed are "
+                f"settings of {', '.join(name.rstrip('.') for name in CHANGEABLE)}."
+            )
+    recipe = load_recipe(folder.recipe, overrides)
     place = resolve_device(device or recipe.hardware.device)
     state = _read(folder, checkpoint)
     facts = facts_from(state["data"])

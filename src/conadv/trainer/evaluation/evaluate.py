@@ -1,5 +1,6 @@
 """Measure a run again: clean accuracy, FGSM and PGD, through either branch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def evaluate_run(
     images: int | None = None,
     device: str | None = None,
     seed: int = 0,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate the weights of a run on its test set, and keep the outcome in ``evaluation.json``.
 
@@ -40,6 +42,8 @@ def evaluate_run(
         images: Attack at most so many test images; None takes the recipe's cap.
         device: Such as ``"cpu"`` or ``"cuda:1"``; None takes the recipe's.
         seed: Of the random starts.
+        overrides: Changes of the recipe that leave the weights alone, such as ``data.root=WHERE``
+            where the images have moved; see `load_run`.
 
     Returns:
         ``checkpoint, step, branch, images, test_loss, test_accuracy, attacked_images, norm,
@@ -51,7 +55,7 @@ def evaluate_run(
         CheckpointError: The checkpoint cannot be read.
         ValueError: The attack is impossible.
     """
-    saved = load_run(run, checkpoint=checkpoint, device=device)
+    saved = load_run(run, checkpoint=checkpoint, device=device, overrides=overrides)
     branch = saved.branch(branch)
     settings = saved.recipe.evaluation
     norm = saved.recipe.attack.norm

@@ -1,6 +1,7 @@
 """The trained network as an ordinary one, in a file that cannot run code."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save
@@ -18,6 +19,7 @@ def export_run(
     *,
     checkpoint: str = "last",
     branch: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> Path:
     """Write the plain model of a run as safetensors.
 
@@ -30,6 +32,8 @@ def export_run(
         path: The file; None writes ``model.safetensors`` into the run folder.
         checkpoint: ``"last"``, ``"best"``, or a file name in the run's checkpoints folder.
         branch: Whose normalisation the plain model gets; None takes the recipe's for evaluation.
+        overrides: Changes of the recipe that leave the weights alone, such as ``data.root=WHERE``
+            where the images have moved; see `load_run`.
 
     Returns:
         The file written.
@@ -39,7 +43,7 @@ def export_run(
             be written.
         CheckpointError: The checkpoint cannot be read.
     """
-    saved = load_run(run, checkpoint=checkpoint, device="cpu")
+    saved = load_run(run, checkpoint=checkpoint, device="cpu", overrides=overrides)
     branch = saved.branch(branch)
     target = Path(path) if path is not None else saved.folder.root / "model.safetensors"
     data = saved.facts

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from conadv.errors import DataError, RecipeError
 from conadv.trainer.data import split, standardise
+from conadv.trainer.data.cache import say_to_stderr
 from conadv.trainer.data.decoding import CentreCrop, ImageLoader
-from conadv.trainer.data.sources import ALLOWED, ImageSource, open_source
+from conadv.trainer.data.sources import ALLOWED, ImageSource, NoSuchSplitError, open_source
 from conadv.trainer.distributed import World
 from conadv.trainer.input.feed import Feed
 from conadv.trainer.input.file_feed import FileFeed
@@ -141,8 +142,13 @@ class FileSplits:
         return self._images(self.source, self.val_indices) if len(self.val_indices) else None
 
     def test(self) -> FileImages:
-        """The data set's own validation images, for which nobody has published a test set."""
-        return self._images(self.test_source, torch.arange(len(self.test_source)))
+        """The data set's own validation images, for which nobody has published a test set.
+
+        Where there are none, the images held out.
+        """
+        held_out = self.test_source is self.source
+        indices = self.val_indices if held_out else torch.arange(len(self.test_source))
+        return self._images(self.test_source, indices)
 
     def _images(self, source: ImageSource, indices: Tensor) -> FileImages:
         files = self.recipe.data.files
@@ -172,9 +178,9 @@ def load_file_splits(recipe: Recipe, device: torch.device, world: World) -> File
             "data.dataset=files needs data.root: give data.root=WHERE, which is "
             f"{ALLOWED}. Without data, --dry-run tries a recipe on made-up images."
         )
-    source = open_source(settings.root, "train")
-    test = open_source(settings.files.test_root or settings.root, "val")
-    if test.fingerprint == source.fingerprint:
+    source = _open(recipe, settings.root, "train")
+    test = _test_source(recipe, source)
+    if test is not source and test.fingerprint == source.fingerprint:
         raise DataError(
             f"{settings.root} holds the same images for training and for testing. Give a folder "
             "with train and val in it, or say where test images lie: data.files.test_root=WHERE."
@@ -193,3 +199,37 @@ def load_file_splits(recipe: Recipe, device: torch.device, world: World) -> File
         # One core of each process is left to the training itself.
         workers = max(1, (os.cpu_count() or 1) // world.local_size - 1)
     return FileSplits(recipe, source, test, train, held_out, device, workers)
+
+
+def _open(recipe: Recipe, root: str, split: str) -> ImageSource:
+    files = recipe.data.files
+    return open_source(
+        root, split, image_column=files.image_column, label_column=files.label_column
+    )
+
+
+def _test_source(recipe: Recipe, source: ImageSource) -> ImageSource:
+    """The images to test on: the split val, else test, else those held out of training.
+
+    Raises:
+        DataError: There are none of these.
+    """
+    settings = recipe.data
+    assert settings.root is not None
+    if settings.files.test_root is not None:
+        return _open(recipe, settings.files.test_root, "val")
+    for name in ("val", "test"):
+        try:
+            return _open(recipe, settings.root, name)
+        except NoSuchSplitError:
+            continue
+    if not settings.validation:
+        raise DataError(
+            f"{settings.root} has images to train on and none to test on. Say where these lie "
+            "(data.files.test_root=WHERE), or hold some out: data.validation=0.1."
+        )
+    say_to_stderr(
+        f"{settings.root} has no test images: those held out (data.validation="
+        f"{settings.validation:g}) are tested on, so the test accuracy is that of validation"
+    )
+    return source

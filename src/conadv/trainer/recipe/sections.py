@@ -21,6 +21,10 @@ class ImageFilesOptions(Section):
 
     test_root: Text | None = None
     """Where test images lie, in the forms of data.root; null: with the training images, as val."""
+    image_column: Text | None = None
+    """Column of the images of hf:// data; null: the only one."""
+    label_column: Text | None = None
+    """Column of the labels of hf:// data, classes or whole numbers; null: the usual one."""
     size: Whole = Field(default=224, ge=8, le=2048)
     """Height and width of training images in pixels."""
     eval_size: Whole = Field(default=224, ge=8, le=2048)

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from conadv.errors import DataError
-from conadv.trainer.data.decoding import DecodeError, decode_centre, decode_crop
+from conadv.trainer.data.decoding import DecodeError, decode, decode_centre, decode_crop
 from conadv.trainer.data.decoding.decode import Box
 
 
@@ -242,3 +242,31 @@ def test_want_of_memory_is_not_the_images_fault(picture, encode) -> None:
 
     with pytest.raises(MemoryError):
         decode_crop(encode(Image.fromarray(picture(20, 20))), greedy, 8)
+
+
+def _file(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pixels_of_unknown_range_are_damaged_not_white(mode: str) -> None:
+    data = _file(Image.new(mode, (8, 8), 70_000), "TIFF")
+    with pytest.raises(DecodeError, match="32 bits, whose range is unknown"):
+        decode_centre(data, 8, 8)
+
+
+def test_postscript_never_starts_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _file(Image.new("RGB", (8, 8)), "EPS")
+    assert Image.open(io.BytesIO(data)).format == "EPS"  # Pillow alone would have it drawn
+    with pytest.raises(DecodeError, match="cannot identify image file"):
+        decode_centre(data, 8, 8)
+
+
+def test_more_pixels_than_fit_into_memory_are_refused_before_decoding(monkeypatch) -> None:
+    data = _file(Image.new("RGB", (8, 8)), "BMP")
+    monkeypatch.setattr(decode, "LARGEST_PIXELS", 63)
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it was decoded"))
+    with pytest.raises(DecodeError, match="8 x 8 pixels: at most 63 are decoded"):
+        decode_centre(data, 8, 8)

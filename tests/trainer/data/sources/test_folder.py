@@ -117,3 +117,28 @@ def test_a_class_folder_that_may_not_be_read_is_not_taken_for_empty(
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"dog could not be read \(Permission denied\)"):
         FolderSource(root)
+
+
+def test_every_image_counts_and_the_rest_is_told(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, {"cat": 1, "dog": 1})
+    for name in ("a.jfif", "b.AVIF", "c.jp2", "d"):
+        (root / "cat" / name).write_bytes(encoded(1))
+    for name in ("notes.txt", "more.txt", "noimage", ".hidden.jpg", "Thumbs.db"):
+        (root / "cat" / name).write_bytes(b"text")
+    said: list[str] = []
+    source = FolderSource(root, say=said.append)
+    assert len(source) == 6
+    assert said == [
+        f"{root}: 3 files left out (2 .txt; 1 no extension and not the beginning of an image)"
+    ]
+
+
+def test_each_real_folder_counts_once(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, {"cat": 3})
+    (root / "cat" / "again").symlink_to(root / "cat", target_is_directory=True)
+    (root / "cat" / "up").symlink_to(root, target_is_directory=True)
+    for place in (root / "cat" / "@eaDir", root / "@eaDir"):
+        place.mkdir()
+        (place / "SYNOPHOTO_THUMB_M.jpg").write_bytes(encoded(1))
+    source = FolderSource(root, say=lambda text: None)
+    assert source.classes == ("cat",) and len(source) == 3

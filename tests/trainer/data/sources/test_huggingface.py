@@ -171,3 +171,19 @@ def test_the_package_itself() -> None:
     chosen = HuggingFaceSource(whole.select([2, 1]), "pets")
     assert chosen.labels.tolist() == [0, 1] and chosen.read(0) == encoded(2)
     assert pickle.loads(pickle.dumps(source)).read(1) == encoded(1)
+
+
+def test_columns_are_chosen_by_name(hub) -> None:
+    two = {"image": Image(), "fine": ClassLabel(["cat", "owl"]), "coarse": ClassLabel(["x", "y"])}
+    hub({"train": Rows(cells(), two)})
+    with pytest.raises(DataError, match=r"it has fine, coarse.*data\.files\.label_column=NAME"):
+        open_source("hf://pets", "train")
+    assert open_source("hf://pets", "train", label_column="coarse").classes == ("x", "y")
+
+
+def test_whole_numbers_are_labels_too(hub) -> None:
+    whole = {"image": Image(), "label": SimpleNamespace(dtype="int64")}
+    hub({"train": Rows(cells(), whole), "gap": Rows(cells(), whole, (0, 15_000_000, 0))})
+    assert open_source("hf://pets", "train").classes == ("0", "1")
+    with pytest.raises(DataError, match="labels go up to 15,000,000.*class 1 is the first"):
+        open_source("hf://pets:gap", "train")

@@ -84,7 +84,7 @@ def test_shards(tmp_path: Path, said, monkeypatch) -> None:
 
 def test_a_folder_of_shards_per_split(tmp_path: Path, said) -> None:
     shard(tmp_path / "train" / "shard-0.tar", [0, 1])
-    shard(tmp_path / "val" / "shard-0.tar", [1])
+    shard(tmp_path / "val" / "shard-0.tar", [0])
     assert len(open_source(tmp_path, "train", said.append)) == 2
     val = open_source(tmp_path, "val", said.append)
     assert len(val) == 1 and val.name == f"{tmp_path.name}-val"

@@ -1,7 +1,9 @@
 """WebDataset shards on the disk."""
 
+import io
 import multiprocessing
 import pickle
+import tarfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -122,3 +124,48 @@ def test_shards_of_one_folder(shards: list[Path], tmp_path: Path, said) -> None:
         ShardSource([*shards, other], say=said.append)
     with pytest.raises(DataError, match=r"a-2\.tar could not be read"):
         ShardSource([*shards, shards[0].with_name("a-2.tar")], say=said.append)
+
+
+def test_nothing_is_dropped_without_a_count(tmp_path: Path, said) -> None:
+    path = tmp_path / "x.tar"
+    members = [
+        ("n01.v2.jpg", encoded(0)),  # a key with a dot
+        ("n01.v2.cls", b"0"),
+        ("2.JFIF", encoded(1)),
+        ("2.CLS", b"1"),
+        ("2.mask.png", b"mask"),
+        ("2.caption.txt", b"an owl"),
+    ]
+    content = io.BytesIO(tar_bytes(members))
+    with tarfile.open(fileobj=content, mode="r:") as tar, tarfile.open(path, "w") as longer:
+        for member in tar:
+            longer.addfile(member, tar.extractfile(member))
+        for name, target in (("3.jpg", "n01.v2.jpg"), ("3.cls", "2.CLS")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, target
+            longer.addfile(link)
+    source = ShardSource([path], say=said.append)
+    assert [source.read(i) for i in range(3)] == [encoded(0), encoded(1), encoded(0)]
+    assert source.labels.tolist() == [0, 1, 1]
+    assert "2 files left out (1 .txt; 1 .png)" in " ".join(said)
+
+
+@pytest.mark.parametrize("label", [10**12, 15_000_000])
+def test_labels_do_not_size_the_network(tmp_path: Path, said, label: int) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(
+        tar_bytes(
+            [("1.jpg", b"x"), ("1.cls", b"0"), ("2.jpg", b"x"), ("2.cls", f"{label}".encode())]
+        )
+    )
+    with pytest.raises(DataError, match=rf"labels go up to {label:,}.* 2 classes only; class 1 is"):
+        ShardSource([path], say=said.append)
+
+
+def test_archives_are_not_followed_for_ever(tmp_path: Path, said) -> None:
+    inner = tar_bytes([("1.jpg", encoded(1)), ("1.cls", b"0")])
+    for _ in range(3):
+        inner = tar_bytes([("a.tar", inner)])
+    (tmp_path / "x.tar").write_bytes(inner)
+    with pytest.raises(DataError, match="an archive in an archive in an archive"):
+        ShardSource([tmp_path / "x.tar"], say=said.append)

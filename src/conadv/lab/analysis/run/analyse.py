@@ -38,6 +38,7 @@ def analyse_run(
     device: str | None = None,
     settings: AnalysisSettings | None = None,
     console: Console | None = None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Analyse the weights of a run, and keep the outcome in ``analysis.json`` of its folder.
 
@@ -53,6 +54,8 @@ def analyse_run(
         device: Such as ``"cuda:1"``; None takes the recipe's.
         settings: How much is measured.
         console: Where progress goes; None shows none.
+        overrides: Changes of the recipe that leave the weights alone, such as ``data.root=WHERE``
+            where the images have moved; see `load_run`.
 
     Returns:
         What the file holds, see docs/analysis.md.
@@ -66,7 +69,7 @@ def analyse_run(
     """
     names = _chosen(only)
     settings = settings or AnalysisSettings()
-    saved = load_run(run, checkpoint=checkpoint, device=device)
+    saved = load_run(run, checkpoint=checkpoint, device=device, overrides=overrides)
     path = saved.folder.root / FILE
     kept = read_analysis(path)
     kept["run"] = saved.recipe.name

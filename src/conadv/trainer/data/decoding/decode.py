@@ -11,15 +11,19 @@ Pillow, torchvision.io.decode_jpeg slower: neither is worth a dependency.
 
 EXIF orientation is ignored unless asked for. That is the practice on ImageNet (torchvision's and
 timm's loaders ignore it, too), so figures stay comparable. Alpha is dropped and a palette looked
-up, as ``Image.convert("RGB")`` does; 16-bit grey keeps its upper byte.
+up, as ``Image.convert("RGB")`` does; 16-bit grey keeps its upper byte. Pixels of 32 bits have no
+range that a file tells: such images count as damaged, and so do those of more pixels than fit
+into memory. Only formats of pixels are opened: PostScript would start another program.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -32,6 +36,10 @@ from conadv.errors import DataError
 
 Interpolation = Literal["bilinear", "bicubic"]
 _ORIENTATION = 0x0112
+# Formats of pixels alone: no program is started for them.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "JPEG2000", "GIF", "TIFF", "BMP", "PPM", "TGA")
+LARGEST_PIXELS = 2**27
+"""Pixels that are decoded at most, half a gigabyte; a JPEG is decoded at a smaller scale."""
 _LARGEST_RATIO = 20.0
 """For evaluation the middle of anything longer is taken first, so that memory is bounded."""
 
@@ -136,7 +144,18 @@ def _reasons() -> Iterator[None]:
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise OSError("the file is empty")
-    return Image.open(io.BytesIO(data))
+    # Pillow warns of large images and refuses still larger ones; `_load` has a limit of its own,
+    # which knows at which scale an image is decoded.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data), formats=_formats())
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _height_width(image: Image.Image, exif: bool) -> tuple[int, int]:
@@ -155,6 +174,10 @@ def _load(image: Image.Image, spare: int, exif: bool) -> tuple[Image.Image, int]
             # Formats other than JPEG decode at full size only; draft does nothing there.
             divisor = factor if image.size != size else 1
             break
+    if image.width * image.height > LARGEST_PIXELS:
+        raise ValueError(
+            f"{image.width:,} x {image.height:,} pixels: at most {LARGEST_PIXELS:,} are decoded"
+        )
     if exif:
         return ImageOps.exif_transpose(image), divisor
     image.load()
@@ -184,6 +207,8 @@ def _pixels(image: Image.Image, box: Box) -> Tensor:
         # Pillow would clip at 255, which makes nearly everything white.
         deep = np.asarray(image).astype(np.int64) >> 8
         image = Image.fromarray(deep.clip(0, 255).astype(np.uint8))
+    if image.mode in ("F", "I"):
+        raise ValueError("pixels of 32 bits, whose range is unknown: convert them to 8 or 16 bits")
     if image.mode == "P":
         image = image.convert("RGBA")  # straight to RGB Pillow warns of transparency
     if image.mode != "RGB":

@@ -13,6 +13,7 @@ from conadv.trainer.data.sources.imagenet import DEVKIT, TRAIN, VAL, ImageNetSou
 from conadv.trainer.data.sources.manifest import Manifest, check_whole, read_manifest
 from conadv.trainer.data.sources.patterns import (
     SPLITS,
+    NoSuchSplitError,
     all_shards,
     expand_braces,
     is_pattern,
@@ -31,7 +32,14 @@ ALLOWED = (
 """What `open_source` knows, in words."""
 
 
-def open_source(where: Path | str, split: str, say: Say = say_to_stderr) -> ImageSource:
+def open_source(
+    where: Path | str,
+    split: str,
+    say: Say = say_to_stderr,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> ImageSource:
     """Open a source of images, of whatever kind it is.
 
     Args:
@@ -41,6 +49,8 @@ def open_source(where: Path | str, split: str, say: Say = say_to_stderr) -> Imag
         split: ``"train"``, ``"val"`` or ``"test"``. Folders called validation or valid are val. A
             folder or pattern that does not speak of splits is taken as it is.
         say: told a line of text at every stage of something slow.
+        image_column: with ``hf://``, the column of images; None: the only one.
+        label_column: with ``hf://``, the column of labels; None: the usual one.
 
     Raises:
         DataError: nothing is there that can be opened; says what is allowed.
@@ -49,7 +59,7 @@ def open_source(where: Path | str, split: str, say: Say = say_to_stderr) -> Imag
     if split not in SPLITS:
         raise DataError(f"No split {split!r}: there are {', '.join(SPLITS)}.")
     if text.startswith(PREFIX):
-        return load_hub(text, split)
+        return load_hub(text, split, image_column, label_column)
     if text.startswith(("http://", "https://")):
         return ShardSource(fetch_shards(expand_braces(text), say), text, say)
     if "://" in text:
@@ -80,7 +90,7 @@ def _open_folder(folder: Path, split: str, say: Say) -> ImageSource:
     if not splits:
         if not folders:
             raise DataError(f"{folder} holds no images. Allowed are {ALLOWED}.")
-        return FolderSource(folder)
+        return FolderSource(folder, say=say)
     for name in SPLITS[split]:
         if name in splits:
             return _open_part(folder / name, f"{folder.resolve().name}-{split}", say)
@@ -89,7 +99,7 @@ def _open_folder(folder: Path, split: str, say: Say) -> ImageSource:
                 f"{folder / name} holds images without class folders: move each into a folder of "
                 "its class, such as val/cat/1.jpg."
             )
-    raise DataError(
+    raise NoSuchSplitError(
         f"{folder} holds {', '.join(splits)}, and nothing for the split {split!r}: add a folder "
         f"called {SPLITS[split][0]}, or name another split."
     )
@@ -99,7 +109,7 @@ def _open_part(folder: Path, name: str, say: Say) -> ImageSource:
     """The folder of one split: class folders or shards, whatever the shards are called."""
     if _holds_shards(folder):
         return ShardSource(all_shards(folder), name, say)
-    return FolderSource(folder, name)
+    return FolderSource(folder, name, say)
 
 
 def _holds_shards(folder: Path) -> bool:
@@ -117,6 +127,7 @@ __all__ = [
     "ImageNetSource",
     "ImageSource",
     "Manifest",
+    "NoSuchSplitError",
     "ShardSource",
     "expand_braces",
     "open_source",

@@ -10,15 +10,21 @@ from pathlib import Path
 import numpy as np
 
 from conadv.errors import DataError
+from conadv.trainer.data.cache import Say, say_to_stderr
 from conadv.trainer.data.sources.handles import unreadable
 from conadv.trainer.data.sources.source import (
+    LeftOut,
+    begins_like_image,
     check_labels,
+    extension_of,
     fingerprint_of,
     is_image,
     pack_names,
     unpack_name,
 )
 
+LITTER = frozenset({"@eaDir", "#recycle", "__MACOSX", "Thumbs.db", "desktop.ini"})
+"""What file servers and systems leave in folders of images."""
 _NAMED = 5
 """Empty classes that a message names; there may be a thousand."""
 
@@ -27,17 +33,21 @@ class FolderSource:
     """Images in the layout of torchvision's ImageFolder: ``root/class/file.jpg``.
 
     Classes are the folders' names, sorted; images are sorted by path within their class. Folders
-    within a class count as part of it. Hidden files and files that are no images are left alone.
+    within a class count as part of it, each real folder once however many links lead to it.
+    Thumbnails that a file server left (``@eaDir``), hidden files and files that are no images are
+    left out; those that a person may have meant are counted and told. A file without an extension
+    is an image if it begins like one.
 
     Args:
         root: the folder of the class folders.
         name: what the source is called; None: the folder's name.
+        say: told a line of text about what was left out.
 
     Raises:
         DataError: there is no such folder, it has no class folders, or classes have no images.
     """
 
-    def __init__(self, root: Path | str, name: str | None = None) -> None:
+    def __init__(self, root: Path | str, name: str | None = None, say: Say = say_to_stderr) -> None:
         self.root = Path(root).expanduser()
         self.name = name or self.root.resolve().name
         self.classes = class_folders(self.root)
@@ -49,12 +59,14 @@ class FolderSource:
         names: list[str] = []
         labels: list[int] = []
         empty: list[str] = []
+        left_out = LeftOut()
         for label, folder in enumerate(self.classes):
-            images = sorted(_images(self.root, folder))
+            images = sorted(_images(self.root, folder, left_out))
             names += images
             labels += [label] * len(images)
             if not images:
                 empty.append(folder)
+        left_out.tell(self.root, say)
         if empty:
             more = f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else ""
             raise DataError(
@@ -111,21 +123,40 @@ def class_folders(root: Path) -> tuple[str, ...]:
     """
     try:
         with os.scandir(root) as entries:
-            return tuple(
-                sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
-            )
+            return tuple(sorted(e.name for e in entries if e.is_dir() and not _is_litter(e.name)))
     except OSError as error:
         raise unreadable(root, error) from error
 
 
-def _images(root: Path, folder: str) -> Iterator[str]:
+def _is_litter(folder: str) -> bool:
+    """Whether a folder is what a system leaves behind: its images are thumbnails."""
+    return folder.startswith(".") or folder in LITTER
+
+
+def _images(root: Path, folder: str, left_out: LeftOut) -> Iterator[str]:
     """Paths of the images of a class, from the root on, with slashes on every platform."""
 
     def fail(error: OSError) -> None:  # os.walk would leave the folder out in silence
         raise unreadable(error.filename, error) from error
 
-    for place, _, files in os.walk(root / folder, onerror=fail, followlinks=True):
+    seen: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(root / folder, onerror=fail, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()  # a link to a folder that was there before, perhaps above this one
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(f for f in folders if not _is_litter(f))
         inner = Path(place).relative_to(root).as_posix()
         for file in files:
-            if is_image(file):
+            if is_image(file) or _nameless_image(place, file):
                 yield f"{inner}/{file}"
+            elif not file.startswith(".") and file not in LITTER:
+                left_out.add(file)
+
+
+def _nameless_image(place: str, file: str) -> bool:
+    if file.startswith(".") or extension_of(file):
+        return False
+    with open(os.path.join(place, file), "rb") as opened:
+        return begins_like_image(opened.read(16))

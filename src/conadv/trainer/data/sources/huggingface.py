@@ -12,8 +12,13 @@ import numpy.typing as npt
 
 from conadv.errors import DataError
 from conadv.trainer.data.sources.handles import unreadable
-from conadv.trainer.data.sources.patterns import SPLITS
-from conadv.trainer.data.sources.source import check_labels, fingerprint_of, pack_names
+from conadv.trainer.data.sources.patterns import SPLITS, NoSuchSplitError
+from conadv.trainer.data.sources.source import (
+    check_classes_used,
+    check_labels,
+    fingerprint_of,
+    pack_names,
+)
 
 PREFIX = "hf://"
 
@@ -25,10 +30,12 @@ class HuggingFaceSource:
         dataset: has ``features``, a length, and rows; `load_hub` gives one.
         name: what the source is called.
         image: the column of images; None: the only one.
-        label: the column of labels, a ClassLabel; None: ``label`` or ``labels``, or the only one.
+        label: the column of labels, a ClassLabel or whole numbers from 0; None: ``label`` or
+            ``labels``, or the only ClassLabel.
 
     Raises:
-        DataError: there is no such column, or several could be meant, or an image has no label.
+        DataError: there is no such column, or several could be meant, an image has no label, or
+            a class no image.
     """
 
     def __init__(
@@ -37,11 +44,14 @@ class HuggingFaceSource:
         self.name = name
         features: dict[str, Any] = dict(dataset.features)
         self._image = _column(name, features, "Image", image, ())
-        column = _column(name, features, "ClassLabel", label, ("label", "labels"))
+        column = _label_column(name, features, label)
         # As stored: decoding would lose the bytes, and encode them again when they are wanted.
         self._rows = dataset.cast_column(self._image, type(features[self._image])(decode=False))
-        self.classes = tuple(str(c) for c in features[column].names)
         labels = [-1 if value is None else int(value) for value in dataset[column]]
+        if hasattr(features[column], "names"):
+            self.classes = tuple(str(c) for c in features[column].names)
+        else:
+            self.classes = tuple(str(c) for c in range(check_classes_used(name, labels)))
         self.labels = check_labels(name, labels, self.classes)
         names = [f"{index:08d}" for index in range(len(labels))]
         self.fingerprint = fingerprint_of(pack_names(names), self._sizes(), self.labels)
@@ -100,18 +110,36 @@ def _column(
     if len(candidates) != 1:
         what = f"it has {', '.join(columns)}" if columns else f"its columns are {list(features)}"
         raise DataError(
-            f"{name} needs one column of the feature {kind}, {what}. "
-            "HuggingFaceSource(dataset, name, image=..., label=...) chooses."
+            f"{name} needs one column of the feature {kind}, {what}. Choose with "
+            f"data.files.{'image' if kind == 'Image' else 'label'}_column=NAME (in Python: "
+            "HuggingFaceSource(dataset, name, image=..., label=...))."
         )
     return candidates[0]
 
 
-def load_hub(where: str, split: str) -> HuggingFaceSource:
+def _label_column(name: str, features: dict[str, Any], given: str | None) -> str:
+    """A ClassLabel, or whole numbers where the column is named or called as labels are."""
+    whole = [c for c, f in features.items() if "int" in str(getattr(f, "dtype", ""))]
+    if given in whole:
+        return str(given)
+    labelled = any(type(feature).__name__ == "ClassLabel" for feature in features.values())
+    if given is None and not labelled:
+        for usual in ("label", "labels"):
+            if usual in whole:
+                return usual
+    return _column(name, features, "ClassLabel", given, ("label", "labels"))
+
+
+def load_hub(
+    where: str, split: str, image: str | None = None, label: str | None = None
+) -> HuggingFaceSource:
     """The source that ``hf://name[:split]`` stands for.
 
     Args:
         where: such as ``hf://timm/mini-imagenet`` or ``hf://uoft-cs/cifar10:test``.
         split: which split, if `where` names none; ``"val"`` also finds ``validation``.
+        image: the column of images, see `HuggingFaceSource`.
+        label: the column of labels, likewise.
 
     Raises:
         DataError: `datasets` is not installed, or the data set or split cannot be had.
@@ -135,8 +163,9 @@ def load_hub(where: str, split: str) -> HuggingFaceSource:
             if "split" not in str(error).lower():
                 break  # another split would fail in the same way, after as long a wait
             continue
-        return HuggingFaceSource(dataset, f"{PREFIX}{name}:{candidate}")
-    raise DataError(
+        return HuggingFaceSource(dataset, f"{PREFIX}{name}:{candidate}", image, label)
+    kind = NoSuchSplitError if all("split" in reason.lower() for reason in reasons) else DataError
+    raise kind(
         f"{where} could not be loaded ({'; '.join(reasons)}). Check the name and the split, the "
         "network, and that you may read it (`hf auth login`)."
     )

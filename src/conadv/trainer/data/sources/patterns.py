@@ -17,6 +17,11 @@ SPLITS: dict[str, tuple[str, ...]] = {
 }
 """The splits, and what folders and files of each are commonly called."""
 
+
+class NoSuchSplitError(DataError):
+    """There are images, but none of the split that was asked for."""
+
+
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 1_000_000
@@ -104,7 +109,7 @@ def shards_of(folder: Path, split: str) -> list[Path]:
     """The shards of a split in a folder, sorted; all of them where no name speaks of a split.
 
     Raises:
-        DataError: there are shards of other splits only.
+        NoSuchSplitError: there are shards of other splits only.
     """
     shards = all_shards(folder)
     splits = [split_of(path.name) for path in shards]
@@ -113,5 +118,5 @@ def shards_of(folder: Path, split: str) -> list[Path]:
     mine: Sequence[Path] = [p for p, s in zip(shards, splits, strict=True) if s == split]
     if not mine:
         others = ", ".join(sorted({s for s in splits if s}))
-        raise DataError(f"{folder} holds shards of {others}, and none of {split!r}.")
+        raise NoSuchSplitError(f"{folder} holds shards of {others}, and none of {split!r}.")
     return list(mine)

@@ -15,8 +15,11 @@ from conadv.trainer.data.sources.handles import ArchiveSource
 from conadv.trainer.data.sources.manifest import check_complete, read_manifest
 from conadv.trainer.data.sources.source import (
     EXTENSIONS,
+    LeftOut,
     Names,
+    check_classes_used,
     check_labels,
+    extension_of,
     fingerprint_of,
     pack_names,
     unpack_name,
@@ -27,10 +30,11 @@ from conadv.trainer.data.sources.tar import TarIndex, tar_indexes
 class ShardSource(ArchiveSource):
     """Shards on a local disk, all in one folder.
 
-    A shard holds pairs ``key.jpg`` (or png, webp, ...) and ``key.cls``, the label as a number.
-    Members with other endings are left alone. The names of the classes are taken from the
+    A shard holds pairs ``key.jpg`` (or png, webp, ...) and ``key.cls``, the label as a number; a
+    key may have dots. Members with other endings, and further images of a key
+    (``key.mask.png``), are left out, counted and told. The names of the classes are taken from the
     ``manifest.json`` beside the shards, if `write_shards` made them; otherwise they are the
-    numbers up to the largest label.
+    labels themselves, which run from 0 without a gap.
 
     The first time, the headers of the shards are read to find the images; the result is kept
     beside them, or else in `conadv.trainer.data.cache_dir`.
@@ -59,14 +63,16 @@ class ShardSource(ArchiveSource):
         if manifest is not None and not {path.name for path in paths} & set(manifest.shards()):
             manifest = None  # it speaks of other shards
         indexes = tar_indexes(folder, [path.name for path in paths], say)
-        found = [_images(path, indexes[path.name]) for path in paths]
+        left_out = LeftOut()
+        found = [_images(path, indexes[path.name], left_out) for path in paths]
+        left_out.tell(folder, say)
         numbers = [label for _, labels in found for label in labels]
         name = name or folder.resolve().name
         if manifest is not None:
             check_complete(manifest, folder, [path.name for path in paths], len(numbers))
             classes = manifest.classes
         else:
-            classes = tuple(str(label) for label in range(max(numbers, default=-1) + 1))
+            classes = tuple(str(label) for label in range(check_classes_used(name, numbers)))
         labels = check_labels(name, numbers, classes)
         parts = [
             _Part(path, indexes[path.name], positions)
@@ -106,23 +112,33 @@ class _Part(NamedTuple):
         return pack_names([f"{self.path.name}/"])
 
 
-def _images(path: Path, index: TarIndex) -> tuple[npt.NDArray[np.int64], list[int]]:
+def _images(
+    path: Path, index: TarIndex, left_out: LeftOut
+) -> tuple[npt.NDArray[np.int64], list[int]]:
     """Positions of a shard's images among its members, in its order, and their labels."""
     labels: dict[str, int] = {}
     images: dict[str, int] = {}
+    """By key, which is all before the last dot of a name."""
     texts = index.texts.tolist()
     names = [unpack_name(packed) for packed in index.names.tolist()]
     for position, name in enumerate(names):
-        key, extension = _key(name)
+        extension = extension_of(name.rpartition("/")[2])
+        key = name[: len(name) - len(extension) - 1]
+        if name.rpartition("/")[2].startswith("."):
+            continue
         if extension == "cls":
             labels[key] = _label(path, name, texts[position])
         elif extension in EXTENSIONS:
             if key in images:
                 raise DataError(
                     f"{path} holds two images for the key {key}: {names[images[key]]} and {name}. "
-                    "Give each image a key of its own: what is before the first dot of its name."
+                    "Give each image a key of its own: what is before the last dot of its name."
                 )
             images[key] = position
+        else:
+            left_out.add(name.rpartition("/")[2])
+    for key in [key for key in images if key not in labels and _first_part(key) != key]:
+        left_out.add(names[images.pop(key)].rpartition("/")[2].partition(".")[2])
     if not images:
         raise DataError(
             f"{path} holds no images: a shard holds pairs such as 000000.jpg and 000000.cls."
@@ -136,11 +152,10 @@ def _images(path: Path, index: TarIndex) -> tuple[npt.NDArray[np.int64], list[in
     return np.array(list(images.values()), dtype=np.int64), [labels[key] for key in images]
 
 
-def _key(name: str) -> tuple[str, str]:
-    """WebDataset's rule: the extension begins at the first dot after the last slash."""
-    folder, slash, file = name.rpartition("/")
-    stem, _, extension = file.partition(".")
-    return folder + slash + stem, extension.lower()
+def _first_part(key: str) -> str:
+    """The key by WebDataset's own rule, where it ends at the first dot: the rest is a column."""
+    folder, slash, file = key.rpartition("/")
+    return folder + slash + file.partition(".")[0]
 
 
 def _label(path: Path, name: str, text: bytes) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,10 +18,23 @@ Names = npt.NDArray[np.bytes_]
 """Names as bytes of one width: a million of them in one block of memory, which processes that
 were forked share, and which pickles quickly."""
 
-EXTENSIONS = frozenset(
-    {"jpg", "jpeg", "jpe", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"}
+_JPEG = {"jpg", "jpeg", "jpe", "jfif", "jp2", "j2k", "jpx"}
+_OTHERS = {"png", "apng", "webp", "avif", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"}
+EXTENSIONS = frozenset(_JPEG | _OTHERS | {"tga"})
+"""File name extensions of images, in lower case: what `decoding.decode` reads."""
+_MAGIC = (
+    (0, b"\xff\xd8\xff"),
+    (0, b"\x89PNG\r\n"),
+    (0, b"GIF8"),
+    (0, b"BM"),
+    (0, b"II*\0"),
+    (0, b"MM\0*"),
+    (8, b"WEBP"),
+    (4, b"ftypavif"),
+    (4, b"jP  \r\n"),
 )
-"""File name extensions of images, in lower case; other files are left alone."""
+"""Where images begin and with which bytes, for files whose names have no extension."""
+_LISTED = 6
 
 
 class ImageSource(Protocol):
@@ -70,8 +84,68 @@ class ImageSource(Protocol):
 
 def is_image(name: str) -> bool:
     """Whether a file name is that of an image. Hidden files are none: some systems leave them."""
-    stem, dot, extension = name.rpartition(".")
-    return bool(stem and dot) and not name.startswith(".") and extension.lower() in EXTENSIONS
+    return not name.startswith(".") and extension_of(name) in EXTENSIONS
+
+
+def extension_of(name: str) -> str:
+    """The extension of a file name in lower case, without the dot; empty if it has none."""
+    stem, _, extension = name.rpartition(".")
+    return extension.lower() if stem else ""
+
+
+def begins_like_image(start: bytes) -> bool:
+    """Whether the first bytes of a file (16 are enough) are those of an image."""
+    return any(start[at:].startswith(magic) for at, magic in _MAGIC)
+
+
+class LeftOut:
+    """Counts the files of a source that are taken for no images, by reason."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def add(self, name: str) -> None:
+        """Count a file that is left out because of its name."""
+        if name.startswith("."):
+            reason = "hidden"
+        elif extension := extension_of(name):
+            reason = f".{extension}"
+        else:
+            reason = "no extension and not the beginning of an image"
+        self.counts[reason] += 1
+
+    def tell(self, where: object, say: Callable[[str], None]) -> None:
+        """Say what was left out, if anything was."""
+        if not self.counts:
+            return
+        reasons = [f"{count:,} {reason}" for reason, count in self.counts.most_common(_LISTED)]
+        if (others := len(self.counts) - _LISTED) > 0:
+            reasons.append(f"{others} other kinds")
+        total = self.counts.total()
+        say(f"{where}: {total:,} file{'s' * (total > 1)} left out ({'; '.join(reasons)})")
+
+
+def check_classes_used(name: str, labels: Iterable[int], classes: int | None = None) -> int:
+    """The number of classes that labels speak of, which run from 0 without a gap.
+
+    Args:
+        name: What the source is called.
+        labels: Of the images.
+        classes: How many there are, where something says so; None: as the labels say.
+
+    Raises:
+        DataError: A class has no images; labels alone never decide the size of a network.
+    """
+    used = sorted(set(labels))
+    count = (used[-1] + 1 if used else 0) if classes is None else classes
+    if used and used[0] >= 0 and len(used) < count:
+        missing = next(i for i in range(count) if i >= len(used) or used[i] != i)
+        raise DataError(
+            f"{name}: labels go up to {used[-1]:,}, but there are images of {len(used):,} classes "
+            f"only; class {missing:,} is the first without one. Number the classes from 0 without "
+            "a gap."
+        )
+    return count
 
 
 def pack_names(names: Sequence[str]) -> Names:

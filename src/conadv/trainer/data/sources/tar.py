@@ -28,6 +28,8 @@ TEXT = ".cls"
 them one by one later would touch every part of the archives again."""
 TEXT_BYTES = 64
 _BLOCK = 512
+_DEEPEST = 1
+"""Archives within archives that are followed; ImageNet's are one deep."""
 
 Found = Callable[[int], None]
 
@@ -89,24 +91,36 @@ def index_tar(path: Path, found: Found | None = None) -> TarIndex:
     )
 
 
-def _members(file: IO[bytes], start: int, prefix: str) -> Iterator[tuple[str, int, int, bytes]]:
-    """(name, offset from the start of the outermost archive, size, text) of every plain file."""
+def _members(
+    file: IO[bytes], start: int, prefix: str, depth: int = 0
+) -> Iterator[tuple[str, int, int, bytes]]:
+    """(name, offset from the start of the outermost archive, size, text) of every plain file.
+
+    A hard link is the file that it names, which stands before it.
+    """
+    places: dict[str, tuple[int, int, bytes]] = {}
     # "r:" refuses compressed archives: nothing in them has a place of its own.
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
+            name, offset = prefix + member.name, start + member.offset_data
+            if member.islnk() and member.linkname in places:
+                yield name, *places[member.linkname]
+                continue
             if not member.isreg() or member.issparse():
                 continue
-            name, offset = prefix + member.name, start + member.offset_data
             if member.name.endswith(".tar"):
+                if depth == _DEEPEST:
+                    raise tarfile.ReadError(f"{name} is an archive in an archive in an archive")
                 inner = tar.extractfile(member)
                 assert inner is not None  # it is a plain file
-                yield from _members(inner, offset, name.removesuffix(".tar") + "/")
+                yield from _members(inner, offset, name.removesuffix(".tar") + "/", depth + 1)
                 continue
             text = b""
-            if member.name.endswith(TEXT) and member.size <= TEXT_BYTES:
+            if member.name.lower().endswith(TEXT) and member.size <= TEXT_BYTES:
                 content = tar.extractfile(member)
                 assert content is not None
                 text = content.read()
+            places[member.name] = offset, member.size, text
             yield name, offset, member.size, text
         _check_end(file, tar.offset)
 
@@ -122,7 +136,7 @@ def _check_end(file: IO[bytes], offset: int) -> None:
 
 
 INDEX = ".conadv-index.npz"
-_FORMAT = 1
+_FORMAT = 2
 _THREADS = 8
 """Archives indexed at once: on disks behind a network nearly all the time is waiting."""
 _WAIT_SECONDS = 7200.0
