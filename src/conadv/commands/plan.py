@@ -65,6 +65,9 @@ def plan(
 
     For every schedule, and from 1 to 4,096 devices. Nothing is trained.
     """
+    from conadv.trainer.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])  # before the imports that take seconds
     from conadv.commands import _plan_inputs as inputs
     from conadv.lab.planning import (
         Loader,
@@ -77,7 +80,6 @@ def plan(
     )
     from conadv.lab.planning import device_type as find_device
     from conadv.trainer.input.random_images import images_of
-    from conadv.trainer.recipe import load_recipe
 
     device = find_device(device_type)
     joined = link_named(link, None if latency is None else latency * 1e-6)
@@ -90,7 +92,6 @@ def plan(
     _positive("--images-per-second", images_per_second)
     _positive("--utilisation", utilisation)
     _positive("--activations", activations)
-    loaded = load_recipe(recipe, overrides or [])
     inputs.check_parallel(loaded)
     job = inputs.job_of(loaded, loader)
     deal(job, devices)  # says at once which numbers can

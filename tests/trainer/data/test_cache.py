@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from conadv.errors import DataError
-from conadv.trainer.data import cache, cache_dir
-from conadv.trainer.data.cache import locked, scratch, write_whole
+from conadv.trainer.data import cache
+from conadv.trainer.data.cache import cache_dir, locked, scratch, write_whole
 
 fcntl = pytest.importorskip("fcntl", reason="locks of files are POSIX's")
 

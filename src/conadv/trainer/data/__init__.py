@@ -5,15 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conadv.errors import DataError
-from conadv.trainer.data.augment import Augment
-from conadv.trainer.data.cache import cache_dir
-from conadv.trainer.data.dataset import ImageDataset
-from conadv.trainer.data.resident import ResidentSource, standardise
-from conadv.trainer.data.sampler import rank_slice, sample_indices, steps_per_epoch
-from conadv.trainer.data.split import split
+
+if TYPE_CHECKING:
+    from conadv.trainer.data.dataset import ImageDataset
 
 DATASETS: dict[str, str] = {
     "fashion-mnist-subset": "10,000 + 2,000 grey 28 x 28 images in the package (MIT licence)",
@@ -61,16 +58,4 @@ def load_dataset(
     return load_fashion_subset()
 
 
-__all__ = [
-    "DATASETS",
-    "Augment",
-    "ImageDataset",
-    "ResidentSource",
-    "cache_dir",
-    "load_dataset",
-    "rank_slice",
-    "sample_indices",
-    "split",
-    "standardise",
-    "steps_per_epoch",
-]
+__all__ = ["DATASETS", "load_dataset"]

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from conadv.attack.forward import evaluation_mode
 from conadv.branches import branch_names, route
-from conadv.trainer.data import standardise
+from conadv.trainer.data.resident import standardise
 
 
 class EvalImages(Protocol):

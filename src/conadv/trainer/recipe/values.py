@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from conadv.schedules import PiecewiseLinear
+if TYPE_CHECKING:
+    from conadv.schedules import PiecewiseLinear
 
 Points = tuple[tuple[float, float], ...]
 
@@ -104,4 +105,6 @@ def nearest(word: str, words: list[str], count: int = 3) -> list[str]:
 
 def piecewise(value: float | tuple[tuple[float, float], ...]) -> float | PiecewiseLinear:
     """A recipe's number or points, as the core's schedules take it."""
+    from conadv.schedules import PiecewiseLinear  # and torch: reading a recipe goes without
+
     return PiecewiseLinear(value) if isinstance(value, tuple) else value
