@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conadv.commands._show import table, write_json
+from conadv._files import write_json
+from conadv.commands._show import table
 
 if TYPE_CHECKING:
     from conadv.lab.planning import Comparison, DeviceType, Job, Link, Rates
