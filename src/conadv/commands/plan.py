@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conadv._files import write_json
+from conadv._words import duration
 from conadv.commands._show import table
 
 if TYPE_CHECKING:
@@ -209,14 +210,6 @@ def _devices_row(found: Comparison) -> dict[str, Any]:
 def _memory(found: Comparison) -> str:
     total = f"{found.plan.memory.total / 1e9:.2f} GB"
     return total + (" (does not fit)" if found.plan.fits is False else "")
-
-
-def duration(seconds: float) -> str:
-    """A time as people write it: three digits, from microseconds to days."""
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size * (2 if unit == "days" else 1):
-            return f"{seconds / size:.3g} {unit}"
-    return "0" if seconds == 0 else f"{seconds * 1e6:.3g} us"
 
 
 def _assumptions(

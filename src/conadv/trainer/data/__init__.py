@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conadv._words import did_you_mean, nearest
 from conadv.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def load_dataset(
         TypeError: options that the data set does not take.
     """
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(nearest(name, DATASETS, 1))
         raise DataError(f"No data set {name!r}: there are {', '.join(DATASETS)}.{hint}")
     if name == "synthetic":
         from conadv.trainer.data.synthetic import make_synthetic

@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from conadv._words import did_you_mean, nearest
 from conadv.errors import RecipeError
 from conadv.trainer.recipe.describe import all_fields, explain
 from conadv.trainer.recipe.recipe import Recipe
-from conadv.trainer.recipe.values import nearest
 from conadv.trainer.recipe.yaml12 import parse_yaml
 
 
@@ -135,8 +135,7 @@ def _read(name: str) -> tuple[Any, str]:
     if path.suffix in (".yaml", ".yml") or path.is_dir():
         what = "a folder without recipe.yaml" if path.is_dir() else "no such file"
         raise RecipeError(f"{path}: {what}. Give the path of a recipe, or a name. {_KNOWN}")
-    like = nearest(name, recipe_names())
-    hint = f" Did you mean {' or '.join(like)}?" if like else ""
+    hint = did_you_mean(nearest(name, recipe_names()))
     raise RecipeError(
         f"{name!r} is no recipe.{hint} Give a path that ends in .yaml, or a name. {_KNOWN}."
     )

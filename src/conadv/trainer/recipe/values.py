@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,12 +94,6 @@ class Section(BaseModel):
         validate_default=True,
         use_attribute_docstrings=True,
     )
-
-
-def nearest(word: str, words: list[str], count: int = 3) -> list[str]:
-    """The words most like `word`, best first; none if nothing is like it."""
-    lower = {w.lower(): w for w in words}
-    return [lower[w] for w in difflib.get_close_matches(word.lower(), lower, count, 0.6)]
 
 
 def piecewise(value: float | tuple[tuple[float, float], ...]) -> float | PiecewiseLinear:
