@@ -12,7 +12,8 @@ from torch import nn
 
 import conadv
 from conadv.optim import LARS, param_groups, warmup_poly
-from conadv.trainer.data import load_dataset, standardise
+from conadv.trainer.data import load_dataset
+from conadv.trainer.data.resident import standardise
 
 
 def network(channels: int, classes: int) -> nn.Module:

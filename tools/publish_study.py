@@ -4,15 +4,19 @@
     python tools/publish_study.py runs/cifar10-cpu results/cifar10-cpu --no-pictures
 
 Taken are the definition, the tables, the tuned settings, and of every final run its result, recipe
-and analysis; the machine once. Left out are checkpoints, curves, trials' folders, and everything
-about the machine's folders. The page is made of the whole study, with its curves, and with pictures
-where the licence of the data allows that.
+and analysis; the machine once. Recipes go without their comments, which are most of their size.
+Left out are checkpoints, curves, trials' folders, and everything about the machine's folders.
+
+The page is made here of the whole study, with its curves, and with pictures where the licence of
+the data allows that. It is not committed, since it holds a chart library of 4.5 MB: `make pages`
+makes it again from what is.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -23,6 +27,7 @@ from conadv.lab.report.page import write_content
 from conadv.lab.report.study.runs import gather, is_study
 
 STUDY = ("study.yaml", "base.yaml", "tuned.json", "summary.json", "summary.csv")
+COMMENT = re.compile(r"^\s*(?:#.*)?\n", re.MULTILINE)
 RUN = ("result.json", "recipe.yaml", "analysis.json")
 
 
@@ -57,6 +62,9 @@ def publish(study: Path, out: Path, *, pictures: bool = True) -> int:
         for name in RUN:
             if (study / place / name).is_file():
                 shutil.copyfile(study / place / name, out / place / name)
+        recipe = out / place / "recipe.yaml"
+        if recipe.is_file():
+            recipe.write_text(COMMENT.sub("", recipe.read_text("utf-8")), encoding="utf-8")
         if (study / place / "environment.json").is_file():
             found = machine(study / place / "environment.json")
             machines.setdefault(json.dumps(found, sort_keys=True), found | {"runs": []})

@@ -157,16 +157,49 @@ def test_without_the_trainers_packages(
     )
 
 
-def test_help_is_quick_and_a_closed_pipe_is_no_error() -> None:
-    """`conadv.commands` imports nothing heavy; `conadv recipes show smoke | head -1` is quiet."""
-    code = (
-        "import sys, torch; before = set(sys.modules); import conadv.cli, conadv.commands\n"
-        "new = {n.partition('.')[0] for n in set(sys.modules) - before}\n"
-        "heavy = {'torchvision', 'timm', 'tensorboard', 'pydantic', 'yaml', 'plotly', 'numpy'}\n"
-        "print(new & heavy)\n"
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["study", "--help"], 0),
+        (["train", "--no-such-option"], 2),
+        (["trian", "smoke"], 2),
+        (["train", "smok"], 2),
+        (["train", "smoke", "optimiser.lr=1"], 2),
+        (["plan", "smok"], 2),
+        (["study", "smok"], 2),
+        (["data", "fetch", "cifar"], 2),
+        (["data", "list"], 0),
+        (["recipes", "list"], 0),
+        (["recipes", "show", "smoke"], 0),
+    ],
+)
+def test_what_trains_nothing_imports_no_torch(arguments: list[str], code: int) -> None:
+    """Torch takes seconds to import; help, lists and typing errors are answered without it."""
+    script = (
+        "import sys; from conadv.cli import main; code = main(sys.argv[1:])\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'plotly', 'tensorboard'}\n"
+        "print(heavy & set(sys.modules), file=sys.stderr); sys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "set()\n", done.stderr
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1] == "set()"
+
+
+def test_a_mistyped_recipe_is_answered_with_the_nearest_names(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", "fashion-resnet8-recylced"]) == 2
+    shown = capsys.readouterr().err
+    assert "Did you mean fashion-resnet8-recycled" in shown
+    assert "conadv recipes list" in shown
+    assert sum(name in shown.replace(",", " ").split() for name in recipe_names()) <= 3
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    """`conadv recipes show smoke | head -1` is quiet."""
     command = [sys.executable, "-m", "conadv", "recipes", "show", "smoke"]
     shown = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert shown.stdout is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,12 +33,6 @@ def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     if not console.is_terminal:  # a pipe has no width: leave long lines whole
         console = Console(width=240)
     console.print(shown, highlight=False, markup=False)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON for other programs, and make the folder for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _is_number(value: Any) -> bool:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from conadv.commands._show import table, write_json
+from conadv._files import write_json
+from conadv.commands._show import table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from conadv.commands._show import percent, write_json
+from conadv._files import write_json
+from conadv.commands._show import percent
 
 
 def evaluate(

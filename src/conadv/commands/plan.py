@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conadv.commands._show import table, write_json
+from conadv._files import write_json
+from conadv._words import duration
+from conadv.commands._show import table
 
 if TYPE_CHECKING:
     from conadv.lab.planning import Comparison, DeviceType, Job, Link, Rates
@@ -65,6 +67,9 @@ def plan(
 
     For every schedule, and from 1 to 4,096 devices. Nothing is trained.
     """
+    from conadv.trainer.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])  # before the imports that take seconds
     from conadv.commands import _plan_inputs as inputs
     from conadv.lab.planning import (
         Loader,
@@ -77,7 +82,6 @@ def plan(
     )
     from conadv.lab.planning import device_type as find_device
     from conadv.trainer.input.random_images import images_of
-    from conadv.trainer.recipe import load_recipe
 
     device = find_device(device_type)
     joined = link_named(link, None if latency is None else latency * 1e-6)
@@ -90,7 +94,6 @@ def plan(
     _positive("--images-per-second", images_per_second)
     _positive("--utilisation", utilisation)
     _positive("--activations", activations)
-    loaded = load_recipe(recipe, overrides or [])
     inputs.check_parallel(loaded)
     job = inputs.job_of(loaded, loader)
     deal(job, devices)  # says at once which numbers can
@@ -207,14 +210,6 @@ def _devices_row(found: Comparison) -> dict[str, Any]:
 def _memory(found: Comparison) -> str:
     total = f"{found.plan.memory.total / 1e9:.2f} GB"
     return total + (" (does not fit)" if found.plan.fits is False else "")
-
-
-def duration(seconds: float) -> str:
-    """A time as people write it: three digits, from microseconds to days."""
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size * (2 if unit == "days" else 1):
-            return f"{seconds / size:.3g} {unit}"
-    return "0" if seconds == 0 else f"{seconds * 1e6:.3g} us"
 
 
 def _assumptions(

@@ -1,4 +1,4 @@
-"""``conadv quickstart``: three short runs and what each gained and cost."""
+"""``conadv quickstart``: four short runs and what each gained and cost."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def quickstart(
         "runs/quickstart"
     ),
 ) -> None:
-    """Train a small network three ways and compare.
+    """Train a small network at a small batch, and three ways at a large one, and compare.
 
-    Real images, some minutes; a table and an HTML page with what each gained and cost.
+    Real images, some minutes; a table and an HTML page with what each run gained and cost.
     """
     from conadv.lab.quickstart import run
 

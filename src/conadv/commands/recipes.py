@@ -19,9 +19,9 @@ def _recipes() -> None:
 @app.command("list")
 def list_recipes() -> None:
     """List the recipes that come with the package."""
-    from conadv.trainer.recipe import load_recipe, recipe_names
+    from conadv.trainer.recipe.load import recipe_names, shipped_recipe
 
-    recipes = [load_recipe(name) for name in recipe_names()]
+    recipes = [shipped_recipe(name) for name in recipe_names()]
     any_published = any(recipe.published is not None for recipe in recipes)
     rows = []
     for recipe in recipes:
@@ -48,5 +48,8 @@ def show(
     The output is a recipe itself: write it to a file, change that, and train from it.
     """
     from conadv.trainer.recipe import dump_recipe, load_recipe
+    from conadv.trainer.recipe.load import recipe_names, shipped_recipe
 
-    typer.echo(dump_recipe(load_recipe(recipe, overrides or [])), nl=False)
+    as_shipped = recipe in recipe_names() and not overrides
+    given = shipped_recipe(recipe) if as_shipped else load_recipe(recipe, overrides or [])
+    typer.echo(dump_recipe(given), nl=False)

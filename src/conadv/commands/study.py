@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from conadv._words import duration
 from conadv.commands._show import quote, table
 
 if TYPE_CHECKING:
@@ -78,7 +79,6 @@ def _run(given: Study, folder: StudyFolder, workers: int) -> None:
 
 
 def _status(folder: StudyFolder) -> None:
-    from conadv.lab.study.cost import duration
     from conadv.lab.study.plan import make_plan
     from conadv.lab.study.status import Watch
     from conadv.lab.study.supervisor import described
@@ -102,7 +102,7 @@ def _status(folder: StudyFolder) -> None:
 
 
 def _dry_run(given: Study, images_per_second: float | None, workers: int) -> None:
-    from conadv.lab.study.cost import duration, estimate
+    from conadv.lab.study.cost import estimate
     from conadv.lab.study.plan import make_plan
 
     plan = make_plan(given)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from conadv._words import duration
 from conadv.commands._show import percent, quote, table
-from conadv.commands.plan import duration
 
 if TYPE_CHECKING:
     from conadv.trainer.probe.dry_run import DryRun

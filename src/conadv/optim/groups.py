@@ -1,12 +1,13 @@
 """Which parameters are decayed and adapted: weights are, bias and norm are not."""
 
-import difflib
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
+
+from conadv._words import did_you_mean, nearest
 
 
 def param_groups(
@@ -55,8 +56,7 @@ def param_groups(
     patterns = list(exclude)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in named):
-            like = difflib.get_close_matches(pattern, named, n=1)
-            hint = f" Did you mean {like[0]!r}?" if like else ""
+            hint = did_you_mean(map(repr, nearest(pattern, named, 1)))
             raise ValueError(f"exclude: {pattern!r} matches no parameter of the model.{hint}")
     weights: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []

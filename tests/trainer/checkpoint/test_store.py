@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from conadv import _files as files
 from conadv.errors import CheckpointError
 from conadv.trainer.checkpoint.store import (
     CheckpointStore,
     load_checkpoint,
     save_checkpoint,
 )
-from conadv.trainer.run import files
 
 STATE = {"step": 3, "model": {"weight": torch.arange(4000.0)}, "nothing": None}
 

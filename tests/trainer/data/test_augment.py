@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from conadv.trainer.data import Augment
-from conadv.trainer.data.augment import VIEWS, cut_out, draw, flip_some, windows
+from conadv.trainer.data.augment import VIEWS, Augment, cut_out, draw, flip_some, windows
 
 AUGMENT = Augment(crop_padding=4, flip=True, cutout=8)
 SIZE = (32, 32)

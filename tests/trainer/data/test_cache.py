@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from conadv.errors import DataError
-from conadv.trainer.data import cache, cache_dir
-from conadv.trainer.data.cache import locked, scratch, write_whole
+from conadv.trainer.data import cache
+from conadv.trainer.data.cache import cache_dir, locked, scratch, write_whole
 
 fcntl = pytest.importorskip("fcntl", reason="locks of files are POSIX's")
 
@@ -157,7 +157,7 @@ def test_what_the_dead_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
         kept = living.name
     (tmp_path / kept).mkdir()  # as if the process had been killed inside
     (tmp_path / kept / "half.tgz").write_bytes(b"a")
-    (tmp_path / f".cifar10.npz.1{cache._PART}").write_bytes(b"a")
+    (tmp_path / ".cifar10.npz.host-1-1.partial").write_bytes(b"a")
     others = {"mine.tgz", ".hidden", "cifar10.npz"}
     for name in others:
         (tmp_path / name).write_bytes(b"b")

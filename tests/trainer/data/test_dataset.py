@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conadv.errors import DataError
-from conadv.trainer.data import ImageDataset
+from conadv.trainer.data.dataset import ImageDataset
 
 
 def parts(**changes):

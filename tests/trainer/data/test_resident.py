@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from conadv.errors import DataError
-from conadv.trainer.data import Augment, ResidentSource, load_dataset, standardise
-from conadv.trainer.data.augment import draw
+from conadv.trainer.data import load_dataset
+from conadv.trainer.data.augment import Augment, draw
+from conadv.trainer.data.resident import ResidentSource, standardise
 
 DATA = load_dataset("synthetic", size=12, train_images=60, channels=3)
 ALL = torch.arange(60)

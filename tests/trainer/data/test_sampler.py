@@ -6,8 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conadv.errors import DataError
-from conadv.trainer.data import rank_slice, sample_indices, steps_per_epoch
-from conadv.trainer.data.sampler import TAILS, permutation
+from conadv.trainer.data.sampler import (
+    TAILS,
+    permutation,
+    rank_slice,
+    sample_indices,
+    steps_per_epoch,
+)
 
 quick = settings(deadline=None, max_examples=60)
 seeds = st.integers(-(2**63), 2**64)

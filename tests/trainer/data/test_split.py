@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conadv.errors import DataError
-from conadv.trainer.data import ImageDataset, split
+from conadv.trainer.data.dataset import ImageDataset
+from conadv.trainer.data.split import split
 
 
 def dataset(labels):

@@ -41,7 +41,7 @@ def test_a_kill_while_it_is_made_leaves_a_free_folder(
     with pytest.raises(SystemExit):
         folder.create("a: 1\n", {})
     monkeypatch.undo()
-    assert (folder.root / f"{at}.partial").exists() and folder.checkpoints.is_dir()
+    assert list(folder.root.glob(f".{at}.*.partial")) and folder.checkpoints.is_dir()
     folder.create("a: 2\n", {})
     assert folder.recipe.read_text() == "a: 2\n"
     assert sorted(p.name for p in folder.root.iterdir()) == [
@@ -82,7 +82,7 @@ def test_reopen_needs_a_run(tmp_path: Path) -> None:
 def test_reopen_notes_the_new_start_and_clears_partial_files(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create("", {"commit": "one"})
-    (folder.checkpoints / "step_00000001.pt.partial").touch()
+    (folder.checkpoints / ".step_00000001.pt.host-1-1.partial").touch()
     folder.reopen({"commit": "two"})
     assert '"one"' in folder.environment.read_text() and '"two"' in folder.environment.read_text()
     assert not list(folder.checkpoints.iterdir())

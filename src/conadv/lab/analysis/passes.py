@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from conadv.attack import Criterion
 from conadv.attack.checks import check_loss
 from conadv.branches import plain
+from conadv.trainer.input.images import mean_loss
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images (N, ...), labels (N, ...)), on the model's device, to be gone through more than once."""
@@ -57,30 +58,19 @@ def evaluated(model: nn.Module, branch: str | None) -> nn.Module:
     return copy
 
 
-@torch.no_grad()
 def score(model: nn.Module, batches: Batches, criterion: Criterion) -> Score:
     """Loss and accuracy of the model as it stands, in whatever mode it is.
 
     Raises:
         ValueError: There are no images, or the criterion does not return one number.
     """
-    losses: list[Tensor] = []
-    hits: list[Tensor] = []
-    images = 0
-    classes = True
-    for inputs, labels in batches:
-        outputs = model(inputs)
+
+    def summed(outputs: Tensor, labels: Tensor) -> Tensor:
         loss = criterion(outputs, labels)
         check_loss(loss)
-        losses.append(loss.double() * len(inputs))
-        classes = classes and outputs.ndim == 2 and labels.ndim == 1
-        classes = classes and not labels.is_floating_point()
-        if classes:
-            hits.append((outputs.argmax(dim=1) == labels).sum())
-        images += len(inputs)
-    _require_images(images)
-    accuracy = int(torch.stack(hits).sum()) / images if classes else None
-    return Score(float(torch.stack(losses).sum()) / images, accuracy, images)
+        return loss.double() * len(labels)
+
+    return Score(*mean_loss(model, batches, summed))
 
 
 def mean_gradient(

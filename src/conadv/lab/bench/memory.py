@@ -33,17 +33,6 @@ def peak_bytes(settings: Settings, schedule: str, steps: int = 3) -> int | None:
     return None if value is None else int(value)
 
 
-def _status(field: str) -> int | None:
-    """A memory figure of this process in bytes, from Linux's /proc."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    for line in status.read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
 def _forget_peak() -> bool:
     """Reset the peak resident size to the present one: imports peak higher than small steps."""
     try:
@@ -57,18 +46,19 @@ def _main(request: str) -> None:
     import torch
 
     from conadv.lab.bench.stepper import SCHEDULES, Settings, Stepper
+    from conadv.trainer.run.environment import proc_bytes
 
     asked = json.loads(request)
     settings = Settings(**asked["settings"])
     known = _forget_peak()
-    before = _status("VmRSS")
+    before = proc_bytes("self/status", "VmRSS")
     stepper = Stepper(settings, SCHEDULES[asked["schedule"]]())
     for _ in range(asked["steps"]):
         stepper.step()
     if settings.device.startswith("cuda"):
         print(torch.cuda.max_memory_allocated())
         return
-    after = _status("VmHWM")
+    after = proc_bytes("self/status", "VmHWM")
     print(json.dumps(after - before if known and after and before else None))
 
 

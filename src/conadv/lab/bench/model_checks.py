@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
+from conadv._files import write_json
 from conadv.errors import ConadvError
 from conadv.lab.bench.model_check import CheckedModel, check_model
 from conadv.trainer.models.zoo import check_name, import_library
-from conadv.trainer.run.files import write_json
 
 LIST = "checked_models.yaml"
 SAME = ("torch", "torchvision", "timm", "conadv", "cpu")

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from conadv.errors import ConadvError
 from conadv.optim import LAMB, LARS, param_groups
+from conadv.trainer.probe.memory import synchronise
 from conadv.trainer.run import environment as machine
 
 WEIGHT_DECAY = 5e-5
@@ -68,10 +69,10 @@ class Contender:
 
     def seconds(self) -> float:
         """Wall-clock time of one step."""
-        self._synchronize()
+        synchronise(self.device)
         start = time.perf_counter()
         self.optimizer.step()
-        self._synchronize()
+        synchronise(self.device)
         return time.perf_counter() - start
 
     def tensors(self) -> Iterator[Tensor]:
@@ -94,10 +95,6 @@ class Contender:
             torch.cuda.synchronize()
             return held + torch.cuda.max_memory_allocated() - before
         return held + _peak_of_allocations(self.optimizer.step)
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 def run(
@@ -193,13 +190,10 @@ class _Copy:
         self.target = torch.zeros_like(self.source)
 
     def bytes_per_second(self) -> float:
-        cuda = self.source.is_cuda
-        if cuda:
-            torch.cuda.synchronize()
+        synchronise(self.source.device)
         start = time.perf_counter()
         self.target.copy_(self.source)
-        if cuda:
-            torch.cuda.synchronize()
+        synchronise(self.source.device)
         return 2 * self.source.numel() * 4 / (time.perf_counter() - start)
 
 

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 import conadv
 from conadv.optim import LARS, param_groups
 from conadv.schedules import Schedule
+from conadv.trainer.probe.memory import synchronise
 
 SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "vanilla": conadv.Vanilla,
@@ -78,12 +79,8 @@ class Stepper:
 
     def seconds(self) -> float:
         """Time of one step."""
-        self._synchronize()
+        synchronise(torch.device(self.settings.device))
         start = time.perf_counter()
         self.step()
-        self._synchronize()
+        synchronise(torch.device(self.settings.device))
         return time.perf_counter() - start
-
-    def _synchronize(self) -> None:
-        if self.settings.device.startswith("cuda"):
-            torch.cuda.synchronize()

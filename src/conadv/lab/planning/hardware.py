@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from conadv._words import did_you_mean, nearest
 from conadv.errors import PlanError
 
 Pattern = Literal["ring", "tree", "torus"]
@@ -133,9 +133,8 @@ def link_named(text: str, latency: float | None = None) -> Link:
 
 def _unknown(option: str, name: str, known: Iterable[str], more: str) -> PlanError:
     names = list(known)
-    folded = {n.casefold().replace("-", ""): n for n in names}
-    near = difflib.get_close_matches(name.casefold().replace("-", ""), folded, 1, 0.4)
-    hint = f" Did you mean {folded[near[0]]}?" if near else ""
+    bare = {n.replace("-", ""): n for n in names}
+    hint = did_you_mean(bare[near] for near in nearest(name.replace("-", ""), bare, 1, 0.4))
     return PlanError(f"{option} {name}: not known.{hint} Allowed: {', '.join(names)}.{more}")
 
 

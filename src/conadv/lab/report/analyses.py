@@ -9,9 +9,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from conadv.lab.report.charts.curves import Chart
+from conadv.lab.report.charts.curves import Chart, figure
 from conadv.lab.report.charts.palette import MethodKey
-from conadv.lab.report.charts.scale import Palette, figure
+from conadv.lab.report.charts.scale import Palette
 from conadv.lab.report.runs import Run, finite
 from conadv.lab.report.study.cells import Cell
 from conadv.lab.report.text import count, figures, percent, points

@@ -124,10 +124,3 @@ def _seconds(plan: Plan, task: Task, speed: _Speed) -> float:
     attacked = (recipe.evaluation.robust_images or count / 5) if recipe.evaluation.test else 0
     attack = attacked * (1 + max(1, recipe.evaluation.robust_steps))
     return START + per_image * (work(recipe) + seen / 3 + attack)
-
-
-def duration(seconds: float) -> str:
-    """``43 s``, ``12.5 min``, ``6.20 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.2f} h"

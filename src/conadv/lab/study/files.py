@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from importlib import resources
 from pathlib import Path
-from threading import get_ident
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from conadv._files import write_text
 from conadv.errors import ConadvError, StudyError
 from conadv.lab.study.schema import Method, Study
 from conadv.trainer.recipe import dump_recipe, load_recipe, recipe_names
 from conadv.trainer.recipe.yaml12 import parse_yaml
-from conadv.trainer.run.files import write_text
 
 STUDY = "study.yaml"
 BASE = "base.yaml"
@@ -100,13 +98,6 @@ def _siblings(loc: tuple[int | str, ...]) -> list[str]:
     return list(owner.model_fields)
 
 
-def write_shared(path: Path, text: str) -> None:
-    """Write UTF-8 text so that it appears whole, however many processes write it at once."""
-    own = path.with_name(f".{path.name}-{socket.gethostname()}-{os.getpid()}-{get_ident()}")
-    write_text(own, text)
-    os.replace(own, path)
-
-
 class StudyFolder:
     """Names the files of one study.
 
@@ -161,10 +152,10 @@ class StudyFolder:
         for folder in (self.tasks, self.runs, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
         if text is not None and not self.base.exists():
-            write_shared(self.base, text)
+            write_text(self.base, text)
         values = yaml.safe_dump(own.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         if not self.study.exists() or self.study.read_text(encoding="utf-8") != values:
-            write_shared(self.study, values)
+            write_text(self.study, values)
         return load_study(self.root)
 
     def _require_same(self, before: Study, now: Study, recipe: str | None) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from conadv._files import write_json
 from conadv.errors import StudyError
-from conadv.lab.study.files import write_shared
 
 Status = Literal["finished", "diverged", "failed"]
 
@@ -43,7 +43,7 @@ class Outcome:
 
     def write(self, path: Path) -> None:
         """Write the JSON file; it appears whole."""
-        write_shared(path, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_json(path, dataclasses.asdict(self))
 
 
 def outcome_path(tasks: Path, task: str) -> Path:

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from conadv._files import write_text
 from conadv.errors import StudyError
 from conadv.lab.study.files import StudyFolder
-from conadv.trainer.run.files import write_text
 
 SCRIPT = "study.sbatch"
 _OWN = ("array", "job-name", "output", "requeue", "open-mode", "signal", "ntasks")

@@ -17,9 +17,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from conadv._words import duration
 from conadv.errors import Interrupted, StudyError
 from conadv.lab.study.__main__ import REFUSED, REPLACE_ME
-from conadv.lab.study.cost import duration
 from conadv.lab.study.files import StudyFolder
 from conadv.lab.study.outcomes import Outcome
 from conadv.lab.study.plan import Plan, make_plan

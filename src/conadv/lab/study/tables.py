@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from conadv.lab.study.files import StudyFolder, write_shared
+from conadv._files import write_json, write_text
+from conadv.lab.study.files import StudyFolder
 from conadv.lab.study.outcomes import Outcome, read_outcomes
 from conadv.lab.study.plan import Plan
 from conadv.lab.study.search import Search, finalists
@@ -32,10 +32,10 @@ _FROM_RESULT = (
 def write_tables(folder: StudyFolder, plan: Plan, search: Search) -> None:
     """Write all of them, as far as the study has come."""
     found = read_outcomes(folder.tasks, [task.name for task in plan.tasks])
-    write_shared(folder.tuned, _json(tuned(plan, search, found)))
+    write_json(folder.tuned, tuned(plan, search, found))
     rows = summary(plan, found)
-    write_shared(folder.summary, _json({"study": plan.study.name, "runs": rows}))
-    write_shared(folder.table, _csv(rows))
+    write_json(folder.summary, {"study": plan.study.name, "runs": rows})
+    write_text(folder.table, _csv(rows))
 
 
 def tuned(plan: Plan, search: Search, found: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -109,10 +109,6 @@ def summary(plan: Plan, found: Mapping[str, Outcome]) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2) + "\n"
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from rich.console import Console
 
+from conadv._files import write_text
 from conadv.errors import ConadvError, DataError, Interrupted, NonFiniteError
 from conadv.lab.study.claims import Claim, Claims
 from conadv.lab.study.files import StudyFolder
@@ -22,7 +23,6 @@ from conadv.lab.study.plan import Plan, Task, make_plan
 from conadv.lab.study.search import WORST, Search, finalists
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.run.environment import standing_for
-from conadv.trainer.run.files import write_text
 from conadv.trainer.run.folder import RunFolder
 from conadv.trainer.run.result import Result
 from conadv.trainer.run.signals import StopRequest

@@ -4,10 +4,8 @@ A checkpoint is one file in torch's zip format. Its CRC sums find truncation and
 ``weights_only=True`` refuses every pickle that is not made of tensors and plain containers.
 """
 
-import os
 import pickle
 import re
-import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -16,9 +14,9 @@ from typing import Any, BinaryIO
 
 import torch
 
+from conadv._files import link, write_atomic
 from conadv.errors import CheckpointError
 from conadv.trainer.distributed import World
-from conadv.trainer.run.files import write_atomic
 
 FORMAT = "conadv-checkpoint"
 VERSION = 1
@@ -113,9 +111,9 @@ class CheckpointStore:
         path = self.path(step, self.world.rank, self.world.size)
         save_checkpoint(path, {**state, "ranks": self.world.size})
         if self.world.main:
-            _also_named(path, self.last)
+            link(path, self.last)
             if best:
-                _also_named(path, self.best)
+                link(path, self.best)
             self._prune()
         return path
 
@@ -223,13 +221,3 @@ def _damaged(path: Path, detail: str) -> str:
         f"{path} is truncated, damaged or not a checkpoint ({first}). Delete it and resume: "
         "the run then continues from the checkpoint before it."
     )
-
-
-def _also_named(path: Path, name: Path) -> None:
-    temporary = name.with_name(name.name + ".partial")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, name)

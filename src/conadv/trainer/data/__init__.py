@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from conadv._words import did_you_mean, nearest
 from conadv.errors import DataError
-from conadv.trainer.data.augment import Augment
-from conadv.trainer.data.cache import cache_dir
-from conadv.trainer.data.dataset import ImageDataset
-from conadv.trainer.data.resident import ResidentSource, standardise
-from conadv.trainer.data.sampler import rank_slice, sample_indices, steps_per_epoch
-from conadv.trainer.data.split import split
+
+if TYPE_CHECKING:
+    from conadv.trainer.data.dataset import ImageDataset
 
 DATASETS: dict[str, str] = {
     "fashion-mnist-subset": "10,000 + 2,000 grey 28 x 28 images in the package (MIT licence)",
@@ -43,8 +40,7 @@ def load_dataset(
         TypeError: options that the data set does not take.
     """
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(nearest(name, DATASETS, 1))
         raise DataError(f"No data set {name!r}: there are {', '.join(DATASETS)}.{hint}")
     if name == "synthetic":
         from conadv.trainer.data.synthetic import make_synthetic
@@ -61,16 +57,4 @@ def load_dataset(
     return load_fashion_subset()
 
 
-__all__ = [
-    "DATASETS",
-    "Augment",
-    "ImageDataset",
-    "ResidentSource",
-    "cache_dir",
-    "load_dataset",
-    "rank_slice",
-    "sample_indices",
-    "split",
-    "standardise",
-    "steps_per_epoch",
-]
+__all__ = ["DATASETS", "load_dataset"]

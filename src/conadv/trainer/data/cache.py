@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from conadv._files import remove_partial, write_atomic
 from conadv.errors import DataError
 
 Say = Callable[[str], None]
@@ -20,7 +21,6 @@ Say = Callable[[str], None]
 
 LOCK = ".conadv.lock"
 _SCRATCH = ".conadv-download-"
-_PART = ".conadv-part"
 
 
 def cache_dir() -> Path:
@@ -47,7 +47,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write under a temporary name, flush to the disk, rename: readers see all or nothing.
+    """Write a file whole or not at all, and say what to do where the disk refuses.
 
     Args:
         path: the file that comes to be, or is replaced.
@@ -56,17 +56,10 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     Raises:
         DataError: the disk is full, or the folder may not be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
     try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_atomic(path, write)
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -128,9 +121,8 @@ def _try_lock(descriptor: int) -> str:
 def _remove_leftovers(folder: Path) -> None:
     for left in folder.glob(f"{_SCRATCH}*"):
         shutil.rmtree(left, ignore_errors=True)
-    for left in folder.glob(f".*{_PART}"):
-        with suppress(OSError):
-            left.unlink()
+    with suppress(OSError):
+        remove_partial(folder)
 
 
 def _unwritable(path: Path, error: OSError) -> DataError:

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from conadv._files import write_json
 from conadv.attack import Attack
 from conadv.trainer.checkpoint.load_run import load_run
 from conadv.trainer.evaluation.robustness import robust_accuracy
 from conadv.trainer.input.images import score
-from conadv.trainer.run.files import write_json
 
 
 def evaluate_run(

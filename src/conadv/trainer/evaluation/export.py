@@ -8,9 +8,9 @@ from safetensors.torch import save
 from torch import nn
 
 import conadv
+from conadv._files import write_atomic
 from conadv.errors import RunFolderError
 from conadv.trainer.checkpoint.load_run import load_run
-from conadv.trainer.run.files import write_atomic
 
 
 def export_run(

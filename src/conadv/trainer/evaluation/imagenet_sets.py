@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conadv._files import write_json
 from conadv.attack.forward import evaluation_mode
 from conadv.branches import branch_names, route
 from conadv.errors import RunFolderError
@@ -25,7 +26,6 @@ from conadv.trainer.evaluation.imagenet import (
     wnids,
 )
 from conadv.trainer.input.file_splits import FileImages
-from conadv.trainer.run.files import write_json
 
 
 def evaluate_sets(

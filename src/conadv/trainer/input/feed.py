@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from conadv.trainer.data import Augment, ImageDataset, ResidentSource, sample_indices
+from conadv.trainer.data.augment import Augment
+from conadv.trainer.data.dataset import ImageDataset
+from conadv.trainer.data.resident import ResidentSource
+from conadv.trainer.data.sampler import sample_indices
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.recipe.sections import VIEW_BRANCH
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conadv.trainer.data import standardise
 from conadv.trainer.data.decoding import ImageLoader, Pipeline, Request
+from conadv.trainer.data.resident import standardise
 from conadv.trainer.data.sources import ImageSource
 from conadv.trainer.input.feed import Cut, Views
 from conadv.trainer.recipe import Recipe

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from conadv.errors import DataError, RecipeError
-from conadv.trainer.data import split, standardise
 from conadv.trainer.data.cache import say_to_stderr
 from conadv.trainer.data.decoding import CentreCrop, ImageLoader
+from conadv.trainer.data.resident import standardise
 from conadv.trainer.data.sources import ALLOWED, ImageSource, NoSuchSplitError, open_source
+from conadv.trainer.data.split import split
 from conadv.trainer.distributed import World
 from conadv.trainer.input.feed import Feed
 from conadv.trainer.input.file_feed import FileFeed

@@ -1,6 +1,6 @@
 """Loss and accuracy of a model on images that lie as bytes in memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from conadv.attack.forward import evaluation_mode
 from conadv.branches import branch_names, route
-from conadv.trainer.data import standardise
+from conadv.trainer.data.resident import standardise
 
 
 class EvalImages(Protocol):
@@ -122,7 +122,6 @@ class Score:
         return cls(loss, sum(part.accuracy * part.images for part in parts) / total, total)
 
 
-@torch.no_grad()
 def score(
     model: nn.Module,
     batches: Iterator[tuple[Tensor, Tensor]],
@@ -140,18 +139,48 @@ def score(
     Raises:
         ValueError: There are no images.
     """
-    names = branch_names(model)
+    named = branch if branch_names(model) else None
+    with evaluation_mode(model), route(model, named), autocast:
+        loss, accuracy, images = mean_loss(model, batches, _summed_cross_entropy)
+    assert accuracy is not None
+    return Score(loss, accuracy, images)
+
+
+def _summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(logits.float(), labels, reduction="sum").double()
+
+
+@torch.no_grad()
+def mean_loss(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    summed: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[float, float | None, int]:
+    """Loss, accuracy and number of images of the model as it stands, in whatever mode it is.
+
+    Args:
+        model: Maps inputs to outputs.
+        batches: (images (N, ...), labels (N, ...)) on the model's device.
+        summed: The loss of outputs and labels, summed over the images, in float64.
+
+    Returns:
+        Mean loss; accuracy in [0, 1], None where outputs are no class scores or labels no class
+        numbers; images.
+
+    Raises:
+        ValueError: There are no images.
+    """
     losses: list[Tensor] = []
     hits: list[Tensor] = []
-    total = 0
-    with evaluation_mode(model), route(model, branch if names else None), autocast:
-        for images, labels in batches:
-            logits = model(images).float()
-            losses.append(cross_entropy(logits, labels, reduction="sum").double())
-            hits.append((logits.argmax(dim=1) == labels).sum())
-            total += len(labels)
-    if total == 0:
-        raise ValueError("There are no images to evaluate on.")
-    return Score(
-        float(torch.stack(losses).sum()) / total, int(torch.stack(hits).sum()) / total, total
-    )
+    images, classes = 0, True
+    for inputs, labels in batches:
+        outputs = model(inputs)
+        losses.append(summed(outputs, labels))
+        classes = classes and outputs.ndim == 2 and labels.ndim == 1
+        if classes and not labels.is_floating_point():
+            hits.append((outputs.argmax(dim=1) == labels).sum())
+        images += len(labels)
+    if images == 0:
+        raise ValueError("There are no images to measure on: give at least one batch.")
+    accuracy = int(torch.stack(hits).sum()) / images if len(hits) == len(losses) else None
+    return float(torch.stack(losses).sum()) / images, accuracy, images

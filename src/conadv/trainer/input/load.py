@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from conadv.trainer.data import load_dataset, split
+from conadv.trainer.data import load_dataset
+from conadv.trainer.data.split import split
 from conadv.trainer.distributed import World
 from conadv.trainer.input.resident_splits import ResidentSplits
 from conadv.trainer.input.splits import Splits

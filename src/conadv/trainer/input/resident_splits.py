@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conadv.trainer.data import ImageDataset
+from conadv.trainer.data.dataset import ImageDataset
 from conadv.trainer.input.feed import Feed, ResidentFeed
 from conadv.trainer.input.images import Images
 from conadv.trainer.input.splits import Facts

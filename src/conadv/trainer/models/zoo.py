@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from conadv._words import did_you_mean, nearest
 from conadv.branches.branches import SampleNorms
 from conadv.errors import ConadvError, RecipeError
 from conadv.trainer.models.small_resnet import SMALL_NETWORKS
@@ -135,16 +135,14 @@ def check_name(name: str) -> None:
             f"Allowed: {_FORMS}."
         )
     if library not in LIBRARIES:
-        near = difflib.get_close_matches(library, LIBRARIES, 1, 0.5)
-        hint = f" Did you mean {near[0]}/{short}?" if near else ""
+        hint = did_you_mean(f"{near}/{short}" for near in nearest(library, LIBRARIES, 1, 0.5))
         raise RecipeError(f"name={name!r}: {library!r} has no networks.{hint} Allowed: {_FORMS}.")
     if library == "cifar" and short not in SMALL_NETWORKS:
         raise _unknown(library, short, list(SMALL_NETWORKS))
 
 
 def _unknown(library: str, short: str, known: list[str]) -> RecipeError:
-    near = difflib.get_close_matches(short, known, 3, 0.5)
-    hint = f" Did you mean {' or '.join(f'{library}/{n}' for n in near)}?" if near else ""
+    hint = did_you_mean(f"{library}/{near}" for near in nearest(short, known, 3, 0.5))
     allowed = f" Allowed: {', '.join(known)}." if len(known) <= 10 else ""
     return RecipeError(f"name={f'{library}/{short}'!r}: no such network.{hint}{allowed}")
 

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -16,6 +15,7 @@ from conadv.trainer.distributed import World
 from conadv.trainer.distributed.world import local_device
 from conadv.trainer.recipe import Recipe, change_recipe, make_recipe
 from conadv.trainer.run.device import resolve_device
+from conadv.trainer.run.environment import proc_bytes
 
 FILL = 0.8
 """Share of the free memory that a prediction may take: the rest is for what it did not see."""
@@ -116,15 +116,12 @@ def _line(peaks: dict[int, int]) -> tuple[float, float]:
 def _available(device: torch.device, world: World) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
+    free = proc_bytes("meminfo", "MemAvailable")
+    if free is None:
         raise RecipeError(
             "this system does not tell how much memory is free: give batch.micro_batch a number."
         )
-    for line in meminfo.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024 // world.local_size
-    raise RecipeError("/proc/meminfo has no MemAvailable: give batch.micro_batch a number.")
+    return free // world.local_size
 
 
 def _measure(recipe: Recipe, size: int, device: torch.device) -> int:
@@ -163,8 +160,7 @@ def _main() -> None:
     if trainer.numerics.device.type == "cuda":
         print(torch.cuda.max_memory_reserved())
         return
-    status = Path("/proc/self/status").read_text().splitlines()
-    print(next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")))
+    print(proc_bytes("self/status", "VmHWM"))
 
 
 if __name__ == "__main__":

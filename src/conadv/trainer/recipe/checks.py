@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from conadv._words import did_you_mean, nearest
 from conadv.attack import Attack
 from conadv.schedules import Recycled
 from conadv.trainer.recipe.recipe import Recipe
@@ -166,15 +167,12 @@ def _recycled(recipe: Recipe) -> Iterator[str]:
 
 
 def _optimizer(recipe: Recipe) -> Iterator[str]:
-    from conadv.trainer.recipe.values import nearest
-
     optimizer = recipe.optimizer
     names = optimizer_names()
     if optimizer.name not in names:
-        like = nearest(optimizer.name, names)
         yield (
             f"optimizer.name={optimizer.name!r}: no such optimizer."
-            + (f" Did you mean {' or '.join(like)}?" if like else "")
+            + did_you_mean(nearest(optimizer.name, names))
             + " Allowed: lars, lamb, sgd, adamw, muon, or a class of torch.optim: "
             + ", ".join(n for n in names if n[0].isupper())
             + "."

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
+from conadv._words import did_you_mean, nearest
 from conadv.trainer.recipe.recipe import Recipe
-from conadv.trainer.recipe.values import Points, nearest
+from conadv.trainer.recipe.values import Points
 from conadv.trainer.recipe.yaml12 import one_line
 
 _SYNONYMS = {
@@ -178,7 +179,7 @@ def _dotted(loc: tuple[int | str, ...]) -> str:
 def _unknown(name: str) -> str:
     section = name.rpartition(".")[0]
     like = nearest_fields(name)
-    hint = f" Did you mean {' or '.join(like)}?" if like else ""
+    hint = did_you_mean(like)
     where = f" in {section}" if section else ""
     return f"{name}: no such field.{hint} Allowed{where}: {', '.join(children(section))}."
 

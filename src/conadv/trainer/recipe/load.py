@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from conadv._words import did_you_mean, nearest
 from conadv.errors import RecipeError
-from conadv.trainer.recipe.checks import problems
 from conadv.trainer.recipe.describe import all_fields, explain
 from conadv.trainer.recipe.recipe import Recipe
-from conadv.trainer.recipe.values import nearest
 from conadv.trainer.recipe.yaml12 import parse_yaml
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package, sorted."""
-    folder = resources.files("conadv") / "recipes"
-    return sorted(
-        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
-    )
+    return list(_shipped_names())
+
+
+@cache
+def _shipped_names() -> tuple[str, ...]:
+    names = [file.name for file in (resources.files("conadv") / "recipes").iterdir()]
+    return tuple(sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml")))
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -44,10 +47,17 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return make_recipe(values, overrides, what)
 
 
+def shipped_recipe(name: str) -> Recipe:
+    """A recipe that comes with the package, without what `load_recipe` checks with torch.
+
+    Those checks are made of each of them by the package's own tests.
+    """
+    return Recipe.model_validate(_values(name, ())[0])
+
+
 def _values(name: str, extended: tuple[str, ...]) -> tuple[dict[str, Any], str]:
     """What a file holds, on top of the recipe that it extends; and what to call it in messages."""
-    text, what = _read(name)
-    values = parse_yaml(text, what)
+    values, what = _read(name)
     if not isinstance(values, dict):
         raise RecipeError(f"{what} does not hold a recipe: names and values are needed, as YAML.")
     path = Path(name)
@@ -84,9 +94,12 @@ def make_recipe(
     """A checked recipe from nested values; raises as `load_recipe` does."""
     try:
         recipe = Recipe.model_validate(apply_overrides(values, overrides))
-        found = problems(recipe)
     except ValidationError as error:
         found = explain(error)
+    else:
+        from conadv.trainer.recipe.checks import problems  # brings torch
+
+        found = problems(recipe)
     if not found:
         return recipe
     if len(found) == 1:
@@ -100,31 +113,35 @@ def change_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return make_recipe(recipe.model_dump(mode="json"), overrides, recipe.name)
 
 
-def _read(name: str) -> tuple[str, str]:
-    """The text, and what to call it in messages."""
+@cache
+def _shipped_values(name: str) -> Any:
+    text = (resources.files("conadv") / "recipes" / f"{name}.yaml").read_text("utf-8")
+    return parse_yaml(text, f"recipe {name}")
+
+
+def _read(name: str) -> tuple[Any, str]:
+    """What a file holds by itself, and what to call it in messages."""
     path = Path(name)
-    if name in recipe_names():
-        text = (resources.files("conadv") / "recipes" / f"{name}.yaml").read_text("utf-8")
-        return text, f"recipe {name}"
+    if name in _shipped_names():
+        return copy.copy(_shipped_values(name)), f"recipe {name}"
     if (path / "recipe.yaml").is_file():
         path = path / "recipe.yaml"
     if path.is_file():
         try:
-            return path.read_text(encoding="utf-8"), str(path)
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path} cannot be read as text: {error}.") from error
+        return parse_yaml(text, str(path)), str(path)
     if path.suffix in (".yaml", ".yml") or path.is_dir():
         what = "a folder without recipe.yaml" if path.is_dir() else "no such file"
-        raise RecipeError(
-            f"{path}: {what}. Give the path of a recipe, or one of the names below.\n{_known()}"
-        )
-    like = nearest(name, recipe_names())
-    hint = f" Did you mean {' or '.join(like)}?" if like else ""
-    raise RecipeError(f"{name!r} is no recipe.{hint}\n{_known()}")
+        raise RecipeError(f"{path}: {what}. Give the path of a recipe, or a name. {_KNOWN}")
+    hint = did_you_mean(nearest(name, recipe_names()))
+    raise RecipeError(
+        f"{name!r} is no recipe.{hint} Give a path that ends in .yaml, or a name. {_KNOWN}."
+    )
 
 
-def _known() -> str:
-    return "Recipes: " + ", ".join(recipe_names()) + "; or a path that ends in .yaml."
+_KNOWN = "All names: conadv recipes list"
 
 
 _ALTERNATIVES = {"train.epochs": "train.steps", "train.steps": "train.epochs"}

@@ -7,9 +7,6 @@ from typing import Any
 from pydantic import Field
 
 from conadv.errors import RecipeError
-from conadv.optim.learning_rate import linear_lr, sqrt_lr
-from conadv.schedules import Recycled
-from conadv.trainer.data.sampler import steps_per_epoch
 from conadv.trainer.recipe.sections import (
     AttackSection,
     BatchSection,
@@ -93,6 +90,8 @@ class Recipe(Section):
         method = self.method
         if method.schedule != "recycled":
             return self.micro_batch
+        from conadv.schedules import Recycled
+
         share = piecewise(method.share)
         schedule = Recycled(share, None, method.budget, method.refine)
         return schedule.fresh_images(self.micro_batch)
@@ -105,6 +104,8 @@ class Recipe(Section):
     @property
     def peak_lr(self) -> float:
         """Peak learning rate, the scaling rule applied."""
+        from conadv.optim.learning_rate import linear_lr, sqrt_lr
+
         lr, base = self.optimizer.lr, self.optimizer.lr_base_batch
         rules = {"linear": linear_lr, "sqrt": sqrt_lr}
         rule = rules.get(self.optimizer.lr_rule)
@@ -136,6 +137,8 @@ class Recipe(Section):
                 f"images per step, but only {train_images} images of {self.data.dataset} are "
                 "there to train on. Lower batch.global_batch, or data.validation."
             )
+        from conadv.trainer.data.sampler import steps_per_epoch
+
         return steps_per_epoch(self.fresh_per_step, train_images, self.data.order_tail)
 
     def total_steps(self, train_images: int) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from conadv.schedules import PiecewiseLinear
+if TYPE_CHECKING:
+    from conadv.schedules import PiecewiseLinear
 
 Points = tuple[tuple[float, float], ...]
 
@@ -96,12 +96,8 @@ class Section(BaseModel):
     )
 
 
-def nearest(word: str, words: list[str], count: int = 3) -> list[str]:
-    """The words most like `word`, best first; none if nothing is like it."""
-    lower = {w.lower(): w for w in words}
-    return [lower[w] for w in difflib.get_close_matches(word.lower(), lower, count, 0.6)]
-
-
 def piecewise(value: float | tuple[tuple[float, float], ...]) -> float | PiecewiseLinear:
     """A recipe's number or points, as the core's schedules take it."""
+    from conadv.schedules import PiecewiseLinear  # and torch: reading a recipe goes without
+
     return PiecewiseLinear(value) if isinstance(value, tuple) else value

@@ -7,11 +7,11 @@ import ctypes.util
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from conadv.errors import RecipeError
+from conadv.trainer.run.environment import proc_line
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 _CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -124,13 +124,7 @@ def cpu_features() -> set[str]:
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     if capabilities is not None:
         features |= {name for name, has in capabilities().items() if has is True}
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.lower().startswith(("flags", "features")):
-                features |= set(line.partition(":")[2].split())
-                break
-    return features
+    return features | set((proc_line("cpuinfo", "flags", "Features") or "").split())
 
 
 # From glibc's malloc.h. The largest mmap threshold that glibc accepts is 32 MiB.

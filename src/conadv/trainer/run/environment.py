@@ -63,12 +63,24 @@ def _version(name: str) -> str | None:
 
 def processor_name() -> str:
     """The processor as the system reports it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    name = proc_line("cpuinfo", "model name")
+    return name or platform.processor() or platform.machine()
+
+
+def proc_line(file: str, *names: str) -> str | None:
+    """What Linux's /proc/`file` says of the first of these names; None where it does not."""
+    try:
+        lines = Path("/proc", file).read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    values = (line.partition(":")[2].strip() for line in lines if line.startswith(names))
+    return next(values, None)
+
+
+def proc_bytes(file: str, name: str) -> int | None:
+    """A figure of memory there, which Linux gives in kB: ``("self/status", "VmHWM")``."""
+    line = proc_line(file, name + ":")
+    return None if line is None else int(line.split()[0]) * 1024
 
 
 def _memory() -> int | None:
@@ -111,36 +123,18 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": float(median), "p10": float(p10), "p90": float(p90)}
 
 
-def cpu_name() -> str:
-    """The processor's name as the system reports it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Hardware, versions and the command, for a results file."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    def installed(package: str) -> str | None:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
-
+    """Hardware, versions and the command in short, for a results file."""
     return {
         "command": as_typed(),
-        "cpu": cpu_name(),
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "device": _device_name(torch.device(device)),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "timm": installed("timm"),
-        "conadv": installed("conadv"),
+        "timm": _version("timm"),
+        "conadv": _version("conadv"),
         "system": f"{platform.system()} {platform.machine()}",
     }
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from conadv.errors import RunFolderError
-from conadv.trainer.run.files import (
-    TEMPORARY_SUFFIX,
+from conadv._files import (
+    is_partial,
     remove_partial,
     write_json,
     write_text,
 )
+from conadv.errors import RunFolderError
 
 
 class RunFolder:
@@ -67,8 +67,7 @@ class RunFolder:
         if self.recipe.exists() or not self.checkpoints.is_dir() or any(self.checkpoints.iterdir()):
             return False
         made = (self.checkpoints.name, self.environment.name)
-        parts = tuple(p.name + TEMPORARY_SUFFIX for p in (self.environment, self.recipe))
-        return all(path.name in made + parts for path in self.root.iterdir())
+        return all(path.name in made or is_partial(path) for path in self.root.iterdir())
 
     def create(self, recipe_text: str, environment: dict[str, Any]) -> None:
         """Start a new run.

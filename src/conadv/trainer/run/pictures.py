@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conadv._files import write_atomic
 from conadv.adversary import Adversary
 from conadv.attack import Criterion
 from conadv.schedules import Noise
 from conadv.trainer.input.images import EvalImages, Images
-from conadv.trainer.run.files import write_atomic
 
 
 def write_pictures(

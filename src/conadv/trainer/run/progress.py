@@ -6,6 +6,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from conadv._words import duration
+
 PLAIN_LINES = 20
 """How many lines a whole run prints where there is no terminal, evaluations aside."""
 
@@ -90,7 +92,7 @@ class Lines:
         spent = time.perf_counter() - self._began
         left = spent / (step - self._start) * (self._total - step)
         numbers = _numbers(epoch, loss, accuracy, images_per_second)
-        self.say(f"{self._name} {step}/{self._total} {numbers} left {_duration(left)}")
+        self.say(f"{self._name} {step}/{self._total} {numbers} left {duration(left)}")
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -105,9 +107,3 @@ def _numbers(epoch: float, loss: float, accuracy: float, images_per_second: floa
         f"epoch {epoch:.2f} loss {loss:.3f} accuracy {accuracy:.1%} "
         f"{images_per_second:,.0f} images/s"
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

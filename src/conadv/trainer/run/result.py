@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+from conadv._files import write_json
 from conadv.errors import RunFolderError
-from conadv.trainer.run.files import write_json
 
 Status = Literal["finished", "interrupted", "diverged"]
 

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conadv.trainer.data import Augment
-from conadv.trainer.data.augment import VIEWS, draw
+from conadv.trainer.data.augment import VIEWS, Augment, draw
 from conadv.trainer.data.decoding.streams import (
     batch_words,
     fractions,

@@ -144,7 +144,7 @@ def test_what_a_killed_process_left_is_removed(server: Server, said, cache: Path
     url = f"{server.url}/d/x-00.tar"
     open_source(url, "train", said.append)
     [file] = cache.rglob("x-00.tar")
-    left = file.rename(file.with_name(".x-00.tar.1.conadv-part"))
+    left = file.rename(file.with_name(".x-00.tar.host-1-1.partial"))
     assert len(open_source(url, "train", said.append)) == 2
     assert not left.exists()
 

@@ -120,7 +120,7 @@ def test_an_interrupted_conversion_goes_on(source, tmp_path: Path, said, error) 
 def test_what_a_killed_conversion_left_is_removed(source: FolderSource, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_shards(source, out, images_per_shard=4)
-    left = (out / "shard-000002.tar").rename(out / ".shard-000002.tar.1.conadv-part")
+    left = (out / "shard-000002.tar").rename(out / ".shard-000002.tar.host-1-1.partial")
     write_shards(source, out, images_per_shard=4)
     assert not left.exists() and len(shards_in(out)) == 3
 

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from conadv._files import write_json
 from conadv.errors import RunFolderError
 from conadv.lab.analysis.run.analyses import (
     ANALYSES,
@@ -22,7 +23,6 @@ from conadv.lab.analysis.run.analyses import (
     used_settings,
 )
 from conadv.trainer.checkpoint.load_run import load_run
-from conadv.trainer.run.files import write_json
 
 FILE = "analysis.json"
 FORMAT = "conadv-analysis"

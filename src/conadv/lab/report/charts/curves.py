@@ -119,7 +119,14 @@ def curves(runs: Sequence[Run], palette: Mapping[MethodKey, Colour]) -> list[Cha
                 trace.meta["run"], trace.meta["method"] = i, order.index(key)
                 traces.append(trace)
         if traces:
-            charts.append(Chart(curve.slug, curve.title, curve.note, _figure(curve, traces)))
+            charts.append(
+                Chart(
+                    curve.slug,
+                    curve.title,
+                    curve.note,
+                    figure(traces, AXES[0].title, curve.unit, zero=True, unified=True),
+                )
+            )
     return charts
 
 
@@ -220,20 +227,44 @@ def _mean(values: Sequence[float], group: range) -> float:
     return float(f"{sum(values[i] for i in group) / len(group):.6g}")
 
 
-def _figure(curve: _Curve, traces: list[go.Scatter]) -> Mapping[str, Any]:
-    figure = go.Figure(traces)
+def figure(
+    traces: list[go.Scatter],
+    x: str,
+    y: str,
+    *,
+    log: bool = False,
+    zero: bool = False,
+    unified: bool = False,
+) -> dict[str, Any]:
+    """Data and layout of a plain figure, as JSON has them.
+
+    Args:
+        traces: Lines and points.
+        x: Title of the axis.
+        y: Likewise.
+        log: Whether x is logarithmic.
+        zero: Whether x begins at 0.
+        unified: Whether the pointer shows all values at an x, and not one point.
+    """
+    drawn = go.Figure(traces)
     fixed = {"fixedrange": True, "automargin": True, "zeroline": False, "ticks": ""}
-    figure.update_layout(
+    drawn.update_layout(
         template=go.layout.Template(),
         showlegend=False,
-        hovermode="x unified",
+        hovermode="x unified" if unified else "closest",
         dragmode=False,
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
         height=300,
-        xaxis={**fixed, "title": {"text": AXES[0].title}, "rangemode": "tozero", "nticks": 6},
-        yaxis={**fixed, "title": {"text": curve.unit}, "nticks": 6},
+        xaxis={
+            **fixed,
+            "title": {"text": x},
+            **({"type": "log", "dtick": "D2"} if log else {}),
+            **({"rangemode": "tozero"} if zero else {}),
+            **({"nticks": 6} if unified else {}),
+        },
+        yaxis={**fixed, "title": {"text": y}, "nticks": 6},
     )
-    plain: Mapping[str, Any] = json.loads(figure.to_json())
+    plain: dict[str, Any] = json.loads(drawn.to_json())
     return plain
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
-from conadv.lab.report.charts.curves import Chart
+from conadv.lab.report.charts.curves import Chart, figure
 from conadv.lab.report.charts.palette import Colour, MethodKey
 from conadv.lab.report.study.cells import Cell
 from conadv.lab.report.study.large_batch import Gains, LargeBatch, equal_epochs
@@ -228,28 +227,3 @@ def _trace(
 
 def _batch_ticks(batches: Sequence[int]) -> dict[str, Any]:
     return {"tickmode": "array", "tickvals": list(batches), "ticktext": [count(b) for b in batches]}
-
-
-def figure(
-    traces: list[go.Scatter], x: str, y: str, *, log: bool = False, zero: bool = False
-) -> dict[str, Any]:
-    """Data and layout of a plain figure, as JSON has them."""
-    drawn = go.Figure(traces)
-    fixed = {"fixedrange": True, "automargin": True, "zeroline": False, "ticks": ""}
-    drawn.update_layout(
-        template=go.layout.Template(),
-        showlegend=False,
-        hovermode="closest",
-        dragmode=False,
-        margin={"l": 8, "r": 12, "t": 8, "b": 8},
-        height=300,
-        xaxis={
-            **fixed,
-            "title": {"text": x},
-            **({"type": "log", "dtick": "D2"} if log else {}),
-            **({"rangemode": "tozero"} if zero else {}),
-        },
-        yaxis={**fixed, "title": {"text": y}, "nticks": 6},
-    )
-    plain: dict[str, Any] = json.loads(drawn.to_json())
-    return plain

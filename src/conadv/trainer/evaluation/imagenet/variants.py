@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from conadv._words import did_you_mean, nearest
 from conadv.errors import DataError
 from conadv.trainer.evaluation.imagenet.classes import (
     CLASSES,
@@ -205,11 +205,10 @@ def named(name: str) -> tuple[Variant, str | None]:
     head, _, part = name.partition("/")
     variant = VARIANTS.get(head)
     if variant is None:
-        near = difflib.get_close_matches(head, VARIANTS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(nearest(head, VARIANTS, 1))
         raise DataError(f"No test set {name!r}: there are {', '.join(VARIANTS)}.{hint}")
     if part and part not in variant.parts:
-        near = difflib.get_close_matches(part, variant.parts, n=1)
+        near = nearest(part, variant.parts, 1)
         allowed = [near[0]] if near else [variant.parts[0], variant.parts[-1]]
         examples = " or ".join(f"{head}/{one}" if one else head for one in allowed)
         raise DataError(f"{variant.title} has no part {part!r}: give a name such as {examples}.")

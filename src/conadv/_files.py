@@ -1,0 +1,85 @@
+"""Writing files so that a crash, a kill or a full disk never leaves half of one behind."""
+
+import json
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_SUFFIX = ".partial"
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file under a temporary name, flush it to the disk, then rename it.
+
+    A reader sees the old file or the whole new one, however many processes and machines write it
+    at once. When ``write`` or the disk fails, the temporary file is removed, ``path`` keeps what it
+    held, and the exception goes on to the caller.
+
+    Args:
+        path: The file to create or replace. Its folder is made if it is not there.
+        write: Called once with a binary file object.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_atomic(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def link(path: Path, name: Path) -> None:
+    """Give a file a second name in its folder, replacing what had it; a copy where links fail."""
+    temporary = _temporary(name)
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, name)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a file is what an interrupted write left behind, by its name."""
+    return path.name.startswith(".") and path.name.endswith(_SUFFIX)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what interrupted writes left behind."""
+    for path in filter(is_partial, folder.iterdir()):
+        path.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+    return path.with_name(f".{path.name}.{writer}{_SUFFIX}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut, where the system can open folders."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
