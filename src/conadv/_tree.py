@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -35,6 +36,40 @@ def rows(structure: Any, start: int, stop: int, total: int) -> Any:
         return tensor if (start, stop) == (0, total) else tensor[start:stop]
 
     return map_tensors(cut, structure)
+
+
+def joined(structures: Sequence[Any], counts: Sequence[int]) -> Any:
+    """Nested structures of one form, row by row one after the other: the inverse of `rows`.
+
+    Args:
+        structures: of `counts` rows each.
+        counts: rows of each structure.
+
+    Raises:
+        ValueError: they differ in form, or in something that has no rows.
+    """
+    first = structures[0]
+    if isinstance(first, Tensor):
+        with_rows = [
+            isinstance(s, Tensor) and s.ndim > 0 and s.shape[0] == count
+            for s, count in zip(structures, counts, strict=True)
+        ]
+        if all(with_rows):
+            return torch.cat(list(structures))
+        if not all(isinstance(s, Tensor) and torch.equal(s, first) for s in structures[1:]):
+            raise ValueError("values that have no rows differ between the parts of the batch")
+        return first
+    if isinstance(first, dict | list | tuple):
+        if any(type(s) is not type(first) or len(s) != len(first) for s in structures):
+            raise ValueError("structures differ between the parts of the batch")
+        if isinstance(first, dict):
+            values = {key: joined([s[key] for s in structures], counts) for key in first}
+            return values if type(first) is dict else type(first)(**values)
+        listed = [joined(parts, counts) for parts in zip(*structures, strict=True)]
+        return type(first)(*listed) if hasattr(first, "_fields") else type(first)(listed)
+    if any(s != first for s in structures[1:]):
+        raise ValueError("values that have no rows differ between the parts of the batch")
+    return first
 
 
 def first_tensor(structure: Any) -> Tensor | None:

@@ -9,6 +9,7 @@ import conadv
 from support import gloo
 from support.loops import ATTACK, SCHEDULES, concatenated, cross_entropy, network, run, sgd
 from support.ranks import (
+    BY_ITSELF,
     FORWARDS,
     SIZE,
     STEPS,
@@ -142,6 +143,28 @@ def test_a_deferred_all_reduce_gives_the_same_to_the_last_bit(ranks, schedule: s
         assert all(
             torch.equal(a, b) for a, b in zip(left["pending"], right["pending"], strict=True)
         )
+
+
+@pytest.mark.parametrize("wrapper", BY_ITSELF)
+@every_schedule
+def test_rounds_are_collected_by_their_backward(ranks, schedule: str, wrapper: str) -> None:
+    found = gloo.of_case(ranks, "by itself", schedule, wrapper, "loss")
+    expected = gloo.of_case(ranks, "train", schedule, wrapper, "joint")
+    for left, right in zip(found, expected, strict=True):
+        assert_same_parameters(left["parameters"], right["parameters"])
+        assert left["compute"] == right["compute"]
+        assert all(
+            torch.equal(a, b) for a, b in zip(left["pending"], right["pending"], strict=True)
+        )
+
+
+@pytest.mark.parametrize("wrapper", BY_ITSELF)
+@every_schedule
+def test_a_mixed_batch_trains_the_same_model(ranks, schedule: str, wrapper: str) -> None:
+    one, two = gloo.of_case(ranks, "by itself", schedule, wrapper, "mix")
+    assert_same_parameters(one["parameters"], two["parameters"])
+    expected, _ = gloo.of_case(ranks, "train", schedule, wrapper, "joint")
+    assert_same_parameters(one["parameters"], expected["parameters"], rtol=1e-4, atol=1e-5)
 
 
 @every_schedule

@@ -26,6 +26,8 @@ WRAPPERS: dict[str, dict[str, Any]] = {
     "finds unused": {"find_unused_parameters": True},
     "static, finds unused": {"static_graph": True, "find_unused_parameters": True},
 }
+BY_ITSELF = ("default", "bucket view", "finds unused")
+"""The wrappers under which rounds are collected by their backward pass."""
 FORWARDS = ("joint", "separate")
 
 
@@ -59,6 +61,23 @@ def train(
         adversary.collect()
         if hook is not None:
             hook.wait()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return result_of(model, adversary, compute=adversary.compute)
+
+
+def by_itself(rank: int, schedule: str, wrapper: str, how: str) -> dict[str, Any]:
+    """Collected at the end of the backward, the batch mixed by the adversary or not."""
+    model = network()
+    ddp = DistributedDataParallel(model, **WRAPPERS[wrapper])
+    adversary = conadv.Adversary(ddp, ATTACK, SCHEDULES[schedule](), auto_collect=True)
+    optimizer = sgd(model)
+    for images, labels in adversary.batches(part_of(rank)):
+        if how == "mix":
+            mixed = adversary.mix(images, labels, cross_entropy)
+            cross_entropy(ddp(mixed.images), mixed.labels).backward()
+        else:
+            adversary.loss(images, labels, cross_entropy).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return result_of(model, adversary, compute=adversary.compute)
@@ -120,6 +139,11 @@ def cases(world: int) -> dict[tuple[str, ...], Any]:
                     continue
                 found["train", schedule, wrapper, forward] = (
                     lambda r, a=(schedule, wrapper, forward): train(r, *a)
+                )
+        for wrapper in BY_ITSELF:
+            for how in ("loss", "mix"):
+                found["by itself", schedule, wrapper, how] = lambda r, a=(schedule, wrapper, how): (
+                    by_itself(r, *a)
                 )
         found["auto", schedule] = lambda r, s=schedule: train(r, s)
         found["overlap", schedule] = lambda r, s=schedule: train(r, s, "bucket view", overlap=True)

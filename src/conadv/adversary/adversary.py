@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from conadv._tree import map_tensors, rows
+from conadv._tree import joined, map_tensors, rows
+from conadv.adversary.after_backward import (
+    entrance,
+    finished_steps,
+    queue_last,
+    when_backward_ends,
+)
 from conadv.adversary.checks import (
     check_branch,
     check_model,
     checking,
+    no_criterion,
     warn_of_zeros,
     warn_unsplit,
 )
 from conadv.adversary.mixing import (
     Part,
+    concatenated,
     find_distributed,
     finds_unused,
     forward_joint,
@@ -30,7 +39,8 @@ from conadv.adversary.mixing import (
     with_zero_gradients,
 )
 from conadv.adversary.read_ahead import ReadAhead
-from conadv.adversary.round import Diagnostics, RoundState, Streams
+from conadv.adversary.round import Again, Diagnostics, Mixed, RoundState, Streams
+from conadv.adversary.state import Continued
 from conadv.attack import Attack, Criterion
 from conadv.attack.checks import check_images, check_rows
 from conadv.attack.forward import BareForward
@@ -46,7 +56,7 @@ ZERO_CHECK_EVERY = 100
 """Rounds between two looks at the share of zero gradients: each waits for the device."""
 
 
-class Adversary:
+class Adversary(Continued):
     """Concurrent adversarial learning for a training loop of your own.
 
     Each round trains on the images given plus adversarial copies, in one loss: a weighted mean of
@@ -71,6 +81,9 @@ class Adversary:
         adversarial_branch: name of the branch for the copies.
         track_agreement: measure how well stale perturbations agree with fresh ones, at the cost
             of an attack per round. An attribute: switch it on for the rounds you want.
+        auto_collect: call `collect` at the end of each backward pass, from within it: then it
+            needs no call. A loss that an optimizer's closure takes again, of the very tensor
+            and before the step is over, begins the same round anew, as it does otherwise.
 
     Raises:
         ValueError: the model has no parameters, uninitialised ones or no such branch; an unknown
@@ -97,6 +110,7 @@ class Adversary:
         clean_branch: str | None = None,
         adversarial_branch: str = "adversarial",
         track_agreement: bool = False,
+        auto_collect: bool = False,
     ) -> None:
         if forward not in ("auto", "joint", "separate"):
             raise ValueError(f"forward={forward!r}: allowed are 'auto', 'joint' and 'separate'.")
@@ -139,17 +153,16 @@ class Adversary:
         self._streams = Streams(seed, beside=not sharded)
         self._rounds = 0
         self._round: RoundState | None = None
+        self._again: Again | None = None
         self._ahead = ReadAhead(self.schedule.reads_ahead)
+        self.auto_collect = auto_collect
+        if auto_collect:
+            finished_steps.watch()
         self._checked = False
         # A schedule keeps what is pending; two owners would train on each other's copies.
         if self.schedule.bound:
             raise ValueError("This schedule object belongs to another Adversary: make a new one.")
         self.schedule.bound = True
-
-    @property
-    def seed(self) -> int:
-        """Of the attack's own random stream."""
-        return self._streams.seed
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -211,29 +224,9 @@ class Adversary:
                 or a criterion that does not return one number.
             RuntimeError: lookahead, and a second round on one batch of `batches`.
         """
-        check_images(images)
-        check_rows(images, labels)
-        images, labels = ordinary(images), map_tensors(ordinary, labels)
-        self._ahead.begin_round()
-        if self._round is not None:  # begun anew: what it cost was paid
-            self.compute += self._round.compute
-            self._round = None
-        current = RoundState(
-            self._bare,
-            self.attack,
-            self._streams,
-            self._rounds if self.key is None else self.key,
-            self.key is None,
-            images,
-            labels,
-            criterion if self._checked else checking(criterion),
-            self.progress,
-            self.track_agreement,
-            self._ahead.future,
-        )
-        current.copies = self.schedule.copies(current)
-        current.parts = parts = self._parts(current, views)
-        if self._is_joint(images):
+        current = self._begin(images, labels, criterion, views)
+        parts = current.parts
+        if self._is_joint(current.images):
             outputs = forward_joint(self.model, parts)
         else:
             outputs = forward_separate(self.model, parts, self._routers)
@@ -255,7 +248,71 @@ class Adversary:
             outputs=current.outputs,
         )
         self._round, self._checked = current, True
-        return loss * fraction if fraction != 1.0 else loss
+        loss = loss * fraction if fraction != 1.0 else loss
+        when_backward_ends(loss, current.began, partial(self._backward_ended, current))
+        return loss
+
+    def mix(
+        self,
+        images: Tensor,
+        labels: Any,
+        criterion: Criterion | None = None,
+        *,
+        views: Mapping[str, tuple[Tensor, Any]] | None = None,
+    ) -> Mixed:
+        """The batch to train on, for a model that computes its own loss, or a step not to touch.
+
+        Its rows go through their branches, whoever calls the model and however it is wrapped,
+        until `collect` (with ``auto_collect=True``: until the backward pass is over). The rest is
+        the trainer's: one forward over the whole batch, a loss that is a *mean over its rows*,
+        backward. Branches without rows get gradients of zero.
+
+        Args:
+            images: see `loss`.
+            labels: see `loss`; those of the copies are put below them, tensor by tensor.
+            criterion: for schedules that attack (sequential, lookahead; also for the agreement).
+                An attack runs under the autocast setting in force at this call.
+            views: see `loss`.
+
+        Raises:
+            ValueError: see `loss`; also a weight of the schedule's own, which a mean over rows
+                cannot have, ``forward="separate"``, a schedule that attacks without a criterion,
+                and labels that cannot be put below one another.
+        """
+        if self.forward == "separate":
+            raise ValueError("mix() is one batch for one forward: use forward='joint' or 'auto'.")
+        if self.schedule.weight_at(self.progress) is not None and self.schedule.name != "vanilla":
+            raise ValueError(
+                "mix() gives rows for a loss that is the mean over all of them: with a schedule "
+                "that has a weight, use loss(images, labels, criterion), or leave weight at None."
+            )
+        current = self._begin(images, labels, criterion or no_criterion, views)
+        parts = current.parts
+        try:
+            together = joined([p.labels for p in parts], [len(p.images) for p in parts])
+        except ValueError as error:
+            raise ValueError(
+                f"The labels of the images and of their copies cannot be mixed: {error}. Give "
+                "labels with one row per image, or use loss(images, labels, criterion)."
+            ) from None
+        rows_, layout = concatenated(parts)
+        current.route(self._routers, layout)
+        self._round = current
+
+        def arrived(gradient: Tensor) -> None:
+            current.began()
+            if any(part.wants_gradient for part in parts):
+                rows_.grad = gradient if rows_.grad is None else rows_.grad + gradient
+            queue_last(partial(self._backward_ended, current))
+
+        mixed = entrance(rows_, self._without_images(parts), arrived)
+        current.compute += current.images_trained
+        self.diagnostics = Diagnostics(
+            zero_share=current.zero_share,
+            images=current.images_trained,
+            compute=current.compute,
+        )
+        return Mixed(mixed, together, len(current.images))
 
     def collect(self) -> None:
         """Take the input gradients and prepare the copies of later rounds.
@@ -265,9 +322,13 @@ class Adversary:
         Raises:
             RuntimeError: loss() was not called, or backward has not run.
         """
-        current = self._round
-        if current is None:
+        if self._round is not None:
+            self._collect(self._round)
+        elif self._again is None:
             raise RuntimeError("collect() without a loss(): call loss(), backward(), collect().")
+        self._again = None  # a round that was collected by itself is final with this
+
+    def _collect(self, current: RoundState) -> None:
         current.take_gradients()
         with current.autocast():
             agreement = current.agreement() if self.track_agreement else None
@@ -286,8 +347,11 @@ class Adversary:
     def skip(self) -> None:
         """Instead of `collect`, where the round is void (NaN loss): nothing of it is kept.
 
-        Without a `loss` before it, a round is left out altogether.
+        Without a `loss` before it, a round is left out altogether. With ``auto_collect=True`` it
+        takes the place of the round whose backward has just ended, until the optimizer's step.
         """
+        if self._again is not None and self._again.steps == finished_steps.count:
+            self._begin_again(self._again)
         self.schedule.skip()
         self._end_round()
 
@@ -308,55 +372,77 @@ class Adversary:
     def _end_round(self) -> None:
         if self._round is not None:
             self.compute += self._round.compute
-        self._round = None
+        self._forget_round()
         self._ahead.end_round()
         self._rounds += 1
 
-    # -- state ---------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs, pending copies included.
-
-        Tensors, numbers, strings, lists and dicts only: loads with ``weights_only=True``. Take it
-        between two rounds.
-        """
-        return {
-            "version": 1,
-            "schedule": self.schedule.name,
-            "state": self.schedule.state_dict(),
-            "progress": self.progress,
-            "compute": self.compute,
-            "images": self.images,
-            "rounds": self._rounds,
-            "seed": self.seed,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken; pending copies go to the model's device.
-
-        Raises:
-            ValueError: the state is of another schedule, or of another version of the library.
-        """
-        if state.get("version") != 1:
-            raise ValueError(
-                f"Adversary state of version {state.get('version')!r}: this release reads "
-                "version 1."
-            )
-        if state["schedule"] != self.schedule.name:
-            raise ValueError(
-                f"The state is of schedule {state['schedule']!r}, this adversary runs "
-                f"{self.schedule.name!r}: continue with the schedule that the run began with."
-            )
-        device = next(self._bare.module.parameters()).device
-        self.schedule.load_state_dict(state["state"], device)
-        self.progress = float(state["progress"])
-        self.compute = float(state["compute"])
-        self.images = int(state["images"])
-        self._rounds = int(state["rounds"])
-        self._streams.seed = int(state["seed"])
-        self._round = None
-
     # -- inside --------------------------------------------------------------------------------
+
+    def _begin(
+        self,
+        images: Tensor,
+        labels: Any,
+        criterion: Criterion,
+        views: Mapping[str, tuple[Tensor, Any]] | None,
+    ) -> RoundState:
+        """A round up to its forward: what it is given is checked, its parts are put together."""
+        check_images(images)
+        check_rows(images, labels)
+        again = self._again
+        if again is not None and again.given is images and again.steps == finished_steps.count:
+            self._begin_again(again)
+        self._again = None
+        given = images
+        images, labels = ordinary(images), map_tensors(ordinary, labels)
+        self._ahead.begin_round()
+        if self._round is not None:  # begun anew: what it cost was paid
+            self.compute += self._round.compute
+            self._forget_round()
+        current = RoundState(
+            self._bare,
+            self.attack,
+            self._streams,
+            self._rounds if self.key is None else self.key,
+            self.key is None,
+            images,
+            labels,
+            criterion if self._checked else checking(criterion),
+            self.progress,
+            self.track_agreement,
+            self._ahead.future,
+        )
+        current.given = given
+        current.copies = self.schedule.copies(current)
+        current.parts = self._parts(current, views)
+        return current
+
+    # -- rounds that are collected by themselves -------------------------------------------------
+
+    def _backward_ended(self, current: RoundState) -> None:
+        """Collect, unless the pass was another round's, a second one or one for some gradients."""
+        if not self.auto_collect or self._round is not current or not current.has_gradients:
+            return
+        again = Again(
+            current.given,
+            finished_steps.count,
+            self.schedule.state_dict(),
+            self._rounds,
+            self.images,
+            self._ahead.remember(),
+        )
+        self._collect(current)
+        self._again = again
+
+    def _begin_again(self, again: Again) -> None:
+        """Take a collected round back: a closure evaluates it once more, or it is void."""
+        self.schedule.load_state_dict(again.schedule, again.given.device)
+        self._rounds, self.images = again.rounds, again.images
+        self._ahead.restore(again.ahead)
+        self._again = None
+
+    def _forget_round(self) -> None:
+        super()._forget_round()
+        self._again = None
 
     def _is_joint(self, images: Tensor) -> bool:
         if self.forward == "auto":

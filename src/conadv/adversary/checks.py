@@ -84,6 +84,14 @@ def checking(criterion: Criterion) -> Criterion:
     return checked
 
 
+def no_criterion(outputs: Any, labels: Any) -> Tensor:
+    """The criterion of a `mix` that was given none."""
+    raise ValueError(
+        "mix() was given no criterion, and this schedule attacks with one: call "
+        "mix(images, labels, criterion) with criterion(outputs, labels) -> mean loss."
+    )
+
+
 def warn_of_zeros(share: float) -> None:
     """Warn where most of the input gradient is zero: such an attack must not stay unseen."""
     if share > 0.5:

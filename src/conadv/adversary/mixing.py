@@ -58,29 +58,37 @@ def weights_of(parts: Sequence[Part], adversarial_weight: float | None) -> list[
     ]
 
 
-def forward_joint(model: nn.Module, parts: Sequence[Part]) -> list[Any]:
-    """One forward over the concatenated parts; returns each part's rows of the outputs.
+def concatenated(parts: Sequence[Part]) -> tuple[Tensor, list[tuple[str, int]]]:
+    """The images of all parts in one tensor, detached, and its layout.
 
-    Neighbouring parts of one branch (cohorts of copies) are normalised together.
+    The parts that want a gradient look for it at that tensor. Neighbouring parts of one branch
+    (cohorts of copies) are normalised together.
     """
     images = [part.images.detach() for part in parts]
     mixed = images[0] if len(images) == 1 else torch.cat(images)
-    if any(part.wants_gradient for part in parts):
-        mixed.requires_grad_()
+    start = 0
+    for part in parts:
+        part.offset = start
+        start += len(part.images)
+        if part.wants_gradient:
+            part.leaf = mixed
     layout = [
         (branch, sum(len(part.images) for part in group))
         for branch, group in groupby(parts, key=lambda part: part.branch)
     ]
+    return mixed, layout
+
+
+def forward_joint(model: nn.Module, parts: Sequence[Part]) -> list[Any]:
+    """One forward over the concatenated parts; returns each part's rows of the outputs."""
+    mixed, layout = concatenated(parts)
+    if any(part.wants_gradient for part in parts):
+        mixed.requires_grad_()
     with route(model, layout):
         outputs = model(mixed)
-    results, start = [], 0
-    for part in parts:
-        stop = start + len(part.images)
-        results.append(rows(outputs, start, stop, len(mixed)))
-        if part.wants_gradient:
-            part.leaf, part.offset = mixed, start
-        start = stop
-    return results
+    return [
+        rows(outputs, part.offset, part.offset + len(part.images), len(mixed)) for part in parts
+    ]
 
 
 def forward_separate(

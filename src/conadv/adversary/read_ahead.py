@@ -57,6 +57,14 @@ class ReadAhead:
                 "batch that it reads ahead. Give batches() a loader of the micro-batches."
             )
 
+    def remember(self) -> tuple[Any, bool]:
+        """What `restore` puts back."""
+        return self.future, self._fresh
+
+    def restore(self, remembered: tuple[Any, bool]) -> None:
+        """The round that has ended is begun anew."""
+        self.future, self._fresh = remembered
+
     def end_round(self) -> None:
         """What was shown served one round."""
         self.future, self._fresh = None, False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from conadv._seeds import mixed_seed
 from conadv.adversary.mixing import Part
 from conadv.attack import Attack, Criterion, Perturbed
 from conadv.attack.forward import AutocastState, BareForward
+from conadv.branches.routing import Layout, Router
 from conadv.schedules import Copies
 
 ATTACK_STEP_COMPUTE = 2 / 3
@@ -36,6 +38,31 @@ class Diagnostics:
     """Cost in units of one forward and backward over one image."""
     outputs: Any = None
     """The model's outputs for the images given, detached: training accuracy without a pass."""
+
+
+class Mixed(NamedTuple):
+    """A batch to train on: images and their adversarial copies."""
+
+    images: Tensor
+    """The images given, further views, then the copies, shape (N, C, H, W)."""
+    labels: Any
+    """Of all rows, in the form of the labels given."""
+    clean_rows: int
+    """How many of the first rows are the images given."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """How to take back a round that was collected by itself."""
+
+    given: Tensor
+    """The images of the round, the very tensor."""
+    steps: int
+    """How many optimizer steps had been finished."""
+    schedule: dict[str, Any]
+    rounds: int
+    images: int
+    ahead: Any
 
 
 class Streams:
@@ -112,6 +139,10 @@ class RoundState:
         self.outputs: Any = None
         self.unused: list[nn.Parameter] = []
         """Those that DDP knows to be unused: a gradient in the backward would be one too many."""
+        self.given = images
+        """The very tensor that the loop handed over."""
+        self.backward_ran = False
+        self._routed: list[tuple[Router, list[Layout]]] = []
         self._forward = forward
         self._streams = streams
         self._number = number
@@ -156,6 +187,25 @@ class RoundState:
     def images_trained(self) -> int:
         """Images of all parts, copies included."""
         return sum(len(part.images) for part in self.parts)
+
+    def began(self) -> None:
+        """A backward pass through the loss has started."""
+        self.backward_ran = True
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether the backward left every input gradient that is wanted."""
+        return all(p.gradient() is not None for p in self.parts if p.wants_gradient)
+
+    def route(self, routers: Sequence[Router], layout: Sequence[tuple[str, int]]) -> None:
+        """Send rows through their branches until `unroute`."""
+        self._routed = [(router, router.enter(router.parse(layout))) for router in routers]
+
+    def unroute(self) -> None:
+        """End what `route` began."""
+        routed, self._routed = self._routed, []
+        for router, block in routed:
+            router.leave(block)
 
     def take_gradients(self) -> None:
         """Read the input gradients that the backward left, and let go of the leaves.
