@@ -21,6 +21,7 @@ _FROM_RESULT = (
     "train_accuracy",
     "train_loss",
     "test_loss",
+    "test_images",
     "val_accuracy",
     "compute",
     "steps",
