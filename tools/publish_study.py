@@ -22,7 +22,7 @@ from conadv.lab.report.content import content
 from conadv.lab.report.page import write_content
 from conadv.lab.report.study.runs import gather, is_study
 
-STUDY = ("study.yaml", "base.yaml", "tuned.json", "summary.json", "summary.csv")
+STUDY = ("study.yaml", "base.yaml", "registered.json", "tuned.json", "summary.json", "summary.csv")
 RUN = ("result.json", "recipe.yaml", "analysis.json")
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from conadv.lab.study.files import StudyFolder, write_shared
+from conadv.lab.study.hypotheses.judge import judge
+from conadv.lab.study.hypotheses.registration import Registration
 from conadv.lab.study.outcomes import Outcome, read_outcomes
 from conadv.lab.study.plan import Plan
 from conadv.lab.study.search import Search, finalists
@@ -35,7 +37,10 @@ def write_tables(folder: StudyFolder, plan: Plan, search: Search) -> None:
     found = read_outcomes(folder.tasks, [task.name for task in plan.tasks])
     write_shared(folder.tuned, _json(tuned(plan, search, found)))
     rows = summary(plan, found)
-    write_shared(folder.summary, _json({"study": plan.study.name, "runs": rows}))
+    judged = judge(plan.study, rows, Registration.read(folder.registered))
+    stated = [judgement.as_dict() for judgement in judged]
+    content = {"study": plan.study.name, "hypotheses": stated, "runs": rows}
+    write_shared(folder.summary, _json(content))
     write_shared(folder.table, _csv(rows))
 
 
