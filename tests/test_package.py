@@ -148,16 +148,17 @@ TRAINER: dict[str, set[str]] = {
 """One command, any number of devices. All of it may use the library."""
 LAB: dict[str, set[str]] = {
     # A report reads run folders: it never needs the code that made the run.
-    "lab/report": set(),
+    "lab/evidence": set(),
+    "lab/report": {"lab/evidence"},
     "lab/planning": set(),
     "lab/bench": {"lab/planning"},
     "lab/analysis": set(),
-    "lab/study": {"lab/report"},
+    "lab/study": {"lab/evidence", "lab/report"},
     "lab/quickstart": {"lab/report"},
     "lab/__init__": set(),
 }
 """Does it work, where, and why. All of it but the report may use the library and the trainer."""
-APART = {"lab/report"}
+APART = {"lab/report", "lab/evidence"}
 ON_TOP = {"__init__", "__main__", "cli", "commands"}
 """These tie everything together and may import any room."""
 

@@ -26,7 +26,7 @@ from conadv.lab.report.content import content
 from conadv.lab.report.page import write_content
 from conadv.lab.report.study.runs import gather, is_study
 
-STUDY = ("study.yaml", "base.yaml", "tuned.json", "summary.json", "summary.csv")
+STUDY = ("study.yaml", "base.yaml", "registered.json", "tuned.json", "summary.json", "summary.csv")
 COMMENT = re.compile(r"^\s*(?:#.*)?\n", re.MULTILINE)
 RUN = ("result.json", "recipe.yaml", "analysis.json")
 

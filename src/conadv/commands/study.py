@@ -94,6 +94,7 @@ def _status(folder: StudyFolder) -> None:
         f"\n{len(watch.outcomes)} of {len(plan.tasks)} runs have ended, {share:.0%} of the "
         f"compute; {duration(seconds)} of training"
     )
+    _verdicts(folder)
     for one in working:
         typer.echo(f"  at work: {one.task} {one.share:.0%}, process {one.pid} on {one.host}")
     for outcome in watch.outcomes.values():
@@ -101,8 +102,22 @@ def _status(folder: StudyFolder) -> None:
             typer.echo(f"  {described(outcome)}")
 
 
+def _verdicts(folder: StudyFolder) -> None:
+    """What the final runs say about each hypothesis, as far as they have come."""
+    import json
+
+    if not folder.summary.is_file():
+        return
+    for one in json.loads(folder.summary.read_text(encoding="utf-8")).get("hypotheses", ()):
+        low, high = one["interval"] or (float("nan"),) * 2
+        text = f"hypothesis {one['name']}: {one['verdict']}, {100 * one['value']:+.2f} points"
+        text += f" [{100 * low:.2f}, {100 * high:.2f}], {one['seeds']} seeds"
+        typer.echo(text + (f" (exploratory: {one['exploratory']})" if one["exploratory"] else ""))
+
+
 def _dry_run(given: Study, images_per_second: float | None, workers: int) -> None:
     from conadv.lab.study.cost import estimate
+    from conadv.lab.study.hypotheses.judge import visible_effects
     from conadv.lab.study.plan import make_plan
 
     plan = make_plan(given)
@@ -128,6 +143,10 @@ def _dry_run(given: Study, images_per_second: float | None, workers: int) -> Non
     if workers > 1:
         shared = duration(seconds / workers)
         typer.echo(f"on {workers} workers, if they do not slow each other: {shared}")
+    for name, effect in visible_effects(given).items():
+        typer.echo(
+            f"hypothesis {name}: {len(given.final.seeds)} seeds show {100 * effect:.2f} points"
+        )
     typer.echo("an example of each kind of run:")
     first = {task.kind: task for task in reversed(plan.tasks)}
     for task in first.values():

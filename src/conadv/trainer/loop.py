@@ -334,10 +334,11 @@ class Run:
             train_loss=seen.loss,
             test_accuracy=test.accuracy,
             test_loss=test.loss,
+            test_images=len(images),
             robust_accuracy=robust,
         )
 
-    def _write_result(self, status: Status, **measured: float | None) -> Result:
+    def _write_result(self, status: Status, **measured: Any) -> Result:
         recipe, trainer = self.recipe, self.trainer
         seconds = [line["seconds"] for line in read_lines(self.folder.timing)]
         result = Result(

@@ -177,8 +177,9 @@ def test_shipped_studies_are_possible(name: str) -> None:
 
 def test_the_study_of_the_documentation_is_possible() -> None:
     page = Path(__file__).resolve().parents[3] / "docs/study.md"
-    (block,) = [b for b in blocks(page) if b.language == "yaml"]
-    plan = make_plan(make_study(parse_yaml(block.code, "docs"), "docs", "docs"))
+    shown = [b.code for b in blocks(page) if b.language == "yaml"]
+    plan = make_plan(make_study(parse_yaml("\n".join(shown), "docs"), "docs", "docs"))
+    assert plan.study.hypotheses is not None and len(plan.study.hypotheses.named) == 4
     assert [cell.name for cell in plan.cells] == [
         "vanilla-b100",
         "recycled-b100",

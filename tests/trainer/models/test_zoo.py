@@ -130,7 +130,22 @@ def test_timm_takes_options() -> None:
     assert model.drop_rate == 0.3
 
 
-@pytest.mark.parametrize("name", ["cifar/resnet8", "cifar/resnet18", "cifar/resnet9"])
+def test_patches_become_channels_and_the_width_is_an_option() -> None:
+    model = create_model("cifar/patch-resnet9", 3, 10)
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    assert first.weight.shape == (32, 12, 3, 3), "2 x 2 pixels of 3 channels"
+    # 12-32, 4 of 32-32 to 128-128 as residual pairs, 32-64, 64-128; gamma and beta; the last layer
+    convolutions = 9 * (12 * 32 + 32 * 64 + 64 * 128 + 2 * (32**2 + 64**2 + 128**2))
+    norms = 2 * 3 * (32 + 64 + 128)
+    assert sum(p.numel() for p in model.parameters()) == convolutions + norms + 128 * 10
+    wide = create_model("cifar/patch-resnet9", 3, 10, options={"width": 64})
+    assert wide(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    assert wide.get_parameter("fc.weight").shape == (10, 256)
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar/resnet8", "cifar/resnet18", "cifar/resnet9", "cifar/patch-resnet9"]
+)
 def test_they_split_and_come_back(name: str) -> None:
     model = create_model(name, 1, 4)
     keys = list(model.state_dict())

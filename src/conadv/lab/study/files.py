@@ -88,11 +88,15 @@ def _sentence(detail: Any) -> str:
 
 def _siblings(loc: tuple[int | str, ...]) -> list[str]:
     """Names of the fields beside one that does not exist."""
+    from conadv.lab.study.hypotheses.schema import Hypotheses, Hypothesis
     from conadv.lab.study.schema import Final, Method, Parameter, Tuning
 
-    owner: Any = {"tuning": Tuning, "final": Final, "methods": Method}.get(str(loc[0]), Study)
+    sections = {"tuning": Tuning, "final": Final, "methods": Method, "hypotheses": Hypothesis}
+    owner: Any = sections.get(str(loc[0]), Study)
     if len(loc) == 1:
         owner = Study
+    elif loc[0] == "hypotheses" and len(loc) == 2:
+        owner = Hypotheses
     elif "space" in loc:
         owner = Parameter
     return list(owner.model_fields)
@@ -118,6 +122,8 @@ class StudyFolder:
         self.tuned = self.root / "tuned.json"
         self.summary = self.root / "summary.json"
         self.table = self.root / "summary.csv"
+        self.registered = self.root / "registered.json"
+        """What was to be decided, from before the first final run."""
 
     def log(self, number: int) -> Path:
         """Where a worker of this machine writes what it says."""
@@ -126,8 +132,9 @@ class StudyFolder:
     def prepare(self, study: Study) -> Study:
         """Create the folder, or see that it holds this study.
 
-        More seeds, methods and batches may be added to a study; everything else must be as it
-        was, because some of its runs may be done.
+        More seeds, methods and batches may be added to a study, and hypotheses changed, which
+        then are exploratory; everything else must be as it was, because some of its runs may be
+        done.
 
         Returns:
             The study as the folder has it: its recipe is a name, or a file in the folder.
@@ -170,7 +177,8 @@ class StudyFolder:
         )
         before = before.model_copy(update={"methods": _methods(before, before)})
         old, new = before.model_dump(mode="json"), kept.model_dump(mode="json")
-        fields = ("attempts", "stale_after", "description")  # these change no run
+        # These change no run.
+        fields = ("attempts", "stale_after", "description", "hypotheses")
         names = [name for name in old if old[name] != new[name] and name not in fields]
         if recipe is not None and self.base.exists() and self.base.read_text("utf-8") != recipe:
             names.append("recipe")

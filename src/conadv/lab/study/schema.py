@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from conadv.lab.study.hypotheses.schema import Hypotheses
 from conadv.trainer.recipe.values import Flag, Number, Section, Text, Whole
 from conadv.trainer.recipe.yaml12 import one_line
 
@@ -116,6 +117,8 @@ class Study(Section):
     """How settings are chosen."""
     final: Final = Final()
     """The runs that are reported."""
+    hypotheses: Hypotheses | None = None
+    """What it decides, stated before the final runs; null: nothing, all of it is exploratory."""
     attempts: Whole = Field(default=3, ge=1)
     """How many workers a run may kill (by memory, a crash of the interpreter) before it counts as
     failed."""
@@ -140,7 +143,11 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*self._method_problems(), *self._tuning_problems()]
+        problems = [
+            *self._method_problems(),
+            *self._tuning_problems(),
+            *self._hypothesis_problems(),
+        ]
         if problems:
             raise ValueError(" ".join(problems))
         return self
@@ -210,6 +217,17 @@ class Study(Section):
                 f"tuning.finalists={tuning.finalists}: there are only {tuning.trials} trials."
             )
         return found
+
+    def _hypothesis_problems(self) -> list[str]:
+        """Hypotheses about runs that the study does not make."""
+        if self.hypotheses is None:
+            return []
+        return [
+            f"hypotheses.{name}: {method} is not run at batch {batch}."
+            for name, hypothesis in self.hypotheses.named.items()
+            for method, batch in hypothesis.contrast()
+            if method not in self.methods or batch not in self.sizes_of(method)
+        ]
 
     def sizes_of(self, method: str) -> tuple[int, ...]:
         """The batches that a method is run at."""

@@ -11,6 +11,8 @@ from typing import Any
 
 from conadv._files import write_json, write_text
 from conadv.lab.study.files import StudyFolder
+from conadv.lab.study.hypotheses.judge import judge
+from conadv.lab.study.hypotheses.registration import Registration
 from conadv.lab.study.outcomes import Outcome, read_outcomes
 from conadv.lab.study.plan import Plan
 from conadv.lab.study.search import Search, finalists
@@ -21,6 +23,7 @@ _FROM_RESULT = (
     "train_accuracy",
     "train_loss",
     "test_loss",
+    "test_images",
     "val_accuracy",
     "compute",
     "steps",
@@ -34,7 +37,9 @@ def write_tables(folder: StudyFolder, plan: Plan, search: Search) -> None:
     found = read_outcomes(folder.tasks, [task.name for task in plan.tasks])
     write_json(folder.tuned, tuned(plan, search, found))
     rows = summary(plan, found)
-    write_json(folder.summary, {"study": plan.study.name, "runs": rows})
+    judged = judge(plan.study, rows, Registration.read(folder.registered))
+    stated = [judgement.as_dict() for judgement in judged]
+    write_json(folder.summary, {"study": plan.study.name, "hypotheses": stated, "runs": rows})
     write_text(folder.table, _csv(rows))
 
 

@@ -18,6 +18,7 @@ from conadv._files import write_text
 from conadv.errors import ConadvError, DataError, Interrupted, NonFiniteError
 from conadv.lab.study.claims import Claim, Claims
 from conadv.lab.study.files import StudyFolder
+from conadv.lab.study.hypotheses.registration import register
 from conadv.lab.study.outcomes import Outcome, Status, outcome_path, read_outcomes
 from conadv.lab.study.plan import Plan, Task, make_plan
 from conadv.lab.study.search import WORST, Search, finalists
@@ -163,6 +164,8 @@ class Worker:
     def _run(self, task: Task, claim: Claim, values: dict[str, float]) -> None:
         out = self.folder.runs / task.name
         stop = StopRequest()
+        if task.kind == "final":
+            register(self.folder, self.study)
 
         def beat(owned: bool) -> None:
             if not owned:

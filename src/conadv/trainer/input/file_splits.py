@@ -194,7 +194,7 @@ def load_file_splits(recipe: Recipe, device: torch.device, world: World) -> File
             "same class folders."
         )
     labels = _TrainLabels(source.name, source.labels, source.classes)
-    train, held_out = split(labels, settings.validation, recipe.seed, settings.train_images)
+    train, held_out = split(labels, settings.validation, recipe.split_seed, settings.train_images)
     workers = settings.files.workers
     if workers is None:
         # One core of each process is left to the training itself.

@@ -28,5 +28,5 @@ def load_splits(recipe: Recipe, device: torch.device, world: World | None = None
     if settings.dataset == "synthetic":
         options = settings.synthetic.model_dump()
     dataset = load_dataset(settings.dataset, settings.root, **options)
-    train, held_out = split(dataset, settings.validation, recipe.seed, settings.train_images)
-    return ResidentSplits(dataset, train, held_out, device)
+    train, held_out = split(dataset, settings.validation, recipe.split_seed, settings.train_images)
+    return ResidentSplits(dataset, train, held_out, device, settings.test_unused)

@@ -20,6 +20,8 @@ class ResidentSplits:
     train_indices: Tensor
     val_indices: Tensor
     device: torch.device
+    test_unused: bool = False
+    """Whether training images that are neither trained on nor held out join the test images."""
 
     @property
     def facts(self) -> Facts:
@@ -52,9 +54,16 @@ class ResidentSplits:
         return self._training_images(self.val_indices) if len(self.val_indices) else None
 
     def test(self) -> Images:
-        """The test set."""
+        """The test set, and behind it the unused training images where the recipe says so."""
         data = self.dataset
-        return self._images(data.test_images, data.test_labels)
+        images, labels = data.test_images, data.test_labels
+        if self.test_unused:
+            unused = torch.ones(len(data.train_labels), dtype=torch.bool)
+            unused[self.train_indices] = False
+            unused[self.val_indices] = False
+            images = torch.cat([images, data.train_images[unused]])
+            labels = torch.cat([labels, data.train_labels[unused]])
+        return self._images(images, labels)
 
     def _training_images(self, indices: Tensor, count: int | None = None) -> Images:
         chosen = indices

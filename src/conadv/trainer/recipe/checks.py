@@ -240,6 +240,12 @@ def _parallel(recipe: Recipe) -> Iterator[str]:
 def _images(recipe: Recipe) -> Iterator[str]:
     """Augmentation that this kind of data set does not have."""
     data, method, train = recipe.data, recipe.method, recipe.train
+    if data.test_unused and (data.dataset == "files" or data.train_images is None):
+        yield (
+            f"data.test_unused=true with data.dataset={data.dataset}, data.train_images="
+            f"{_null(data.train_images)}: it is for data sets in memory of which part is used. "
+            "Give data.train_images, and another data.dataset than files, or set it to false."
+        )
     if data.dataset == "files":
         for name, given in (("crop_padding", data.crop_padding), ("cutout", data.cutout)):
             if given:

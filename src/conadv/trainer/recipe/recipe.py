@@ -117,6 +117,11 @@ class Recipe(Section):
         return method_label(self)
 
     @property
+    def split_seed(self) -> int:
+        """Seed of which images are trained on, held out and left, the default filled in."""
+        return self.seed if self.data.split_seed is None else self.data.split_seed
+
+    @property
     def robust_epsilon(self) -> float:
         """Radius of the test attack in pixel units, the default filled in."""
         given = self.evaluation.robust_epsilon

@@ -116,6 +116,11 @@ class DataSection(Section):
     """Use only so many training images, balanced by class; null: all."""
     validation: Number = Field(default=0.1, ge=0, lt=1)
     """Share of the training images held out for validation."""
+    split_seed: Whole | None = Field(default=None, ge=0, lt=2**32)
+    """Seed of which images are trained on and held out; null takes the run's seed. Runs of one
+    split_seed share them."""
+    test_unused: Flag = False
+    """Test also on the training images that train_images leaves unused, besides the test images."""
     crop_padding: Whole = Field(default=0, ge=0, le=64)
     """Random crop after padding by so many pixels; 0: no crop."""
     flip: Flag = False

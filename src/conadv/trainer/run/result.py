@@ -44,6 +44,8 @@ class Result:
     train_loss: float | None = None
     """On the images of ``train_accuracy``: whether training has come to its end."""
     test_loss: float | None = None
+    test_images: int | None = None
+    """Images of ``test_accuracy``: those of the data set, and with ``data.test_unused`` more."""
 
     def write(self, path: Path) -> None:
         """Write the JSON file."""
