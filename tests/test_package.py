@@ -86,11 +86,12 @@ TRAINER: dict[str, set[str]] = {
     "trainer/input": {"trainer/data", "trainer/distributed", "trainer/recipe"},
     "trainer/run": {"trainer/input"},
     "trainer/step": set(),
-    "trainer/update": {"trainer/recipe"},
+    "trainer/update": {"trainer/checkpoint", "trainer/recipe", "trainer/step"},
     "trainer/trainer": {
         "trainer/distributed",
         "trainer/input",
         "trainer/step",
+        "trainer/update",
         "trainer/checkpoint",
     },
     "trainer/build": {

@@ -49,12 +49,13 @@ def test_bias_and_norm_get_no_decay(name: str) -> None:
     trainer = build(tiny(f"optimizer.name={name}", "optimizer.weight_decay=0.25")).trainer
     decay = {
         id(p): group["weight_decay"]
-        for group in trainer.optimizer.param_groups
+        for group in trainer.update.optimizer.param_groups
         for p in group["params"]
     }
     for parameter in trainer.model.parameters():
         assert decay[id(parameter)] == (0.25 if parameter.ndim > 1 else 0)
-    assert trainer.peak_lrs == [0.05, 0.05]
+    trainer.update.begin(step=2)  # after the warm-up
+    assert [group["lr"] for group in trainer.update.optimizer.param_groups] == [0.05, 0.05]
 
 
 def test_learning_rate_rule_and_schedule() -> None:

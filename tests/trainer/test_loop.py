@@ -162,10 +162,10 @@ def test_crash_between_checkpoints_repeats_the_lost_steps(
     """No warning, no signal: the process is gone in the middle of a step."""
     original = Trainer.train_step
 
-    def dying(self: Trainer, wishes: Any) -> Any:
+    def dying(self: Trainer, requests: Any) -> Any:
         if self.step == died_at:
             raise RuntimeError("power cut")
-        return original(self, wishes)
+        return original(self, requests)
 
     recipe = tiny("checkpoint.every_steps=2")
     with monkeypatch.context() as patch:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 import conadv
 from conadv.errors import NonFiniteError
 from conadv.schedules import Schedule
-from conadv.trainer.distributed.data_parallel import Alone
-from conadv.trainer.step import Numerics, StepReport
+from conadv.trainer.distributed.data_parallel import Exchange
+from conadv.trainer.step import Precision, StepReport
 from conadv.trainer.trainer import MAX_SKIPS_IN_A_ROW, Trainer
+from conadv.trainer.update import Update
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ class RandomFeed:
     def __init__(self, sizes: list[int], bad: tuple[int, ...] = (), steps: int = STEPS) -> None:
         self._sizes = sizes
         self.bad = bad
-        self.total_steps = steps
+        self.total_steps, self.micro_steps = steps, len(sizes)
 
     def sizes(self, step: int) -> list[int]:
         return self._sizes
@@ -47,6 +48,9 @@ class RandomFeed:
 
     def sample_ids(self, step: int) -> list[int]:
         return [1000 * step + i for i in range(sum(self._sizes))]
+
+    def images(self, step: int) -> int:
+        return step * sum(self._sizes)
 
     def views(self, step: int, index: int) -> dict[str, tuple[Tensor, Tensor]]:
         return {}
@@ -69,23 +73,22 @@ def make(
     schedule: str | Schedule = "recycled",
     model: nn.Module | None = None,
     lr: float = 0.05,
-    **numerics: Any,
+    dtype: torch.dtype | None = None,
+    **update: Any,
 ) -> Trainer:
     model = conadv.split_norms(model or network())
     attack = conadv.Attack(8 / 255, mean=MEAN, std=STD)
     adversary = conadv.Adversary(model, attack, schedule, seed=5)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    precision = Precision(CPU, dtype)
     return Trainer(
         model,
         adversary,
-        optimizer,
+        Update(model, optimizer, lambda step: 1 - step / STEPS, precision.grad_scaler(), **update),
         nn.CrossEntropyLoss(),
         feed,
-        lambda step: 1 - step / STEPS,
-        Numerics(CPU, **numerics),
-        Alone(model),
-        len(feed.sizes(0)),
-        schedule.tau // len(feed.sizes(0)) if isinstance(schedule, conadv.Lookahead) else 0,
+        Exchange(model),
+        precision,
     )
 
 
@@ -111,7 +114,7 @@ def test_it_is_the_loop_that_a_library_user_writes() -> None:
     trainer = make(feed, model=network(dropout=0.0))
     by_hand = make(feed, model=network(dropout=0.0))
     reports = run(trainer)
-    adversary, optimizer = by_hand.adversary, by_hand.optimizer
+    adversary, optimizer = by_hand.adversary, by_hand.update.optimizer
     losses = []
     for step in range(STEPS):
         images, labels = feed.whole(step)
@@ -188,7 +191,7 @@ SCHEDULES: dict[str, Any] = {
 def test_continuing_from_a_state_is_exact(schedule: str, dtype: torch.dtype | None) -> None:
     make_schedule = SCHEDULES[schedule]
     feed = RandomFeed([4, 4])
-    options: dict[str, Any] = {"autocast_dtype": dtype, "ema_decay": 0.5}
+    options: dict[str, Any] = {"dtype": dtype, "ema_decay": 0.5}
     unbroken = make(feed, make_schedule(), **options)
     torch.manual_seed(11)
     reports = run(unbroken)
@@ -205,15 +208,15 @@ def test_continuing_from_a_state_is_exact(schedule: str, dtype: torch.dtype | No
     late = run(second)
     assert [*early, *late] == reports
     assert_same(weights(second), weights(unbroken))
-    assert second.ema is not None and unbroken.ema is not None
-    assert_same(second.ema.state_dict(), unbroken.ema.state_dict())
+    assert second.update.ema is not None and unbroken.update.ema is not None
+    assert_same(second.update.ema.state_dict(), unbroken.update.ema.state_dict())
 
 
 def test_fp16_scales_its_loss_and_keeps_the_attack_alive() -> None:
-    trainer = make(RandomFeed([8, 8]), "recycled", autocast_dtype=torch.float16)
+    trainer = make(RandomFeed([8, 8]), "recycled", dtype=torch.float16)
     fresh = make(RandomFeed([8, 8]))
     reports = run(trainer)
-    assert trainer.scaler.is_enabled()
+    assert trainer.update.scaler.is_enabled()
     assert all(r.zero_share is not None and r.zero_share < 0.05 for r in reports)
     assert any(not torch.equal(v, weights(fresh)[k]) for k, v in weights(trainer).items())
 
@@ -221,11 +224,11 @@ def test_fp16_scales_its_loss_and_keeps_the_attack_alive() -> None:
 def test_ema_averages_weights_and_statistics() -> None:
     trainer = make(RandomFeed([8]), ema_decay=0.9)
     run(trainer, 1)
-    assert trainer.ema is not None
+    assert trainer.update.ema is not None
     first = copy.deepcopy(weights(trainer))
-    assert_same(trainer.evaluated_model.state_dict(), first)
+    assert_same(trainer.update.evaluated_model.state_dict(), first)
     run(trainer, 2)
-    for key, value in trainer.evaluated_model.state_dict().items():
+    for key, value in trainer.update.evaluated_model.state_dict().items():
         if value.is_floating_point():
             expected = first[key] * 0.9 + weights(trainer)[key] * 0.1
             torch.testing.assert_close(value, expected)
@@ -255,27 +258,27 @@ def test_nan_stops_with_step_rate_and_samples_and_leaves_the_weights() -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_nan_skipped_leaves_no_trace(schedule: str) -> None:
     feed = RandomFeed([4, 4], bad=(2,))
-    trainer = make(feed, SCHEDULES[schedule](), nonfinite="skip", ema_decay=0.5)
+    trainer = make(feed, SCHEDULES[schedule](), skip_nonfinite=True, ema_decay=0.5)
     for _ in range(2):
         trainer.train_step()
     before = copy.deepcopy(weights(trainer))
-    momentum = copy.deepcopy(trainer.optimizer.state_dict()["state"])
+    momentum = copy.deepcopy(trainer.update.optimizer.state_dict()["state"])
     report = trainer.train_step()
     assert report.skipped and report.step == 3 and report.images == 24
     assert_same(weights(trainer), before)
-    for key, state in trainer.optimizer.state_dict()["state"].items():
+    for key, state in trainer.update.optimizer.state_dict()["state"].items():
         assert torch.equal(state["momentum_buffer"], momentum[key]["momentum_buffer"])
     for _ in range(STEPS - 3):
         later = trainer.train_step()
         assert not later.skipped
         assert later.loss == later.loss
     assert all(v.isfinite().all() for v in weights(trainer).values())
-    assert all(v.isfinite().all() for v in trainer.evaluated_model.state_dict().values())
+    assert all(v.isfinite().all() for v in trainer.update.evaluated_model.state_dict().values())
 
 
 def test_infinite_gradient_under_a_finite_loss_counts_as_void() -> None:
     trainer = make(RandomFeed([8]), "vanilla")
-    parameter = trainer.parameters[0]
+    parameter = next(trainer.model.parameters())
     parameter.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NonFiniteError, match=r"gradient's norm (inf|nan)"):
         run(trainer)
@@ -285,7 +288,7 @@ def test_infinite_gradient_under_a_finite_loss_counts_as_void() -> None:
 def test_skipping_for_ever_is_refused() -> None:
     steps = MAX_SKIPS_IN_A_ROW + 5
     feed = RandomFeed([4], bad=tuple(range(steps)), steps=steps)
-    trainer = make(feed, nonfinite="skip")
+    trainer = make(feed, skip_nonfinite=True)
     with pytest.raises(NonFiniteError, match="steps in a row were void"):
         run(trainer, steps)
     assert trainer.step == MAX_SKIPS_IN_A_ROW

@@ -164,6 +164,11 @@ class Adversary(Continued):
             raise ValueError("This schedule object belongs to another Adversary: make a new one.")
         self.schedule.bound = True
 
+    @property
+    def reads_ahead(self) -> int:
+        """For the batch of how many rounds later copies are made: lookahead's tau, otherwise 0."""
+        return self.schedule.reads_ahead
+
     # -- the loop ------------------------------------------------------------------------------
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:

@@ -11,7 +11,7 @@ import conadv
 from conadv.errors import RecipeError
 from conadv.schedules import Schedule
 from conadv.trainer.distributed import World
-from conadv.trainer.distributed.data_parallel import Alone, DataParallel, Exchange, FullySharded
+from conadv.trainer.distributed.data_parallel import DataParallel, Exchange, FullySharded
 from conadv.trainer.distributed.world import local_device
 from conadv.trainer.evaluation.robustness import Robustness, robust_accuracy
 from conadv.trainer.input.feed import Feed, MixedFeed
@@ -23,14 +23,9 @@ from conadv.trainer.recipe import Recipe
 from conadv.trainer.recipe.sections import BRANCHES, VIEW_BRANCH
 from conadv.trainer.recipe.values import piecewise
 from conadv.trainer.run.device import autocast_dtype, resolve_device
-from conadv.trainer.step import Numerics
+from conadv.trainer.step import Precision
 from conadv.trainer.trainer import Trainer
-from conadv.trainer.update import (
-    learning_rate_factor,
-    make_optimizer,
-    make_sam,
-    make_variance_reduction,
-)
+from conadv.trainer.update import make_update
 
 T = TypeVar("T")
 
@@ -44,6 +39,7 @@ class Built:
     device: torch.device
     splits: Splits
     validation: EvalImages | None
+    adversary: conadv.Adversary
     trainer: Trainer
     evaluate_every: int
     """Steps between looks at the validation split."""
@@ -53,12 +49,12 @@ class Built:
 
         Each rank takes a part of the images.
         """
-        model, numerics = self.trainer.evaluated_model, self.trainer.numerics
+        model, precision = self.trainer.update.evaluated_model, self.trainer.precision
         layout, branch = self.recipe.hardware.channels_last, self.recipe.evaluation.branch
 
         def measure(part: EvalImages, batch: int) -> Score:
             batches = part.batches(batch, self.device, channels_last=layout)
-            return score(model, batches, numerics.autocast(), branch)
+            return score(model, batches, precision.autocast(), branch)
 
         return Score.joined(self._on_parts(images, measure))
 
@@ -67,9 +63,9 @@ class Built:
         settings = self.recipe.evaluation
 
         def measure(part: EvalImages, batch: int) -> Robustness:
-            with self.trainer.numerics.autocast():
+            with self.trainer.precision.autocast():
                 return robust_accuracy(
-                    self.trainer.evaluated_model,
+                    self.trainer.update.evaluated_model,
                     part.batches(batch, self.device),
                     make_test_attack(self.recipe, self.splits.facts),
                     branch=settings.branch,
@@ -119,30 +115,21 @@ def build(recipe: Recipe, world: World | None = None, splits: Splits | None = No
     if recipe.hardware.channels_last and not sharded:  # fully_shard takes contiguous weights only
         model = model.to(memory_format=torch.channels_last)
     exchange = _exchange(recipe, model, world)
+    adversary = make_adversary(recipe, exchange.wrapped, splits.facts, len(slots))
+    precision = Precision(device, autocast_dtype(recipe.hardware.precision, device))
     trainer = Trainer(
-        model=model,
-        adversary=make_adversary(recipe, exchange.wrapped, splits.facts, len(slots)),
-        optimizer=make_optimizer(recipe, model),
-        criterion=nn.CrossEntropyLoss(label_smoothing=recipe.train.label_smoothing),
-        feed=feed,
-        factor=learning_rate_factor(recipe, count),
-        numerics=Numerics(
-            device=device,
-            autocast_dtype=autocast_dtype(recipe.hardware.precision, device),
-            clip_grad_norm=recipe.train.clip_grad_norm,
-            nonfinite=recipe.train.nonfinite,
-            ema_decay=recipe.train.ema_decay,
-        ),
-        exchange=exchange,
-        micro_steps=recipe.micro_steps,
-        tau=recipe.method.tau if recipe.method.schedule == "lookahead" else 0,
-        sam=make_sam(recipe, model.parameters()),
-        variance_reduction=make_variance_reduction(recipe, model.parameters(), world.size),
+        model,
+        adversary,
+        make_update(recipe, model, precision, count, world.size),
+        nn.CrossEntropyLoss(label_smoothing=recipe.train.label_smoothing),
+        feed,
+        exchange,
+        precision,
     )
     if world.size > 1 and not sharded:
-        trainer.settle()
-    every = round(recipe.evaluation.every_epochs * recipe.steps_per_epoch(count))
-    return Built(recipe, world, device, splits, splits.validation(), trainer, max(1, every))
+        trainer.warm_up_buckets()
+    every = max(1, round(recipe.evaluation.every_epochs * recipe.steps_per_epoch(count)))
+    return Built(recipe, world, device, splits, splits.validation(), adversary, trainer, every)
 
 
 def _mixed(recipe: Recipe, feed: Feed, facts: Facts) -> Feed:
@@ -160,7 +147,7 @@ def _mixed(recipe: Recipe, feed: Feed, facts: Facts) -> Feed:
 def _exchange(recipe: Recipe, model: nn.Module, world: World) -> Exchange:
     called: Any = torch.compile(model) if recipe.hardware.compile else model
     if world.size == 1:
-        return Alone(called)
+        return Exchange(called)
     if recipe.hardware.parallel == "fsdp":
         return FullySharded(model, world)
     return DataParallel(model, called, world)

@@ -38,7 +38,7 @@ from conadv.trainer.run.result import Result, Status
 from conadv.trainer.run.signals import StopRequest
 from conadv.trainer.run.tensorboard import NoEvents, open_events
 from conadv.trainer.run.trace import NoTrace, StepTrace
-from conadv.trainer.step import StepReport, Wishes
+from conadv.trainer.step import StepReport, StepRequests
 
 EVENT_POINTS = 1000
 """About how many points TensorBoard gets per curve; ``metrics.jsonl`` has every one."""
@@ -131,14 +131,14 @@ class Run:
         while not self.trainer.finished:
             if stop:
                 self._interrupt()
-            agreed = self._step()
+            requested = self._step()
             self.trace.step()
             # Ranks agree on what happens between steps, for they have to do it together; a signal
             # that reaches one of them during a step is heard after the next.
-            stop = agreed.stop if self.world.size > 1 else self.stop.requested
+            stop = requested.stop if self.world.size > 1 else self.stop.requested
             self._evaluate_if_due()
             self.saving.look()
-            if agreed.checkpoint:
+            if requested.checkpoint:
                 self.saving.start(self.trainer.step)
                 self.clock = time.perf_counter()
         self.saving.settle(self.trainer.step)
@@ -178,14 +178,14 @@ class Run:
             f"{self.folder.root} must be the same folder for all of them.",
         )
 
-    def _step(self) -> Wishes:
+    def _step(self) -> StepRequests:
         self.world.watchdog.doing(f"step {self.trainer.step + 1}")
-        wishes = Wishes(
+        requests = StepRequests(
             stop=self.world.size > 1 and self.stop.requested,
             checkpoint=self.world.main and self.saving.due(self.trainer.step + 1),
         )
         try:
-            report = self.trainer.train_step(wishes)
+            report = self.trainer.train_step(requests)
         except NonFiniteError as error:
             self._write_result("diverged")
             raise NonFiniteError(f"{error} The run is in {self.folder.root}.") from error
@@ -211,7 +211,7 @@ class Run:
                 f"step {report.step}: loss {report.loss:g}, gradient norm "
                 f"{report.gradient_norm:g}: skipped, as train.nonfinite says"
             )
-        return self.trainer.agreed
+        return self.trainer.requested
 
     def _say_of_rank(self, text: str) -> None:
         """What only this rank knows."""
@@ -320,7 +320,7 @@ class Run:
         robust = built.robust_accuracy()
         if self.world.main or trainer.exchange.lockstep:
             path = self.folder.pictures if self.world.main else None
-            write_pictures(path, trainer.adversary, images, trainer.criterion, built.device)
+            write_pictures(path, built.adversary, images, trainer.criterion, built.device)
         self.events.write(
             "test", trainer.step, {"accuracy": test.accuracy, "robust_accuracy": robust}
         )
@@ -351,7 +351,7 @@ class Run:
             global_batch=recipe.batch.global_batch,
             seed=recipe.seed,
             steps=trainer.step,
-            images_seen=trainer.images,
+            images_seen=trainer.feed.images(trainer.step),
             compute=round(trainer.compute, 3),  # thirds add up to rounding
             step_seconds_median=statistics.median(seconds) if seconds else None,
             val_accuracy=self.val_accuracy,

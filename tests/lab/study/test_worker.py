@@ -16,7 +16,7 @@ from conadv.lab.study.outcomes import Outcome, read_outcomes
 from conadv.lab.study.search import Search
 from conadv.lab.study.status import Watch
 from conadv.lab.study.tables import write_tables
-from conadv.lab.study.worker import WornOut
+from conadv.lab.study.worker import ProcessUnusable
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.run.result import Result
 from support.studies import MadeUp, prepared, study, worker
@@ -244,7 +244,7 @@ def test_after_a_crash_the_process_asks_to_be_replaced(tmp_path: Path) -> None:
     folder, plan = prepared(tmp_path)
     make = Failing("vanilla-b16", 1000, RuntimeError("CUDA error"))
     for _ in range(2):
-        with pytest.raises(WornOut):
+        with pytest.raises(ProcessUnusable):
             worker(folder, make).work()
     worker(folder, make).work()
     found = outcomes(folder, plan)

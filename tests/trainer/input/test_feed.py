@@ -64,6 +64,8 @@ def test_the_tail_of_an_epoch(tail: str, sizes: Any) -> None:
     assert source.epoch(3) == {"wrap": 48 / 42, "drop": 1.5, "keep": 1.0}[tail]
     images, _ = step_images(source, 2)
     assert len(images) == sum(sizes[2])
+    seen = [sum(sum(source.sizes(before)) for before in range(step)) for step in range(8)]
+    assert [source.images(step) for step in range(8)] == seen
 
 
 def test_fixed_budget_reads_fewer_images() -> None:

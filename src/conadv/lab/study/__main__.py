@@ -23,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from conadv.errors import ConadvError, Interrupted
-    from conadv.lab.study.worker import Worker, WornOut
+    from conadv.lab.study.worker import ProcessUnusable, Worker
 
     try:
         console = Console(file=sys.stderr, force_terminal=False, soft_wrap=True)
         Worker(given.folder, console=console, parent=given.parent).work()
-    except WornOut:
+    except ProcessUnusable:
         return REPLACE_ME
     except (Interrupted, KeyboardInterrupt) as error:
         print(error, file=sys.stderr, flush=True)

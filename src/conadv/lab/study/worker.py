@@ -33,7 +33,7 @@ BEATS = 6
 """Signs of life in the time after which a worker counts as dead."""
 
 
-class WornOut(Exception):
+class ProcessUnusable(Exception):
     """A run failed in a way that may have left this process unusable; its outcome is written."""
 
 
@@ -84,7 +84,7 @@ class Worker:
         Raises:
             Interrupted: Asked to stop (SIGINT, SIGTERM); the run at hand has a checkpoint.
             DataError: The data set cannot be had.
-            WornOut: This process should be replaced by a new one.
+            ProcessUnusable: This process should be replaced by a new one.
         """
         with self._stop as stop:
             while not all(self.is_done(task) for task in self.plan.tasks):
@@ -203,7 +203,7 @@ class Worker:
             return
         self._conclude(task, values, status, message, time.perf_counter() - began, result)
         if broken:
-            raise WornOut(message)
+            raise ProcessUnusable(message)
 
     def _conclude(
         self,

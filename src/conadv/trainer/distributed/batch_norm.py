@@ -12,6 +12,8 @@ evaluation and checkpoints are the same on any number of devices, and one small 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ class JoinedStatistics:
 
     def __init__(self, model: nn.Module, rank: int, size: int) -> None:
         self._rank, self._size = rank, size
-        self._layers = [
+        layers: list[Any] = [
             layer
             for layer in model.modules()
             if isinstance(layer, _BatchNorm)
@@ -39,19 +41,18 @@ class JoinedStatistics:
             and layer.num_batches_tracked is not None
             and layer.momentum is not None
         ]
-        owned = {id(b) for layer in self._layers for b in (layer.running_mean, layer.running_var)}
-        self._statistics: list[Tensor] = []
-        keep: list[Tensor] = []
-        for layer in self._layers:
-            assert layer.running_mean is not None and layer.running_var is not None
-            self._statistics += [layer.running_mean, layer.running_var]
-            keep += [torch.full((2 * layer.num_features,), 1.0 - float(layer.momentum or 0.0))]
+        self._counters: list[Tensor] = [layer.num_batches_tracked for layer in layers]
+        self._statistics: list[Tensor] = [
+            buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)
+        ]
+        owned = {id(buffer) for buffer in self._statistics}
         self._others = [b for b in model.buffers() if b.is_floating_point() and id(b) not in owned]
         device = next(model.parameters()).device
-        self._keep = torch.cat(keep).to(device) if keep else torch.empty(0, device=device)
-        """1 - momentum, for every value."""
-        lengths = [2 * layer.num_features for layer in self._layers]
+        lengths = [2 * layer.num_features for layer in layers]
         self._lengths = torch.tensor(lengths, dtype=torch.int64, device=device)
+        keep = torch.tensor([1.0 - layer.momentum for layer in layers], device=device)
+        self._keep = keep.repeat_interleave(self._lengths)
+        """1 - momentum, for every value."""
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -98,15 +99,12 @@ class JoinedStatistics:
         )
 
     def _counts(self) -> Tensor:
-        counts = [layer.num_batches_tracked for layer in self._layers]
-        if not counts:
-            return torch.empty(0, dtype=torch.float64, device=self._keep.device)
-        return torch.stack([c for c in counts if c is not None]).double()
+        counts = [counter.double() for counter in self._counters]
+        return torch.stack(counts) if counts else self._keep.double()
 
     def _set_counts(self, counts: Tensor) -> None:
-        for layer, count in zip(self._layers, counts.unbind(), strict=True):
-            assert layer.num_batches_tracked is not None
-            layer.num_batches_tracked.copy_(count)
+        for counter, count in zip(self._counters, counts.unbind(), strict=True):
+            counter.copy_(count)
 
     def _flat(self, tensors: list[Tensor]) -> Tensor:
         if not tensors:

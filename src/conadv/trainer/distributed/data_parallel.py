@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,69 +20,51 @@ from conadv.trainer.distributed import World
 from conadv.trainer.distributed.batch_norm import JoinedStatistics
 
 
-class Exchange(Protocol):
-    """The other ranks, as a step sees them."""
+class Exchange:
+    """The other ranks, as a step sees them. Here there are none: a process on its own.
 
-    world: World
-    wrapped: Any
-    """What the adversary trains through."""
-    lockstep: bool
-    """Whether a forward pass on one rank needs one on every other, outside of training too."""
-
-    def begin(self) -> None:
-        """A step begins."""
-
-    def round(self, last: bool) -> AbstractContextManager[Any]:
-        """Around forward and backward; gradients travel with the last round of the step."""
-
-    def undo_statistics(self) -> None:
-        """The running statistics are again those of `begin`."""
-
-    def numbers(self, mine: Tensor) -> None:
-        """Hand over this rank's numbers of the step, shape (n,)."""
-
-    def wait(self) -> Tensor:
-        """Gradients are means over ranks from here on; all ranks' numbers, shape (ranks, n)."""
-
-
-class Alone:
-    """One process: nothing to exchange."""
+    Args:
+        wrapped: what the adversary trains through.
+        world: of this process.
+    """
 
     lockstep = False
+    """Whether a forward pass on one rank needs one on every other, outside of training too."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.world = World()
-        self.wrapped = module
+    def __init__(self, wrapped: Any, world: World | None = None) -> None:
+        self.wrapped = wrapped
+        self.world = world or World()
 
     def begin(self) -> None:
-        """Nothing to remember."""
+        """Begin the passes of a step."""
 
-    def round(self, last: bool) -> AbstractContextManager[Any]:
-        """Nothing to hold back."""
+    def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
+        """Around forward and backward; gradients travel with the step's last micro-batch."""
         return nullcontext()
 
     def undo_statistics(self) -> None:
-        """Never asked for: a process on its own always has images."""
+        """Set the running statistics back to those of `begin`."""
 
-    def numbers(self, mine: Tensor) -> None:
-        """Keep them."""
-        self._numbers = mine
+    def send(self, message: Tensor) -> None:
+        """Start to tell the other ranks this one's numbers of the step, shape (n,)."""
+        self._message = message
 
     def wait(self) -> Tensor:
-        """This rank's numbers, shape (1, n)."""
-        return self._numbers.unsqueeze(0)
+        """Make the gradients means over ranks; all ranks' messages, shape (ranks, n)."""
+        return self._message.unsqueeze(0)
 
 
-class Joined:
-    """What every kind of data parallelism shares: running statistics and the numbers of a step.
+class Joined(Exchange):
+    """What every kind of data parallelism shares: running statistics and messages.
 
     Args:
         model: the bare model, whose running statistics are joined.
+        wrapped: what the adversary trains through.
         world: of this process; a process group of its size exists.
     """
 
-    def __init__(self, model: nn.Module, world: World) -> None:
-        self.world = world
+    def __init__(self, model: nn.Module, wrapped: Any, world: World) -> None:
+        super().__init__(wrapped, world)
         self._statistics = JoinedStatistics(model, world.rank, world.size)
 
     def begin(self) -> None:
@@ -93,12 +75,13 @@ class Joined:
         """Put back what `begin` remembered."""
         self._statistics.undo()
 
-    def numbers(self, mine: Tensor) -> None:
-        """Start gathering the numbers, and how often the running statistics were updated."""
-        self._count = len(mine)
-        mine = torch.cat([mine, self._statistics.updates().to(mine.dtype)])
-        self._all = mine.new_empty(self.world.size * len(mine))
-        self._gathering = dist.all_gather_into_tensor(self._all, mine, async_op=True)
+    def send(self, message: Tensor) -> None:
+        """Start gathering messages, and how often the running statistics were updated."""
+        updates = self._statistics.updates().to(message.dtype)
+        self._lengths = [len(message), len(updates)]
+        own = torch.cat([message, updates])
+        self._gathered = own.new_empty(self.world.size * len(own))
+        self._gathering = dist.all_gather_into_tensor(self._gathered, own, async_op=True)
 
     def wait(self) -> Tensor:
         """Wait for everything that is under way."""
@@ -106,10 +89,10 @@ class Joined:
             self._wait_for_gradients()
             assert self._gathering is not None
             self._gathering.wait()
-            gathered = self._all.view(self.world.size, -1)
-            numbers, updates = gathered[:, : self._count], gathered[:, self._count :]
+            by_rank = self._gathered.view(self.world.size, -1)
+            messages, updates = by_rank.split(self._lengths, dim=1)
             self._statistics.join(updates)
-        return numbers
+        return messages  # type: ignore[no-any-return]
 
     def _wait_for_gradients(self) -> None:
         """Nothing to wait for, unless their exchange is awaited late."""
@@ -124,21 +107,19 @@ class DataParallel(Joined):
         world: of this process; a process group of its size exists.
     """
 
-    lockstep = False
-
     def __init__(self, model: nn.Module, module: nn.Module, world: World) -> None:
-        super().__init__(model, world)
         device = next(model.parameters()).device
-        self.wrapped = nn.parallel.DistributedDataParallel(
+        wrapped = nn.parallel.DistributedDataParallel(
             module,
             device_ids=[device] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
             **_leave_buffers_alone(),  # they are joined instead, once per step
         )
-        self._overlap = DeferredAllReduce(self.wrapped)
+        super().__init__(model, wrapped, world)
+        self._overlap = DeferredAllReduce(wrapped)
 
-    def round(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients of earlier rounds stay here; those of the last one take them along."""
+    def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients of earlier micro-batches stay here; those of the last take them along."""
         return nullcontext() if last else self.wrapped.no_sync()
 
     def _wait_for_gradients(self) -> None:
@@ -174,11 +155,10 @@ class FullySharded(Joined):
         mesh = init_device_mesh(device.type, (world.size,))
         for block in repeated_blocks(model):
             fully_shard(block, mesh=mesh)
-        self.wrapped: Any = fully_shard(model, mesh=mesh)
-        super().__init__(model, world)
+        super().__init__(model, fully_shard(model, mesh=mesh), world)
 
-    def round(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients of earlier rounds stay here, whole; those of the last one take them along."""
+    def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
+        """Earlier micro-batches' gradients stay here, whole; those of the last take them along."""
         self.wrapped.set_requires_gradient_sync(last)
         return self.world.watchdog.waiting()  # weights are gathered in every pass
 

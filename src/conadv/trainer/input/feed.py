@@ -27,6 +27,8 @@ class Feed(Protocol):
     """Where the images come from: a pure function of the step."""
 
     total_steps: int
+    micro_steps: int
+    """Micro-batches of a full step, on all ranks together."""
 
     def sizes(self, step: int) -> list[int]:
         """Fresh images in each micro-batch of a step, on all ranks together."""
@@ -42,6 +44,9 @@ class Feed(Protocol):
 
     def epoch(self, step: int) -> float:
         """How often the training set has been seen before a step."""
+
+    def images(self, step: int) -> int:
+        """Fresh images of all steps before a step, on all ranks together."""
 
     def notices(self) -> list[str]:
         """What the user should hear of since it was last asked, such as damaged images."""
@@ -72,6 +77,7 @@ class Cut:
 
     def __init__(self, recipe: Recipe, indices: Tensor) -> None:
         self.total_steps = recipe.total_steps(len(indices))
+        self.micro_steps = recipe.micro_steps
         self._recipe = recipe
         self._recent: dict[int, _Step] = {}
         self._indices = indices
@@ -88,6 +94,13 @@ class Cut:
     def epoch(self, step: int) -> float:
         """How often the training set has been seen before a step."""
         return step / self._steps_per_epoch
+
+    def images(self, step: int) -> int:
+        """Fresh images of all steps before a step; with a kept tail an epoch has every image."""
+        epochs = 0
+        if self._recipe.data.order_tail == "keep":
+            epochs, step = divmod(step, int(self._steps_per_epoch))
+        return epochs * len(self._indices) + step * self._recipe.fresh_per_step
 
     def notices(self) -> list[str]:
         """Nothing to tell."""

@@ -123,13 +123,13 @@ class FileFeed(Cut):
 
     def notices(self) -> list[str]:
         """Images that could not be decoded, and were replaced by others."""
-        tally = self._loader.tally
-        if tally.corrupt == self._told:
+        counts = self._loader.counts
+        if counts.corrupt == self._told:
             return []
-        where, why = list(tally.named.items())[-1]
-        self._told = tally.corrupt
+        where, why = list(counts.named.items())[-1]
+        self._told = counts.corrupt
         return [
-            f"{tally.corrupt:,} of {tally.read:,} images so far cannot be decoded and were "
+            f"{counts.corrupt:,} of {counts.read:,} images so far cannot be decoded and were "
             f"replaced, the last one {where}: {why}"
         ]
 

@@ -85,11 +85,13 @@ class FileImages:
                 ahead.extend(islice(requests, 1))
                 images = found.images.to(device).contiguous(memory_format=layout)
                 yield standardise(images, self.mean, self.std), found.labels.to(device)
-            if tally := loader.tally.corrupt:
-                where, why = next(iter(loader.tally.named.items()))
+            counts = loader.counts
+            if counts.corrupt:
+                where, why = next(iter(counts.named.items()))
                 warnings.warn(
-                    f"{tally:,} of {loader.tally.read:,} images to be evaluated cannot be decoded; "
-                    f"others of the same batch stand for them. The first is {where}: {why}",
+                    f"{counts.corrupt:,} of {counts.read:,} images to be evaluated cannot be "
+                    "decoded; others of the same batch stand for them. The first is "
+                    f"{where}: {why}",
                     stacklevel=2,
                 )
 

@@ -73,6 +73,7 @@ class MadeUpFeed:
         device: torch.device,
     ) -> None:
         self.total_steps = recipe.total_steps(train_count)
+        self.micro_steps = recipe.micro_steps
         self._recipe = recipe
         self._steps_per_epoch = recipe.steps_per_epoch(train_count)
         self._batches = [self._made(view, shape, classes, device) for view in range(2)]
@@ -107,6 +108,10 @@ class MadeUpFeed:
     def epoch(self, step: int) -> float:
         """How often the training set would have been seen before a step."""
         return step / self._steps_per_epoch
+
+    def images(self, step: int) -> int:
+        """Images of all steps before a step."""
+        return step * self._recipe.fresh_per_step
 
     def notices(self) -> list[str]:
         """Nothing to tell."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -181,15 +180,12 @@ def _report(recipe: Recipe, found: MeasuredStep, devices: int, own_steps: int) -
 def _memory(recipe: Recipe, found: MeasuredStep, devices: int, own_steps: int) -> Memory:
     trainer, scale = found.built.trainer, recipe.micro_batch / found.images
     gradients = bytes_of([p for p in trainer.model.parameters() if p.requires_grad])
-    kept: list[Any] = [list(trainer.optimizer.state.values())]
-    kept += [part.state_dict() for part in (trainer.sam, trainer.variance_reduction) if part]
-    kept += [trainer.ema.state_dict()] if trainer.ema is not None else []
     parts = devices if recipe.hardware.parallel == "fsdp" else 1
     rounds = own_steps if recipe.method.schedule == "lookahead" else 1
     return Memory(
         parameters=bytes_of([*trainer.model.parameters(), *trainer.model.buffers()]) / parts,
         gradients=gradients / parts,
-        optimizer=bytes_of(kept) / parts,
+        optimizer=bytes_of(trainer.update.state_dict()) / parts,
         activations=found.saved.of_images * scale + found.saved.of_weights,
         pending=found.pending * scale * rounds,
     )

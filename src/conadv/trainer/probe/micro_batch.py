@@ -157,7 +157,7 @@ def _main() -> None:
     trainer = build(make_recipe(json.load(sys.stdin))).trainer
     for _ in range(2):
         trainer.train_step()
-    if trainer.numerics.device.type == "cuda":
+    if trainer.precision.device.type == "cuda":
         print(torch.cuda.max_memory_reserved())
         return
     print(proc_bytes("self/status", "VmHWM"))

@@ -54,7 +54,7 @@ def measure_if_memory(
         try:
             return measure(recipe, device, images), short
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not _is_out_of_memory(error):
+            if not (isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)):
                 raise
         if images <= FEWEST_IMAGES:
             shape, _, _ = images_of(recipe)
@@ -66,10 +66,6 @@ def measure_if_memory(
         short, images = True, max(FEWEST_IMAGES, images // 2)
         if device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def measure(recipe: Recipe, device: torch.device, images: int) -> MeasuredStep:
@@ -87,9 +83,9 @@ def measure(recipe: Recipe, device: torch.device, images: int) -> MeasuredStep:
     splits = MadeUpSplits.of(recipe, device)
     built = build(trial, splits=splits)
     trainer = built.trainer
-    trainer.factor = learning_rate_factor(recipe, splits.train_count)
+    trainer.update.factor = learning_rate_factor(recipe, splits.train_count)
     _place(trainer, recipe, recipe.total_steps(splits.train_count))
-    clock = _StepClock(trainer.optimizer, device)
+    clock = _StepClock(trainer.update.optimizer, device)
     compute = trainer.compute
     with SavedBytes(trainer.model) as saved:
         report = clock.time(trainer)
@@ -166,9 +162,9 @@ class _StepClock:
         self.passes: list[float] = []
         self.updates: list[float] = []
         self._device = device
-        self._begun, self._update = 0.0, 0.0
-        optimizer.register_step_pre_hook(lambda *_: self._begin())
-        optimizer.register_step_post_hook(lambda *_: self._end())
+        self._update = 0.0
+        optimizer.register_step_pre_hook(lambda *_: self._count(-1))
+        optimizer.register_step_post_hook(lambda *_: self._count(1))
 
     def time(self, trainer: Trainer) -> StepReport:
         """Take a step."""
@@ -179,11 +175,8 @@ class _StepClock:
         self.updates.append(self._update)
         return report
 
-    def _begin(self) -> None:
-        self._begun = self._now()
-
-    def _end(self) -> None:
-        self._update += self._now() - self._begun
+    def _count(self, sign: int) -> None:
+        self._update += sign * self._now()
 
     def _now(self) -> float:
         synchronise(self._device)

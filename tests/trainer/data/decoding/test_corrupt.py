@@ -3,7 +3,7 @@
 import pytest
 
 from conadv.errors import DataError
-from conadv.trainer.data.decoding.loader import NAMED, Tally, substitutes
+from conadv.trainer.data.decoding.loader import NAMED, ImageCounts, substitutes
 
 
 def test_the_next_good_one_takes_the_place() -> None:
@@ -18,43 +18,43 @@ def bad(*names: str) -> list[tuple[str, str]]:
 
 
 def test_a_share_is_too_much_only_from_ten_on() -> None:
-    tally = Tally(0.001)
+    counts = ImageCounts(0.001)
     for number in range(9):
-        tally.add(10, bad(f"{number}.jpg"))
+        counts.add(10, bad(f"{number}.jpg"))
     with pytest.raises(DataError) as error:
-        tally.add(10, bad("9.jpg"))
+        counts.add(10, bad("9.jpg"))
     assert str(error.value) == (
         "10 of 100 images read cannot be decoded, more than 0.10%: 0.jpg (truncated); "
         "1.jpg (truncated); 2.jpg (truncated) ... Fetch the data again, or raise max_corrupt."
     )
-    assert (tally.read, tally.corrupt) == (100, 10)
+    assert (counts.read, counts.corrupt) == (100, 10)
 
 
 def test_few_among_many_are_borne() -> None:
-    tally = Tally(0.001)
-    tally.add(1_000_000, [])
+    counts = ImageCounts(0.001)
+    counts.add(1_000_000, [])
     for number in range(500):
-        tally.add(1, bad(f"{number}.jpg"))
-    assert tally.corrupt == 500
-    assert len(tally.named) == NAMED
+        counts.add(1, bad(f"{number}.jpg"))
+    assert counts.corrupt == 500
+    assert len(counts.named) == NAMED
 
 
 def test_the_same_image_twice_counts_twice_and_is_named_once() -> None:
-    tally = Tally(1.0, at_least=1)
-    tally.add(2, bad("a.jpg", "a.jpg"))
-    assert tally.corrupt == 2
-    assert tally.named == {"a.jpg": "truncated"}
+    counts = ImageCounts(1.0, at_least=1)
+    counts.add(2, bad("a.jpg", "a.jpg"))
+    assert counts.corrupt == 2
+    assert counts.named == {"a.jpg": "truncated"}
 
 
 def test_one_may_be_too_many() -> None:
-    tally = Tally(0.0, at_least=1)
-    tally.add(5, [])
+    counts = ImageCounts(0.0, at_least=1)
+    counts.add(5, [])
     with pytest.raises(DataError, match=r"1 of 6 images .* more than 0.00%: a.jpg"):
-        tally.add(1, bad("a.jpg"))
+        counts.add(1, bad("a.jpg"))
 
 
 def test_what_is_out_of_range() -> None:
     with pytest.raises(ValueError, match=r"max_corrupt=2: give a share"):
-        Tally(2)
+        ImageCounts(2)
     with pytest.raises(ValueError, match=r"at_least=0"):
-        Tally(0.1, at_least=0)
+        ImageCounts(0.1, at_least=0)

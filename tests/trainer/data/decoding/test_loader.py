@@ -80,7 +80,7 @@ def test_workers_and_chunks_change_nothing(source, workers, chunk) -> None:
                 pixels = torch.cat([part.images for part in got])
             assert pixels.equal(expected.images)
         assert torch.cat([part.labels for part in results]).equal(expected.labels)
-        assert images.tally.read == 44
+        assert images.counts.read == 44
 
 
 def test_many_requests_ahead(source) -> None:
@@ -143,9 +143,9 @@ def test_a_damaged_image_is_replaced_by_the_next_good_one(source, workers) -> No
         sources = [*range(3), 5, 5, *range(5, 21), 0]
         assert got.images.equal(expected.images[sources])
         assert got.labels.equal(expected.labels[sources])
-        assert (images.tally.read, images.tally.corrupt) == (22, 3)
-        assert [*images.tally.named] == ["made/3.jpg", "made/4.jpg", "made/21.jpg"]
-        assert "truncated" in images.tally.named["made/3.jpg"]
+        assert (images.counts.read, images.counts.corrupt) == (22, 3)
+        assert [*images.counts.named] == ["made/3.jpg", "made/4.jpg", "made/21.jpg"]
+        assert "truncated" in images.counts.named["made/3.jpg"]
         assert source.labels.tolist() == [10 * n for n in range(22)]  # only the result's changed
 
 
@@ -159,7 +159,7 @@ def test_too_many_damaged_ones_are_an_error(source, workers) -> None:
         for _ in range(2):  # asked again it says the same
             with pytest.raises(DataError, match=r"10 of 220 images .* made/3.jpg \(the file is"):
                 request.result()
-        assert images.tally.read == 220
+        assert images.counts.read == 220
     with loader(source, workers, max_corrupt=0.1) as images:
         for step in range(20):
             images.request(ALL, step, 0).result()

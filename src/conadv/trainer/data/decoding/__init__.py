@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conadv.trainer.data.decoding.decode import DecodeError, decode_centre, decode_crop
-from conadv.trainer.data.decoding.loader import ImageLoader, Tally
+from conadv.trainer.data.decoding.loader import ImageCounts, ImageLoader
 from conadv.trainer.data.decoding.mixing import Mixing
 from conadv.trainer.data.decoding.policy import CentreCrop, Pipeline, Preparation
 from conadv.trainer.data.decoding.request import Decoded, EncodedImages, Request
@@ -13,12 +13,12 @@ __all__ = [
     "DecodeError",
     "Decoded",
     "EncodedImages",
+    "ImageCounts",
     "ImageLoader",
     "Mixing",
     "Pipeline",
     "Preparation",
     "Request",
-    "Tally",
     "decode_centre",
     "decode_crop",
 ]

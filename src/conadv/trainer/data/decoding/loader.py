@@ -75,7 +75,7 @@ class ImageLoader:
         self._pin = pin
         self._timeout = timeout
         self._closed = False
-        self.tally = Tally(max_corrupt, at_least)
+        self.counts = ImageCounts(max_corrupt, at_least)
         """Images read and damaged ones; counts what `Request.result` has returned."""
         self._pool: Pool | None = None
         if workers:
@@ -146,7 +146,7 @@ class ImageLoader:
     def _assemble(self, pixels: Tensor, samples: Tensor, corrupt: dict[int, str]) -> Decoded:
         where = self._job.source.where
         named = [(where(int(samples[place])), why) for place, why in sorted(corrupt.items())]
-        self.tally.add(len(samples), named)
+        self.counts.add(len(samples), named)
         if len(corrupt) == len(samples):
             raise DataError(
                 f"All {len(samples)} images of a request are damaged, the first is {named[0][0]} "
@@ -198,7 +198,7 @@ def substitutes(count: int, corrupt: Collection[int]) -> dict[int, int]:
     return found
 
 
-class Tally:
+class ImageCounts:
     """Counts images read and damaged ones, and says when it is enough.
 
     Args:

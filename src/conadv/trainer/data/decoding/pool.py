@@ -179,12 +179,12 @@ class Pool:
                     answer: Answer = connection.recv()
                 except (EOFError, OSError):
                     self._processes[number].join(self.PATIENCE)
-                    return self._give_up(_obituary(self._processes[number]))
+                    return self._give_up(_exit_message(self._processes[number]))
                 self._deliver(number, answer)
         for sentinel, process in sentinels.items():
             if sentinel in ready:
                 process.join(self.PATIENCE)
-                return self._give_up(_obituary(process))
+                return self._give_up(_exit_message(process))
 
     def _deliver(self, number: int, answer: Answer) -> None:
         order = self._in_hand[number].popleft()
@@ -203,7 +203,7 @@ class Pool:
             order.fail(self._failure)
 
 
-def _obituary(process: BaseProcess) -> str:
+def _exit_message(process: BaseProcess) -> str:
     code = process.exitcode
     hints = {
         -int(signal.SIGKILL): "killed, as the system does when memory runs out",
