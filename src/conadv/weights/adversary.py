@@ -517,6 +517,11 @@ def _check(made: WeightAdversary, adversary: Adversary | None) -> None:
         )
     if adversary is None:
         return
+    if adversary.auto_collect:
+        raise ValueError(
+            "adversary= has auto_collect=True: its rounds end with those of this object. Make it "
+            "without, and call collect() here."
+        )
     if adversary.model is not model:
         raise ValueError("adversary= is of another model: make both with the same one.")
     if adversary.schedule.reads_ahead and made.schedule.reads_ahead(rounds):
