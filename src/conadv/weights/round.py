@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from conadv._tree import first_tensor
+from conadv._tree import first_tensor, joined
 from conadv.adversary.round import Streams
 from conadv.attack import Criterion
 from conadv.attack.forward import AutocastState, forked_rng
@@ -268,6 +268,4 @@ class RoundState:
             if term.number is not None:
                 seen.setdefault(term.number, term.outputs)
         parts = [seen[batch.number] for batch in self.micro_batches]
-        if len(parts) > 1 and all(isinstance(part, Tensor) for part in parts):
-            return torch.cat(parts)
-        return parts[0] if len(parts) == 1 else parts
+        return joined(parts, [len(batch.images) for batch in self.micro_batches])
