@@ -16,8 +16,6 @@ from conadv.adversary.checks import check_branch, checking
 from conadv.adversary.mixing import (
     buffers_as_they_are,
     find_distributed,
-    finds_unused,
-    is_fully_sharded,
     parameters_without_images,
     with_zero_gradients,
 )
@@ -31,15 +29,17 @@ from conadv.branches.branches import find_routers
 from conadv.branches.wrappers import unwrap
 from conadv.schedules import Vanilla
 from conadv.weights.attack import WeightAttack
+from conadv.weights.checks import check_together
 from conadv.weights.pending import Kept, Pending
 from conadv.weights.round import Passes, RoundState, Term
 from conadv.weights.schedules import Copy, MicroBatch, WeightSchedule, resolve_schedule
+from conadv.weights.state import Continued
 from conadv.weights.substitution import GivenGradients, refuse_reentrant, tap
 
 Views = Mapping[str, tuple[Tensor, Any]]
 
 
-class WeightAdversary:
+class WeightAdversary(Continued):
     """Concurrent adversarial learning with copies of the weights, for a loop of your own.
 
     Each round trains on the images given, and on micro-batches at weights that are moved uphill
@@ -92,7 +92,7 @@ class WeightAdversary:
         self.clean_branch = self.adversary.clean_branch
         branch = attack.branch or self.clean_branch
         self.centred = self.schedule.centred if attack.centred is None else attack.centred
-        _check(self, adversary)
+        check_together(model, attack, self.schedule, self.centred, adversary, rounds)
         if attack.branch is not None:
             check_branch(self._routers, attack.branch, "WeightAttack(branch=...)")
         wrapper = find_distributed(model)
@@ -114,11 +114,6 @@ class WeightAdversary:
         self._micro_batches = 0
         self._round: RoundState | None = None
         self._ahead = ReadAhead(self.schedule.reads_ahead(rounds))
-
-    @property
-    def seed(self) -> int:
-        """Of the random streams."""
-        return self._passes.streams.seed
 
     @property
     def compute(self) -> float:
@@ -255,52 +250,6 @@ class WeightAdversary:
         self._pending.end_round(kept)
         self._ahead.end_round()
 
-    # -- state ---------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs, pending gradients included.
-
-        Tensors, numbers, strings, lists and dicts only: loads with ``weights_only=True``. Take it
-        between two rounds.
-        """
-        return {
-            "version": 1,
-            "schedule": self.schedule.name,
-            "state": self._pending.state_dict(),
-            "progress": self.progress,
-            "compute": self._compute,
-            "images": self.images,
-            "micro_batches": self._micro_batches,
-            "seed": self.seed,
-            "adversary": self.adversary.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken; what is pending goes to the model's device.
-
-        Raises:
-            ValueError: the state is of another schedule, of other parameters, or of another
-                version of the library.
-        """
-        if state.get("version") != 1 or "micro_batches" not in state:
-            raise ValueError(
-                f"The state has version {state.get('version')!r} and holds "
-                f"{', '.join(sorted(state))}: this release reads version 1 of WeightAdversary."
-            )
-        if state["schedule"] != self.schedule.name:
-            raise ValueError(
-                f"The state is of schedule {state['schedule']!r}, this adversary runs "
-                f"{self.schedule.name!r}: continue with the schedule that the run began with."
-            )
-        self._pending.load_state_dict(state["state"])
-        self.adversary.load_state_dict(state["adversary"])
-        self.progress = float(state["progress"])
-        self._compute = float(state["compute"])
-        self.images = int(state["images"])
-        self._micro_batches = int(state["micro_batches"])
-        self._passes.streams.seed = int(state["seed"])
-        self._round = None
-
     # -- inside --------------------------------------------------------------------------------
 
     def _is_active(self) -> bool:
@@ -349,10 +298,13 @@ class WeightAdversary:
             self.centred,
             weight,
             share=self.schedule.share_at(self.progress),
-            beside=self.schedule.name == "recycled" and self._is_active() and bool(due),
+            beside=self._trains_again() and any(kept.count for kept in due),
             of_rank=self.key is None,
             only_ascents=only_ascents,
         )
+
+    def _trains_again(self) -> bool:
+        return self.schedule.name == "recycled" and self._is_active()
 
     def _is_one_micro_batch(self, batches: list[MicroBatch]) -> bool:
         group = self._passes.group
@@ -492,42 +444,3 @@ def _cut_views(views: Views, batch: MicroBatch, batches: list[MicroBatch]) -> Vi
         return images[start:stop], rows(labels, start, stop, total)
 
     return {name: part(images, labels) for name, (images, labels) in views.items()}
-
-
-def _check(made: WeightAdversary, adversary: Adversary | None) -> None:
-    """Raise ValueError for what does not go together."""
-    model, rounds = made.model, made.rounds
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"rounds={rounds!r}: give the number of loss() calls of a step, from 1.")
-    if is_fully_sharded(model):
-        raise ValueError(
-            "The model is sharded (fully_shard), and a part of a weight cannot be moved alone: "
-            "use DistributedDataParallel, or conadv.Adversary, which perturbs images."
-        )
-    if finds_unused(model) and find_routers(unwrap(model)[0]):
-        raise ValueError(
-            "DistributedDataParallel(find_unused_parameters=True) sees one forward of several: "
-            "leave it at False. Branches without images get a gradient of zero here."
-        )
-    if made.centred and made.schedule.name == "sequential" and rounds > 1:
-        raise ValueError(
-            f"centred=True with rounds={rounds}: sequential needs the gradients of the whole step "
-            "before its first pass at moved weights. Give loss() the whole step and cut it with "
-            "WeightAttack(micro_batch=...), or use schedule='recycled'."
-        )
-    if adversary is None:
-        return
-    if adversary.auto_collect:
-        raise ValueError(
-            "adversary= has auto_collect=True: its rounds end with those of this object. Make it "
-            "without, and call collect() here."
-        )
-    if adversary.model is not model:
-        raise ValueError("adversary= is of another model: make both with the same one.")
-    if adversary.schedule.reads_ahead and made.schedule.reads_ahead(rounds):
-        raise ValueError("Images and weights cannot both look ahead: use 'recycled' for one.")
-    if made.attack.micro_batch is not None:
-        raise ValueError(
-            f"micro_batch={made.attack.micro_batch} with adversary=: one call of loss() is one "
-            "micro-batch then. Accumulate: call it for each, with fraction= and rounds=."
-        )

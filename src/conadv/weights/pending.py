@@ -19,9 +19,9 @@ class Kept:
     """The gradient of one micro-batch."""
 
     gradient: Tensor | None
-    """A vector of the space; None where it was not chosen, or not finite."""
+    """A vector of the space; None where the micro-batch was not chosen, or it is not finite."""
     count: int
-    """Images of the micro-batch."""
+    """Images of the micro-batch; 0 where the gradient was not finite."""
     scale: Tensor | None = None
     """What it is multiplied by, 0-dim, as long as its step is not over."""
     images: Tensor | None = None
@@ -191,7 +191,10 @@ class _Over:
             self._copied.synchronize()  # the optimizer's step, which is queued behind it, goes on
         mean = None if self._total is None else mean_of(self._total)
         for kept, finite in zip(self._kept, self._finite.tolist(), strict=True):
-            kept.gradient = centred(kept, mean).to(dtype) if finite else None
+            if finite:
+                kept.gradient = centred(kept, mean).to(dtype)
+            else:
+                kept.gradient, kept.images, kept.labels, kept.count = None, None, None, 0
             kept.scale = None
 
 
