@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Sequential,
         Vanilla,
     )
+    from conadv.weights import WeightAdversary, WeightAttack
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,8 @@ __all__ = [
     "Recycled",
     "Sequential",
     "Vanilla",
+    "WeightAdversary",
+    "WeightAttack",
     "branch_names",
     "plain",
     "route",
@@ -52,6 +55,7 @@ _HOMES = {
         "Sequential",
         "Vanilla",
     ),
+    "weights": ("WeightAdversary", "WeightAttack"),
 }
 """The library's rooms, and the public names that each of them gives."""
 _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}

@@ -456,9 +456,8 @@ class Adversary(Continued):
 
     def _without_images(self, parts: list[Part]) -> list[nn.Parameter]:
         names = {name for router in self._routers for name in router.branches}
-        if names <= {part.branch for part in parts}:
-            return []
-        return parameters_without_images(self._bare.module, parts)
+        present = {part.branch for part in parts}
+        return [] if names <= present else parameters_without_images(self._bare.module, present)
 
     def _parts(
         self, current: RoundState, views: Mapping[str, tuple[Tensor, Any]] | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -97,7 +97,7 @@ def forward_separate(
     """One forward per branch: no concatenation of activations inside every split layer."""
     first, *others = [list(group) for _, group in groupby(parts, key=lambda part: part.branch)]
     results = forward_joint(model, first)
-    with _buffers_as_they_are(model):
+    with buffers_as_they_are(model):
         for group in others:
             results += forward_joint(model, group)
     for router in routers:
@@ -106,7 +106,7 @@ def forward_separate(
 
 
 @contextmanager
-def _buffers_as_they_are(model: nn.Module) -> Iterator[None]:
+def buffers_as_they_are(model: nn.Module) -> Iterator[None]:
     """DistributedDataParallel does not copy rank 0's buffers once more within a round.
 
     Every forward does so by itself: twice the communication, and up to torch 2.12 or so it writes
@@ -180,9 +180,8 @@ def why_joint(model: nn.Module) -> str | None:
 # -- branches without images -------------------------------------------------------------------
 
 
-def parameters_without_images(model: nn.Module, parts: Sequence[Part]) -> list[nn.Parameter]:
-    """Trainable parameters of the branches that no part of this round goes through."""
-    present = {part.branch for part in parts}
+def parameters_without_images(model: nn.Module, present: Collection[str]) -> list[nn.Parameter]:
+    """Trainable parameters of the branches other than those that this round goes through."""
     absent: dict[int, nn.Parameter] = {}
     for module in model.modules():
         if isinstance(module, SplitNorm) and module.statistics != "shared":

@@ -38,6 +38,8 @@ class Diagnostics:
     """Cost in units of one forward and backward over one image."""
     outputs: Any = None
     """The model's outputs for the images given, detached: training accuracy without a pass."""
+    perturbed_loss: Tensor | None = None
+    """Mean loss at moved weights (`conadv.WeightAdversary`), unweighted, 0-dim; None: no such."""
 
 
 class Mixed(NamedTuple):

@@ -31,14 +31,18 @@ def lift_output_gradient(outputs: Any, images: Tensor) -> tuple[Any, float]:
         return tensor
 
     map_tensors(note, outputs)
-    device = images.device.type
-    half = images.dtype == torch.float16 or any(t.dtype == torch.float16 for t in floating)
-    if torch.is_autocast_enabled(device):
-        half = half or torch.get_autocast_dtype(device) == torch.float16
-    if not half or not floating:
+    if not is_half(images, *floating) or not floating:
         return outputs, 1.0
     lifted = {id(old): new for old, new in zip(floating, _Lift.apply(*floating), strict=True)}
     return map_tensors(lambda tensor: lifted.get(id(tensor), tensor), outputs), float(len(images))
+
+
+def is_half(images: Tensor, *outputs: Tensor) -> bool:
+    """Whether a pass computes in fp16: its images or outputs are, or autocast says so."""
+    device = images.device.type
+    if any(tensor.dtype == torch.float16 for tensor in (images, *outputs)):
+        return True
+    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
 
 
 def power_of_two(largest: Tensor) -> Tensor:

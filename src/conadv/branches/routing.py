@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from conadv.branches.recomputation import checkpoint_frame
+
 Layout = tuple[tuple[str, int], ...]
 """((branch, images), ...) in the order of the rows of a batch; -1 images: all of them."""
-
-_saved_tensor_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
 class Router:
@@ -109,20 +109,11 @@ class Router:
     def _route_recomputation(self, layout: Layout) -> None:
         """Let the checkpoint that this forward runs in, if any, run again with `layout`.
 
-        torch has no public way to ask: the checkpoint's frame hangs on the saved-tensor hook that
-        it has set. Where a release of torch hides it, `last` has to do.
+        Where a release of torch hides the checkpoint, `last` has to do.
         """
-        hooks = _saved_tensor_hooks(True) if _saved_tensor_hooks is not None else None
-        if hooks is None:
-            return
-        for cell in getattr(hooks[0], "__closure__", None) or ():
-            try:
-                frame = cell.cell_contents
-            except ValueError:  # an empty cell
-                continue
-            recompute = getattr(frame, "recompute_fn", None)
-            if recompute is not None and not isinstance(recompute, _Routed):
-                frame.recompute_fn = _Routed(recompute, self, layout)
+        frame = checkpoint_frame()
+        if frame is not None and not isinstance(frame.recompute_fn, _Routed):
+            frame.recompute_fn = _Routed(frame.recompute_fn, self, layout)
 
 
 class _Routed:

@@ -1,0 +1,229 @@
+"""Old gradients: those of micro-batches that wait for a later step, without what all share."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from conadv._tree import map_tensors
+from conadv.weights.space import WeightSpace
+
+
+@dataclass
+class Kept:
+    """The gradient of one micro-batch."""
+
+    gradient: Tensor | None
+    """A vector of the space; None where the micro-batch was not chosen, or it is not finite."""
+    count: int
+    """Images of the micro-batch; 0 where the gradient was not finite."""
+    scale: Tensor | None = None
+    """What it is multiplied by, 0-dim, as long as its step is not over."""
+    images: Tensor | None = None
+    """The micro-batch itself, where it is to be trained on again."""
+    labels: Any = None
+
+
+class Pending:
+    """A queue of rounds: what each kept, until its turn comes `delay` rounds later.
+
+    With `centred` the mean over all micro-batches of a step and over all ranks is subtracted when
+    the step is over. Its all-reduce is started then, and waited for when the next round begins:
+    the optimizer's step lies in between.
+
+    Args:
+        space: of the gradients.
+        rounds: rounds of a step on this rank.
+        delay: rounds until the turn of what is kept.
+        centred: subtract the mean.
+        dtype: of what is kept.
+        group: the ranks that share a step, or None for one process.
+    """
+
+    def __init__(
+        self,
+        space: WeightSpace,
+        rounds: int,
+        delay: int,
+        centred: bool,
+        dtype: torch.dtype,
+        group: dist.ProcessGroup | None,
+    ) -> None:
+        self.centred = centred
+        self.dtype = dtype
+        self._space = space
+        self._rounds = rounds
+        self._group = group
+        self._queue: deque[list[Kept]] = deque([[] for _ in range(delay)])
+        self._round = 0
+        """Rounds done of the present step."""
+        self._total: Tensor | None = None
+        """Sum of the step's gradients so far; the last number counts them."""
+        self._over: _Over | None = None
+        """The step before, as long as nobody needed what it kept."""
+
+    def due(self) -> list[Kept]:
+        """What was kept for the round that begins."""
+        self.settle()
+        return self._queue[0] if self._queue else []
+
+    @torch.no_grad()
+    def count(self, kept: Kept) -> None:
+        """Take a micro-batch's gradient into the step's mean."""
+        if self.centred:
+            if self._total is None:
+                self._total = self._space.total()
+            add_to(self._total, kept)
+
+    def end_round(self, kept: list[Kept]) -> None:
+        """The round's own turn is over; what it keeps queues up."""
+        self.settle()
+        if self._queue:
+            self._queue.popleft()
+            self._queue.append(kept)
+        self._round = (self._round + 1) % self._rounds
+        if self._round == 0:
+            total, self._total = self._total, None
+            new = [kept for entry in self._queue for kept in entry if kept.scale is not None]
+            if self.centred and total is None:  # all ranks have to call
+                total = self._space.total()
+            self._over = _Over(new, total, self._group)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Wait for the mean and subtract it; gradients that are not finite are dropped."""
+        if self._over is not None:
+            self._over.settle(self.dtype)
+            self._over = None
+
+    # -- state ---------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is kept: tensors, numbers, lists and dicts."""
+        self.settle()
+        return {
+            "pending": [[self._entry(kept) for kept in entry] for entry in self._queue],
+            "round": self._round,
+            "total": None if self._total is None else self._total.clone(),
+        }
+
+    def _entry(self, kept: Kept) -> dict[str, Any]:
+        # By parameter, in its shape: a state does not depend on the layout in memory.
+        gradient = None if kept.gradient is None else self._space.views(kept.gradient)
+        return {
+            "gradient": gradient,
+            "count": kept.count,
+            "scale": kept.scale,
+            "images": kept.images,
+            "labels": kept.labels,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            ValueError: it holds another number of rounds, or gradients of other parameters.
+        """
+        if len(state["pending"]) != len(self._queue):
+            raise ValueError(
+                f"The state holds gradients of {len(state['pending'])} rounds, here "
+                f"{len(self._queue)} wait at a time: continue with the `rounds` and `tau` that "
+                "the run began with."
+            )
+        if self._over is not None:
+            self._over.wait()
+        self._over = None
+        self._queue = deque([[self._kept(e) for e in entry] for entry in state["pending"]])
+        self._round = int(state["round"])
+        total = state["total"]
+        self._total = None if total is None else total.to(self._space.device)
+
+    def _kept(self, entry: dict[str, Any]) -> Kept:
+        device, gradient = self._space.device, entry["gradient"]
+        entry = map_tensors(lambda tensor: tensor.to(device), {**entry, "gradient": None})
+        if gradient is not None:
+            shapes = [tuple(g.shape) for g in gradient]
+            own = [tuple(p.shape) for p in self._space.parameters]
+            if shapes != own:
+                raise ValueError(
+                    f"The state holds gradients of {len(shapes)} parameters of other shapes than "
+                    f"the {len(own)} here: continue with the model and the `parameters` that the "
+                    "run began with."
+                )
+            entry["gradient"] = self._space.vector(gradient, self.dtype)
+        return Kept(**entry)
+
+
+class _Over:
+    """A step that is over: its mean is on its way."""
+
+    def __init__(
+        self, kept: list[Kept], total: Tensor | None, group: dist.ProcessGroup | None
+    ) -> None:
+        self._kept = kept
+        self._total = total
+        self._work: dist.Work | None = None
+        if total is not None and group is not None:
+            self._work = dist.all_reduce(total, group=group, async_op=True)
+        self._finite: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+        if kept:
+            flags = torch.stack([is_finite(one) for one in kept])
+            self._finite = flags.to("cpu", non_blocking=True)
+            if flags.is_cuda:
+                self._copied = torch.cuda.Event()
+                self._copied.record()
+
+    def wait(self) -> None:
+        if self._work is not None:
+            self._work.wait()
+
+    def settle(self, dtype: torch.dtype) -> None:
+        self.wait()
+        if self._finite is None:
+            return
+        if self._copied is not None:
+            self._copied.synchronize()  # the optimizer's step, which is queued behind it, goes on
+        mean = None if self._total is None else mean_of(self._total)
+        for kept, finite in zip(self._kept, self._finite.tolist(), strict=True):
+            if finite:
+                kept.gradient = centred(kept, mean).to(dtype)
+            else:
+                kept.gradient, kept.images, kept.labels, kept.count = None, None, None, 0
+            kept.scale = None
+
+
+def is_finite(kept: Kept) -> Tensor:
+    """Whether all of a gradient is a number, 0-dim; nothing waits for the device."""
+    assert kept.gradient is not None and kept.scale is not None
+    norm = torch.linalg.vector_norm(kept.gradient, dtype=torch.float32)
+    usable: Tensor = norm.isfinite() & kept.scale.isfinite() & (kept.scale != 0)
+    return usable
+
+
+def add_to(total: Tensor, kept: Kept) -> None:
+    """Add a finite gradient, its scale divided out, to the sum and to the count behind it."""
+    assert kept.gradient is not None
+    assert kept.scale is not None
+    finite = is_finite(kept)
+    total[:-1] += torch.where(finite, kept.gradient.float() / kept.scale, 0.0)
+    total[-1] += finite
+
+
+def mean_of(total: Tensor) -> Tensor:
+    """The mean; zeros if there was nothing."""
+    mean: Tensor = total[:-1] / total[-1].clamp(min=1)
+    return mean
+
+
+def centred(kept: Kept, mean: Tensor | None) -> Tensor:
+    """The direction of a micro-batch: its own part, where there is a mean."""
+    assert kept.gradient is not None and kept.scale is not None
+    if mean is None:
+        return kept.gradient
+    return kept.gradient.float() / kept.scale - mean
