@@ -185,7 +185,7 @@ def _memory(recipe: Recipe, found: MeasuredStep, devices: int, own_steps: int) -
     kept += [part.state_dict() for part in (trainer.sam, trainer.variance_reduction) if part]
     kept += [trainer.ema.state_dict()] if trainer.ema is not None else []
     parts = devices if recipe.hardware.parallel == "fsdp" else 1
-    rounds = own_steps if recipe.method.schedule == "lookahead" else 1
+    rounds = own_steps if recipe.reads_ahead else 1
     return Memory(
         parameters=bytes_of([*trainer.model.parameters(), *trainer.model.buffers()]) / parts,
         gradients=gradients / parts,
