@@ -156,7 +156,7 @@ LAB: dict[str, set[str]] = {
     "lab/bench": {"lab/planning"},
     "lab/analysis": set(),
     "lab/study": {"lab/evidence", "lab/report"},
-    "lab/quickstart": {"lab/report"},
+    "lab/quickstart": {"lab/report", "lab/study"},
     "lab/__init__": set(),
 }
 """Does it work, where, and why. All of it but the report may use the library and the trainer."""

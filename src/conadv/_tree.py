@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def map_tensors(function: Callable[[Tensor], Any], structure: Any) -> Any:
     """Apply `function` to every tensor of a nested structure; other leaves stay as they are."""
+    from torch import Tensor  # here, so that schedules can be looked up without torch
+
     if isinstance(structure, Tensor):
         return function(structure)
     if isinstance(structure, dict):
@@ -48,6 +50,9 @@ def joined(structures: Sequence[Any], counts: Sequence[int]) -> Any:
     Raises:
         ValueError: they differ in form, or in something that has no rows.
     """
+    import torch
+    from torch import Tensor
+
     first = structures[0]
     if isinstance(first, Tensor):
         with_rows = [
@@ -74,6 +79,8 @@ def joined(structures: Sequence[Any], counts: Sequence[int]) -> Any:
 
 def first_tensor(structure: Any) -> Tensor | None:
     """The first tensor of a nested structure, or None."""
+    from torch import Tensor
+
     if isinstance(structure, Tensor):
         return structure
     if isinstance(structure, dict):

@@ -1,7 +1,15 @@
-"""What messages are made of: times as people write them, and names that somebody may have meant."""
+"""Words: times as people write them, names that somebody may have meant, and things by name.
+
+A registered thing has a word for a name; one's own is ``module:attribute``.
+"""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def duration(seconds: float) -> str:
@@ -29,3 +37,44 @@ def did_you_mean(likely: Iterable[str]) -> str:
     """`` Did you mean a or b?``, to be put behind a sentence; empty for none."""
     names = " or ".join(likely)
     return f" Did you mean {names}?" if names else ""
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is ``module:attribute``."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
+
+
+def import_named(path: str) -> Any:
+    """The thing that ``module:attribute`` names; the module has to be importable.
+
+    Raises:
+        ValueError: No such module, one that fails, or nothing of that name in it.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise ValueError(f"{error}; it has to lie in a folder of $PYTHONPATH") from error
+    except AttributeError as error:
+        raise ValueError(str(error)) from error
+
+
+def find_named(name: str, known: Mapping[str, type[T]], base: type[T]) -> type[T]:
+    """A class by its word or path.
+
+    Args:
+        name: Word or path.
+        known: Classes by word.
+        base: What a class of one's own derives from.
+
+    Raises:
+        ValueError: No such class.
+    """
+    if not isinstance(name, str) or not is_path(name):
+        if isinstance(name, str) and name in known:
+            return known[name]
+        raise ValueError(f"no such name: allowed are {', '.join(known)}, or module:Class")
+    found = import_named(name)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"it is no class that derives from {base.__module__}.{base.__name__}")
+    return found

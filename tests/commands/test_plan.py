@@ -168,11 +168,11 @@ def test_methods_follow_the_recipe() -> None:
     assert own("method.share=[[0, 0.1], [1, 0.7]]").share == 0.7
     assert own("method.budget=fixed").schedule == "recycled-budget"
     assert own("method.budget=fixed").share == 0.25
-    assert own("method.refine=3").refine
+    assert own("method.refine=3").settings["refine"] == 3
     assert own("method.schedule=noise").schedule == "noise"
     assert own("method.schedule=sequential", "attack.steps=3").attacks == 3
     ahead = ("method.schedule=lookahead", "method.tau=2")
-    assert own(*ahead).tau == 2 and own(*ahead).packed
+    assert own(*ahead).settings["tau"] == 2 and own(*ahead).packed
     assert own(*ahead, "attack.random_start=0.8").packed
     assert not own(*ahead, "attack.norm=l2").packed
     assert own("method.view=plain").views == 1

@@ -9,7 +9,7 @@ import torch
 
 import conadv
 from conadv.errors import DataError, RecipeError
-from conadv.trainer.build import build, make_attack, make_schedule, make_test_attack
+from conadv.trainer.build import build, make_attack, make_test_attack
 from conadv.trainer.checkpoint.store import CheckpointStore
 from conadv.trainer.input.load import load_splits
 from conadv.trainer.update import learning_rate_factor
@@ -26,7 +26,7 @@ def test_lookahead_counts_updates() -> None:
 
 def test_share_and_weight_may_follow_training() -> None:
     recipe = tiny("method.share=[[0, 1.0], [1, 0.0]]", "method.weight=[[0, 0.5], [0.6, 0.0]]")
-    schedule = make_schedule(recipe, 1)
+    schedule = recipe.method.make()
     assert schedule.share_at(0.25) == 0.75
     assert schedule.weight_at(0.3) == 0.25
 

@@ -124,10 +124,10 @@ class Adversary(Continued):
         self.adversarial_branch = adversarial_branch
         check_branch(self._routers, self.clean_branch, "clean_branch")
         self.attack = self.schedule.resolve(attack, self.clean_branch, self.adversarial_branch)
-        if self.schedule.name != "vanilla":  # which needs no more than one branch
+        if self.schedule.makes_copies:
             check_branch(self._routers, adversarial_branch, "adversarial_branch")
             check_branch(self._routers, self.attack.branch, "Attack(branch=...)")
-        if not self._routers and self.schedule.name != "vanilla":
+        if not self._routers and self.schedule.makes_copies:
             warn_unsplit(self._bare.module)
         must_join = why_joint(model)
         if forward == "separate" and must_join is not None:

@@ -15,9 +15,7 @@ from conadv.attack import Attack, Criterion, Perturbed
 from conadv.attack.forward import AutocastState, BareForward
 from conadv.branches.routing import Layout, Router
 from conadv.schedules import Copies
-
-ATTACK_STEP_COMPUTE = 2 / 3
-"""One attack step over an image, in units of one forward and backward: 2F of 3F."""
+from conadv.schedules.facts import ATTACK_STEP_COMPUTE
 
 
 @dataclass(frozen=True)

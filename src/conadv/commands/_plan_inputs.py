@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conadv.errors import PlanError, RecipeError
-from conadv.lab.planning import SCHEDULES, Job, Loader, Method
+from conadv.lab.planning import Job, Loader, Method
+from conadv.schedules import SCHEDULES, VARIANTS
 from conadv.trainer.input.random_images import images_of
+from conadv.trainer.recipe.updates import optimizer_of
 
 if TYPE_CHECKING:
     from conadv.lab.planning import Network
     from conadv.trainer.recipe import Recipe
-
-_STATES = {"lars": 1, "sgd": 1, "lamb": 2}
-"""Buffers of an optimizer as large as the weights; of others two, as Adam has."""
 
 
 def check_parallel(recipe: Recipe) -> None:
@@ -40,7 +39,7 @@ def count_network(recipe: Recipe) -> Network:
     classes = recipe.model.num_classes or classes
     settings = recipe.model.model_copy(update={"pretrained": False})  # weights do not matter
     model = build_model(settings, shape[0], classes)
-    if recipe.method.schedule != "vanilla":
+    if recipe.method.kind.makes_copies:
         model = split_norms(model, statistics=recipe.norm.statistics)
     lower = recipe.hardware.precision != "fp32"
     return count(model, shape, torch.bfloat16 if lower else torch.float32)
@@ -49,8 +48,7 @@ def count_network(recipe: Recipe) -> Network:
 def job_of(recipe: Recipe, loader: Loader) -> Job:
     """Sizes and length."""
     _, _, total = images_of(recipe)
-    name = recipe.optimizer.name
-    states = 0 if name == "sgd" and recipe.optimizer.momentum == 0 else _STATES.get(name, 2)
+    states = optimizer_of(recipe).buffers(recipe.optimizer)
     longer = recipe.train.steps_factor
     epochs, steps = recipe.train.epochs, recipe.train.steps
     return Job(
@@ -69,32 +67,29 @@ def job_of(recipe: Recipe, loader: Loader) -> Job:
 def own_schedule(recipe: Recipe) -> str:
     """The recipe's schedule, as the planner calls it."""
     method = recipe.method
-    fixed = method.schedule == "recycled" and method.budget == "fixed"
-    return "recycled-budget" if fixed else method.schedule
+    return method.make().variant if method.schedule in SCHEDULES else method.schedule
 
 
 def methods_of(recipe: Recipe) -> list[Method]:
     """The recipe's schedule, and beside it the others with their usual share of copies.
 
-    A share that changes over training counts with its largest value.
+    A share that changes over training counts with its largest value. Controls are left out.
     """
-    method, attack = recipe.method, recipe.attack
-    packed = attack.norm == "linf" and attack.steps == 1
+    method, attack, own = recipe.method, recipe.attack, own_schedule(recipe)
     usual = Method(
         attack_steps=attack.steps,
-        tau=max(1, method.tau),
-        packed=packed,
+        packed=attack.norm == "linf" and attack.steps == 1,
         views=int(method.view != "none"),
     )
-    found = []
-    for name in SCHEDULES:
-        share = 0.25 if name == "recycled-budget" else 1.0
-        if name == own_schedule(recipe):
-            points = method.share
-            share = points if isinstance(points, float) else max(value for _, value in points)
-            found.append(replace(usual, schedule=name, share=share, refine=method.refine > 1))
-        elif name != "noise":
-            found.append(replace(usual, schedule=name, share=share))
+    found = [
+        replace(usual, schedule=name, share=kind.default_share(**settings))
+        for name, (kind, settings) in VARIANTS.items()
+        if name != own and not kind.control
+    ]
+    points = method.share
+    share = points if isinstance(points, float) else max(value for _, value in points)
+    place = list(VARIANTS).index(own) if own in VARIANTS else len(found)
+    found.insert(place, replace(usual, schedule=own, share=share, settings=method.arguments))
     return found
 
 

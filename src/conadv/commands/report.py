@@ -27,6 +27,10 @@ def report(
     title: Annotated[
         str | None, typer.Option(help="Above the headline.", show_default="study, data, network")
     ] = None,
+    chart: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE:FUNCTION", help="Also show a chart of your own."),
+    ] = None,
     no_pictures: Annotated[
         bool, typer.Option("--no-pictures", help="Show no images: data that may not be passed on.")
     ] = False,
@@ -42,7 +46,7 @@ def report(
     from conadv.lab.report.page import write_content
 
     first = paths[0] if paths[0].is_dir() else paths[0].parent
-    material = content(gather(paths), title=title, pictures=not no_pictures)
+    material = content(gather(paths), title=title, pictures=not no_pictures, charts=chart or ())
     page = write_content(
         material, out or first / "report.html", markdown_out=markdown, table_out=csv
     )

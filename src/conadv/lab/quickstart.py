@@ -26,6 +26,7 @@ from conadv.lab.report import Run, read_run, write_report
 from conadv.lab.report.findings import findings
 from conadv.lab.report.study.cells import cells
 from conadv.lab.report.tables import columns, rows
+from conadv.lab.study.cost import compute_factor
 from conadv.trainer.build import build
 from conadv.trainer.recipe import Recipe, load_recipe
 from conadv.trainer.start import train
@@ -43,8 +44,6 @@ SHORTEST = 3
 """Fewest epochs to which a slow machine may cut the runs: below, nothing is learnt."""
 _OVERHEAD = 1.3
 """Time over that of the steps alone: start-up, evaluations, test attacks, the page."""
-_COST = {"vanilla": 1.0, "noise": 2.0, "recycled": 2.0, "sequential": 8 / 3, "lookahead": 8 / 3}
-"""Passes forward and backward per image, docs/method.md."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def fitting_epochs(
     Returns:
         A number of epochs below what is asked, at least :data:`SHORTEST`; None if all of it fits.
     """
-    asked = [(recipe.train.epochs, _COST.get(recipe.method.schedule, 8 / 3)) for recipe in recipes]
+    asked = [(recipe.train.epochs, compute_factor(recipe)) for recipe in recipes]
     known = [(epochs, cost) for epochs, cost in asked if epochs is not None]
     if not known:
         return None

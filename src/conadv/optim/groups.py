@@ -73,3 +73,17 @@ def param_groups(
         {"params": weights, "weight_decay": weight_decay, "adapt": True},
         {"params": rest, "weight_decay": 0.0, "adapt": False},
     ]
+
+
+def classifier_apart(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
+    """The groups of `param_groups` with the last linear layer's weight in one of its own.
+
+    It is decayed but not adapted: :class:`~conadv.optim.Muon` leaves it to AdamW.
+    """
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
+    if not linear:
+        return groups
+    weights, rest = groups
+    last = linear[-1].weight
+    others = [p for p in weights["params"] if p is not last]
+    return [{**weights, "params": others}, {**weights, "params": [last], "adapt": False}, rest]

@@ -1,15 +1,59 @@
-"""Linear warm-up followed by polynomial or cosine decay.
+"""The learning rate of step t: a scaling rule, linear warm-up, polynomial or cosine decay.
 
-The functions give the factor on the peak learning rate as a pure function of the step, so a
-resumed run needs no scheduler state; the classes put them behind torch's scheduler interface.
+It is ``scaled_lr(...) * decay_factor(...)(t)``. The factors on the peak learning rate are pure
+functions of the step, so a resumed run needs no scheduler state; the classes put them behind
+torch's scheduler interface.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+
+def scaled_lr(
+    base_lr: float, rule: Literal["none", "linear", "sqrt"], base_batch: int, batch: int
+) -> float:
+    """Peak learning rate of a batch size, by :func:`linear_lr`, :func:`sqrt_lr` or no rule.
+
+    Args:
+        base_lr: the learning rate that is right at ``base_batch``.
+        rule: how it grows with the batch; ``"none"``: not at all.
+        base_batch: images per step it was tuned with.
+        batch: images per step it is wanted for.
+
+    Raises:
+        ValueError: a batch below 1 or a negative learning rate.
+    """
+    if rule == "none":
+        return base_lr
+    return (linear_lr if rule == "linear" else sqrt_lr)(base_lr, base_batch, batch)
+
+
+def decay_factor(
+    decay: Literal["poly", "cosine", "constant"],
+    total: float,
+    warmup: float = 0.0,
+    power: float = 2.0,
+    end: float = 0.0,
+) -> Callable[[float], float]:
+    """Factor on the peak learning rate as a function of the updates done so far.
+
+    Args:
+        decay: :func:`warmup_poly`, :func:`warmup_cosine`, or the peak after the warm-up.
+        total: updates of the whole run.
+        warmup: updates of the warm-up, a part of ``total``.
+        power: of the polynomial decay.
+        end: factor at the end of a decay.
+    """
+    if decay == "cosine":
+        return lambda step: warmup_cosine(step, total, warmup, end)
+    if decay == "constant":
+        power, end = 1.0, 1.0
+    return lambda step: warmup_poly(step, total, warmup, power, end)
 
 
 def warmup_poly(

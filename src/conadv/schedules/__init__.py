@@ -16,7 +16,12 @@ noise         (random signs)              3F           1
 ============  ==========================  ===========  =======================
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from conadv._words import find_named
 from conadv.schedules.base import Copies, PiecewiseLinear, Round, Schedule, Vanilla
+from conadv.schedules.facts import Setting, Work
 from conadv.schedules.lookahead import Lookahead
 from conadv.schedules.recycled import Recycled
 from conadv.schedules.sequential import Noise, Sequential
@@ -24,6 +29,22 @@ from conadv.schedules.sequential import Noise, Sequential
 SCHEDULES: dict[str, type[Schedule]] = {
     cls.name: cls for cls in (Vanilla, Sequential, Lookahead, Recycled, Noise)
 }
+"""Every schedule by its name. All else that lists schedules asks their classes."""
+VARIANTS: dict[str, tuple[type[Schedule], Mapping[str, Any]]] = {
+    name: (cls, settings)
+    for cls in SCHEDULES.values()
+    for name, settings in {cls.name: {}, **cls.variants}.items()
+}
+"""What benchmarks and plans list, by name: schedules, and settings that count as one."""
+
+
+def find_schedule(name: str) -> type[Schedule]:
+    """The class of a schedule, by its name or, one of your own, by ``module:Class``.
+
+    Raises:
+        ValueError: No such schedule.
+    """
+    return find_named(name, SCHEDULES, Schedule)
 
 
 def resolve_schedule(schedule: str | Schedule) -> Schedule:
@@ -34,16 +55,18 @@ def resolve_schedule(schedule: str | Schedule) -> Schedule:
     """
     if isinstance(schedule, Schedule):
         return schedule
-    if not isinstance(schedule, str) or schedule not in SCHEDULES:
+    try:
+        return find_schedule(schedule)()
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"schedule={schedule!r}: allowed are {', '.join(SCHEDULES)}, or a schedule object such "
-            "as Recycled(share=0.5)."
-        )
-    return SCHEDULES[schedule]()
+            f"schedule={schedule!r}: allowed are {', '.join(SCHEDULES)}, module:Class of your own, "
+            f"or a schedule object such as Recycled(share=0.5)."
+        ) from error
 
 
 __all__ = [
     "SCHEDULES",
+    "VARIANTS",
     "Copies",
     "Lookahead",
     "Noise",
@@ -52,6 +75,9 @@ __all__ = [
     "Round",
     "Schedule",
     "Sequential",
+    "Setting",
     "Vanilla",
+    "Work",
+    "find_schedule",
     "resolve_schedule",
 ]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from conadv._tree import map_tensors, rows
-from conadv.attack import Attack, Perturbed
+from conadv.schedules.facts import Setting, Work
+
+if TYPE_CHECKING:  # a recipe is read, and its schedule looked up, without torch
+    import torch
+    from torch import Tensor
+
+    from conadv.attack import Attack, Perturbed
 
 Scheduled = float | Callable[[float], float]
 """A number, or a function of progress (0 at the first step, 1 at the end) that returns one."""
@@ -77,6 +80,19 @@ class Copies:
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
+    def copies(self, current: Round) -> Copies:
+        """Themselves: of what waits for its round, they are complete."""
+        return self
+
+    def settle(self) -> None:
+        """Nothing about them is undecided."""
+
+    def tensors(self) -> list[Tensor]:
+        """Those of images, labels and origins."""
+        found: list[Tensor] = []
+        map_tensors(found.append, (self.images, self.labels, self.origins))
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only."""
         return {
@@ -107,7 +123,7 @@ class Round(Protocol):
     progress: float
     keep_origins: bool
     future: tuple[Tensor, Any] | None
-    """Lookahead: the batch of tau rounds later."""
+    """The batch of `Schedule.reads_ahead` rounds later."""
     clean_gradient: Tensor | None
     """After the backward: of the loss with respect to `images`, on request."""
     copy_gradients: list[Tensor | None]
@@ -141,7 +157,10 @@ class Round(Protocol):
 
 
 class Schedule:
-    """Base of the schedules; also the plainest one of them: no adversarial copies at all.
+    """Base of the schedules. What is true of a schedule is said in its class, and nowhere else.
+
+    One of your own derives from it and gives `copies`, and `collect` where copies are made for
+    later rounds; a recipe names it as ``method.schedule: my_module:MySchedule``.
 
     Args:
         share: share of the images that get an adversarial copy, in [0, 1], or a function of
@@ -153,7 +172,25 @@ class Schedule:
     A schedule keeps what is pending, so it belongs to one Adversary.
     """
 
-    name: ClassVar[str] = "vanilla"
+    name: ClassVar[str] = "schedule"
+    """How recipes, states and tables call it; without one, the name of the class."""
+    settings: ClassVar[Mapping[str, Setting]] = {}
+    """Keyword arguments beside share and weight."""
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Settings that benchmarks and plans list as a method of their own, by its name."""
+    makes_copies: ClassVar[bool] = True
+    """Whether it needs an adversarial branch beside the clean one."""
+    control: ClassVar[bool] = False
+    """Whether its copies are made without an attack, for comparison."""
+    gradients_in_sequence: ClassVar[int] = 1
+    """Gradients of a step of which each waits for the one before."""
+    queues_rounds: ClassVar[bool] = False
+    """Whether ``state_dict()["pending"]`` holds an entry for each of the next rounds."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__.lower()
 
     def __init__(self, share: Scheduled = 1.0, weight: Scheduled | None = None) -> None:
         self.share = share
@@ -164,7 +201,69 @@ class Schedule:
             self.weight_at(progress)
 
     reads_ahead = 0
-    """How many batches ahead of the current one the schedule must see."""
+    """How many batches (rounds) ahead of the current one the schedule must see."""
+
+    @classmethod
+    def for_steps(
+        cls,
+        rounds: int,
+        share: Scheduled | None = None,
+        weight: Scheduled | None = None,
+        **settings: Any,
+    ) -> Self:
+        """A schedule for a trainer whose steps have so many rounds.
+
+        Args:
+            rounds: Micro-batches of a step.
+            share: See the class; None takes its default.
+            weight: See the class.
+            settings: Further arguments; those `in_steps` are counted in steps.
+        """
+        for name, setting in cls.settings.items():
+            if setting.in_steps:
+                settings[name] = rounds * settings.get(name, setting.default)
+        shares = {} if share is None else {"share": share}
+        return cls(**shares, weight=weight, **settings)
+
+    @property
+    def filled_after(self) -> int:
+        """Rounds before a round has as many copies as later ones."""
+        return self.reads_ahead
+
+    @classmethod
+    def default_share(cls, **settings: Any) -> float:
+        """The share where nobody gives one, with these settings."""
+        return 1.0
+
+    @property
+    def variant(self) -> str:
+        """Its name, or that of the variant whose settings it has."""
+        for name, settings in self.variants.items():
+            if all(getattr(self, key) == value for key, value in settings.items()):
+                return name
+        return self.name
+
+    @property
+    def label(self) -> str:
+        """What a table calls it, counted in steps if it was made for steps of one round."""
+        return self.name
+
+    def work(self, share: float, attack_steps: int = 1) -> Work:
+        """What a step goes over.
+
+        Args:
+            share: Of copies, as in `share_at`.
+            attack_steps: Gradient steps of the attack.
+        """
+        return Work(copies=share)
+
+    def pending_bytes(self, signs: bool) -> float:
+        """Bytes that wait for later rounds, per pixel value of the copies of one round.
+
+        Args:
+            signs: Whether a sign per value says it all (`Attack.is_one_sign_step`).
+        """
+        return 0.0
 
     def share_at(self, progress: float) -> float:
         """Share of images that get a copy at this point of training."""
@@ -202,11 +301,11 @@ class Schedule:
         """Whether it shall also give the copies' own gradients."""
         return False
 
-    def copies(self, round: Round) -> list[Copies]:
-        """Copies to train on in this round. Called before the forward; changes no state."""
+    def copies(self, current: Round) -> list[Copies]:
+        """Copies to train on in this current. Called before the forward; changes no state."""
         return []
 
-    def collect(self, round: Round) -> None:
+    def collect(self, current: Round) -> None:
         """Prepare what later rounds need. Called after the backward, before the update."""
 
     def skip(self) -> None:
@@ -226,5 +325,23 @@ class Schedule:
 class Vanilla(Schedule):
     """Ordinary training: no copies."""
 
+    name: ClassVar[str] = "vanilla"
+    makes_copies: ClassVar[bool] = False
+
     def __init__(self) -> None:
         super().__init__(share=0.0)
+
+    @classmethod
+    def for_steps(
+        cls,
+        rounds: int,
+        share: Scheduled | None = None,
+        weight: Scheduled | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Ordinary training, whatever share and weight are: there are no copies to have them."""
+        return cls(**settings)
+
+    def work(self, share: float, attack_steps: int = 1) -> Work:
+        """The fresh images alone."""
+        return Work()

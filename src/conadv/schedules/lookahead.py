@@ -3,67 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from conadv._tree import map_tensors, rows
-from conadv.attack.checks import check_images, check_rows
 from conadv.schedules.base import Copies, Round, Schedule, Scheduled, own_labels
-from conadv.schedules.packed_signs import PackedSigns
+from conadv.schedules.facts import Setting, Work
 
+# What brings torch is imported where it is needed: a recipe looks the class up without.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-@dataclass
-class PendingSigns:
-    """The signs of a step from the first images of a batch, which comes with its round."""
+    from conadv.schedules.pending_signs import PendingSigns
 
-    signs: PackedSigns
-    total: int | None
-    """Images of that batch; None: not known, in states of development versions."""
-    seed: int | None = None
-    """Where the attack draws radii or starts: of their stream, which is drawn from again."""
-
-    def copies(self, round: Round) -> Copies:
-        """The copies that the signs make of the round's images.
-
-        Raises:
-            RuntimeError: the round's batch cannot be the one that was attacked.
-        """
-        total = len(round.images)
-        images = round.images.detach()
-        signs = self.signs.unpack(torch.promote_types(images.dtype, torch.float32), images.device)
-        origins = images[: len(signs)]
-        if origins.shape != signs.shape or self.total not in (None, total):
-            of = "" if self.total is None else f" of {self.total} images"
-            raise RuntimeError(
-                f"Images of shape {tuple(signs.shape)}, from a batch{of}, were attacked for this "
-                f"round, whose images have shape {tuple(images.shape)}: what batches() reads "
-                "ahead, or peek() is shown, must be the very batch of tau rounds later."
-            )
-        # The step that the attack took itself, so that the result is the same to the bit.
-        start, scales = origins, None
-        if self.seed is not None:
-            again = torch.Generator(images.device).manual_seed(self.seed)
-            scales = round.attack.draw_scales(len(origins), again, images.device)
-            start = round.attack.start(origins, again, scales)
-        stepped = round.attack.ascend(start, origins, signs, scales)
-        return Copies(stepped.images, rows(round.labels, 0, len(signs), total), origins)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers only."""
-        return {**self.signs.state_dict(), "total": self.total, "seed": self.seed}
-
-    @classmethod
-    def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> PendingSigns:
-        """The inverse of `state_dict`, on `device`."""
-        signs = PackedSigns.from_state_dict(state, device)
-        return cls(signs, state.get("total"), state.get("seed"))
-
-
-Pending = Copies | PendingSigns | None
-"""What a later round needs; None where nothing was made for it."""
+    Pending = Copies | PendingSigns | None
+    """What a later round needs; None where nothing was made for it."""
 
 
 class Lookahead(Schedule):
@@ -96,6 +51,17 @@ class Lookahead(Schedule):
     """
 
     name: ClassVar[str] = "lookahead"
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "tau": Setting(
+            1,
+            "Steps that the copies' weights are old.",
+            low=0,
+            high=64,
+            in_steps=True,
+            same_as={0: "sequential"},
+        )
+    }
+    queues_rounds: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -113,85 +79,101 @@ class Lookahead(Schedule):
         self._pending: deque[Pending] = deque([None] * tau)
         self._early: tuple[Round, Pending, torch.cuda.Event] | None = None
 
-    def copies(self, round: Round) -> list[Copies]:
+    @property
+    def label(self) -> str:
+        """With tau, where it is not 1."""
+        return self.name if self.tau == 1 else f"{self.name}, tau {self.tau}"
+
+    def work(self, share: float, attack_steps: int = 1) -> Work:
+        """Each copy is attacked, and later trained on."""
+        return Work(copies=share, attacked=attack_steps * share)
+
+    def pending_bytes(self, signs: bool) -> float:
+        """The copies of tau rounds: a bit for each value's sign, or whole in single precision."""
+        return self.reads_ahead * (1 / 8 if signs else 4.0)
+
+    def copies(self, current: Round) -> list[Copies]:
         """What was made for this round tau rounds ago."""
         self._early = None  # of a round that was never collected
-        side = round.side_stream() if self.stream and self.tau and round.future else None
+        side = current.side_stream() if self.stream and self.tau and current.future else None
         if side is not None:
+            import torch
+
             # Both passes read the weights of this step; neither waits for the other.
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                made = self._attack(round, round.future)
-                self._early = (round, made, side.record_event())
+                made = self._attack(current, current.future)
+                self._early = (current, made, side.record_event())
         if self.tau == 0:
-            fresh = self._attack_now(round)
+            fresh = self._attack_now(current)
             return [fresh] if fresh is not None else []
-        due = self._pending[0] if self.active(round.progress) else None
-        if isinstance(due, PendingSigns):
-            due = due.copies(round)
-        return [due] if due is not None else []
+        due = self._pending[0] if self.active(current.progress) else None
+        return [due.copies(current)] if due is not None else []
 
-    def collect(self, round: Round) -> None:
+    def collect(self, current: Round) -> None:
         """Attack the batch of tau rounds later, at this round's weights."""
         if self.tau == 0:
             return
-        if self._early is not None and self._early[0] is round:
+        if self._early is not None and self._early[0] is current:
             _, made, event = self._early
-            current = torch.cuda.current_stream()
-            current.wait_event(event)
+            import torch
+
+            stream = torch.cuda.current_stream()
+            stream.wait_event(event)
             if made is not None:
                 # Made on the other stream: its memory must outlive this stream's reads.
-                for tensor in _tensors(made):
-                    tensor.record_stream(current)
+                for tensor in made.tensors():
+                    tensor.record_stream(stream)
         else:
-            made = self._attack(round, round.future)
+            made = self._attack(current, current.future)
         self._early = None
         self._pending.popleft()
         self._settle()
         self._pending.append(made)
 
     def _settle(self) -> None:
-        """Free what the device has found to be unneeded; only the newest are still undecided."""
-        for entry in reversed(self._pending):
-            if isinstance(entry, PendingSigns):
-                if entry.signs.answer is None:
-                    return
-                entry.signs.settle()
+        """Free what the device has found to be unneeded."""
+        for entry in self._pending:
+            if entry is not None:
+                entry.settle()
 
-    def _attack_now(self, round: Round) -> Copies | None:
+    def _attack_now(self, current: Round) -> Copies | None:
         """With tau = 0: the round's own images."""
-        total = len(round.images)
-        count = self.count(total, round.progress)
+        total = len(current.images)
+        count = self.count(total, current.progress)
         if count == 0:
             return None
-        origins = round.images[:count].detach()
-        labels = rows(round.labels, 0, count, total)
-        perturbed = round.perturb(origins, labels)
-        round.report_zero_share(perturbed.zero_share)
+        origins = current.images[:count].detach()
+        labels = rows(current.labels, 0, count, total)
+        perturbed = current.perturb(origins, labels)
+        current.report_zero_share(perturbed.zero_share)
         return Copies(perturbed.images, labels, origins)
 
-    def _attack(self, round: Round, batch: tuple[Tensor, Any] | None) -> Pending:
+    def _attack(self, current: Round, batch: tuple[Tensor, Any] | None) -> Pending:
         """Attack a later round's batch; what has to be kept of the copies."""
         if batch is None:
             return None
+        from conadv.attack.checks import check_images, check_rows
+        from conadv.schedules.pending_signs import PendingSigns
+
         images, labels = batch
         check_images(images)
         check_rows(images, labels)
         total = len(images)
-        count = self.count(total, round.progress)
+        count = self.count(total, current.progress)
         if count == 0:
             return None
-        device = round.images.device
+        device = current.images.device
         origins = images[:count].detach().to(device, non_blocking=True)
         labels = map_tensors(
             lambda tensor: tensor.to(device, non_blocking=True), own_labels(labels, count, total)
         )
-        perturbed = round.perturb(origins, labels)
-        round.report_zero_share(perturbed.zero_share)
-        if round.attack.is_one_sign_step and perturbed.direction is not None:
-            seed = perturbed.seed if round.attack.draws_copies else None
-            return PendingSigns(PackedSigns.of(perturbed.direction), total, seed)
-        kept = origins.clone() if round.keep_origins else None
+        perturbed = current.perturb(origins, labels)
+        current.report_zero_share(perturbed.zero_share)
+        if current.attack.is_one_sign_step and perturbed.direction is not None:
+            seed = perturbed.seed if current.attack.draws_copies else None
+            return PendingSigns.of(perturbed.direction, total, seed)
+        kept = origins.clone() if current.keep_origins else None
         return Copies(perturbed.images, labels, kept)
 
     def skip(self) -> None:
@@ -228,13 +210,7 @@ class Lookahead(Schedule):
 
 
 def _restored(entry: dict[str, Any], device: torch.device) -> Copies | PendingSigns:
+    from conadv.schedules.pending_signs import PendingSigns
+
     kind = PendingSigns if "bits" in entry else Copies
     return kind.from_state_dict(entry, device)
-
-
-def _tensors(made: Copies | PendingSigns) -> list[Tensor]:
-    if isinstance(made, PendingSigns):
-        return made.signs.tensors()
-    found: list[Tensor] = []
-    map_tensors(found.append, (made.images, made.labels, made.origins))
-    return found

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-
-from conadv.attack import Attack
 from conadv.schedules.base import Copies, Round, Schedule, Scheduled, own_labels
+from conadv.schedules.facts import Setting, Work
+
+if TYPE_CHECKING:
+    import torch
+
+    from conadv.attack import Attack
 
 Budget = Literal["extra", "fixed"]
 
@@ -49,6 +53,15 @@ class Recycled(Schedule):
     """
 
     name: ClassVar[str] = "recycled"
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "budget": Setting(
+            "extra",
+            "Copies come on top of the fresh images, or take the place of some.",
+            choices=("extra", "fixed"),
+        ),
+        "refine": Setting(1, "Gradient steps in the life of a copy.", low=1, high=64),
+    }
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"recycled-budget": {"budget": "fixed"}}
 
     def __init__(
         self,
@@ -64,9 +77,31 @@ class Recycled(Schedule):
         self.budget: Budget = budget
         self.refine = refine
         self._pending: list[Copies] = []
-        if share is None:
-            share = 1.0 if budget == "extra" else 0.25
-        super().__init__(share, weight)
+        super().__init__(self.default_share(budget=budget) if share is None else share, weight)
+
+    @classmethod
+    def default_share(cls, **settings: Any) -> float:
+        """A share of 1 is impossible with a fixed budget: there it is 0.25."""
+        return 0.25 if settings.get("budget") == "fixed" else 1.0
+
+    @property
+    def filled_after(self) -> int:
+        """A cohort enters in each round, and stays for `refine` of them."""
+        return self.refine
+
+    @property
+    def label(self) -> str:
+        """With the budget, where it is fixed."""
+        return f"{self.name}, fixed budget" if self.budget == "fixed" else self.name
+
+    def work(self, share: float, attack_steps: int = 1) -> Work:
+        """No attack: the clean images' backward goes on to the pixels, refined copies' too."""
+        fresh = 1.0 if self.budget == "extra" else 1.0 - share
+        return Work(fresh, share, 0.0, fresh + (share if self.refine > 1 else 0.0))
+
+    def pending_bytes(self, signs: bool) -> float:
+        """One round's copies in single precision."""
+        return 4.0
 
     def share_at(self, progress: float) -> float:
         """Share of copies at this point of training; see the class for what it is a share of."""
@@ -166,33 +201,33 @@ class Recycled(Schedule):
         """Only to refine them."""
         return self.refine > 1
 
-    def copies(self, round: Round) -> list[Copies]:
+    def copies(self, current: Round) -> list[Copies]:
         """What earlier rounds left pending."""
-        return list(self._pending) if self.active(round.progress) else []
+        return list(self._pending) if self.active(current.progress) else []
 
-    def collect(self, round: Round) -> None:
+    def collect(self, current: Round) -> None:
         """Step the copies that are still to be refined, and make new ones from clean images."""
         pending: list[Copies] = []
-        for old, gradient in zip(round.copies, round.copy_gradients, strict=True):
+        for old, gradient in zip(current.copies, current.copy_gradients, strict=True):
             if old.age >= self.refine or gradient is None:
                 continue
             assert old.origins is not None
-            stepped = round.attack.ascend(old.images, old.origins, gradient, old.scales)
+            stepped = current.attack.ascend(old.images, old.origins, gradient, old.scales)
             pending.append(replace(old, images=stepped.images, age=old.age + 1))
-        total = len(round.images)
-        wanted = self.count(total, round.progress)
+        total = len(current.images)
+        wanted = self.count(total, current.progress)
         # One cohort per round, until together they are as many as wanted; then those that
         # retire are replaced.
         cohort = -(-wanted // self.refine)
         count = max(0, min(total, cohort, wanted - sum(map(len, pending))))
-        if count and round.clean_gradient is not None:
-            origins = round.images[:count].detach()
-            scales = round.draw_scales(count)
-            gradient = round.clean_gradient[:count]
-            stepped = round.attack.ascend(origins, origins, gradient, scales)
-            round.report_zero_share(stepped.zero_share)
-            keep = origins.clone() if self.refine > 1 or round.keep_origins else None
-            labels = own_labels(round.labels, count, total)
+        if count and current.clean_gradient is not None:
+            origins = current.images[:count].detach()
+            scales = current.draw_scales(count)
+            gradient = current.clean_gradient[:count]
+            stepped = current.attack.ascend(origins, origins, gradient, scales)
+            current.report_zero_share(stepped.zero_share)
+            keep = origins.clone() if self.refine > 1 or current.keep_origins else None
+            labels = own_labels(current.labels, count, total)
             again = scales if self.refine > 1 else None
             pending.append(Copies(stepped.images, labels, keep, 1, again))
         self._pending = pending

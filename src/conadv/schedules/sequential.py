@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from conadv._tree import rows
 from conadv.schedules.base import Copies, Round, Schedule
+from conadv.schedules.facts import Work
 
 
 class Sequential(Schedule):
@@ -20,17 +21,22 @@ class Sequential(Schedule):
     """
 
     name: ClassVar[str] = "sequential"
+    gradients_in_sequence: ClassVar[int] = 2
 
-    def copies(self, round: Round) -> list[Copies]:
-        """Copies of this round's own images, at the current weights."""
-        total = len(round.images)
-        count = self.count(total, round.progress)
+    def work(self, share: float, attack_steps: int = 1) -> Work:
+        """Each copy is attacked, and then trained on."""
+        return Work(copies=share, attacked=attack_steps * share)
+
+    def copies(self, current: Round) -> list[Copies]:
+        """Copies of this current's own images, at the current weights."""
+        total = len(current.images)
+        count = self.count(total, current.progress)
         if count == 0:
             return []
-        origins = round.images[:count].detach()
-        labels = rows(round.labels, 0, count, total)
-        perturbed = round.perturb(origins, labels)
-        round.report_zero_share(perturbed.zero_share)
+        origins = current.images[:count].detach()
+        labels = rows(current.labels, 0, count, total)
+        perturbed = current.perturb(origins, labels)
+        current.report_zero_share(perturbed.zero_share)
         return [Copies(perturbed.images, labels, origins)]
 
 
@@ -46,12 +52,13 @@ class Noise(Schedule):
     """
 
     name: ClassVar[str] = "noise"
+    control: ClassVar[bool] = True
 
-    def copies(self, round: Round) -> list[Copies]:
-        """Noisy copies of this round's own images."""
-        total = len(round.images)
-        count = self.count(total, round.progress)
+    def copies(self, current: Round) -> list[Copies]:
+        """Noisy copies of this current's own images."""
+        total = len(current.images)
+        count = self.count(total, current.progress)
         if count == 0:
             return []
-        origins = round.images[:count].detach()
-        return [Copies(round.noise(origins), rows(round.labels, 0, count, total), origins)]
+        origins = current.images[:count].detach()
+        return [Copies(current.noise(origins), rows(current.labels, 0, count, total), origins)]

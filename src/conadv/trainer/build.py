@@ -9,7 +9,6 @@ from torch import nn
 
 import conadv
 from conadv.errors import RecipeError
-from conadv.schedules import Schedule
 from conadv.trainer.distributed import World
 from conadv.trainer.distributed.data_parallel import DataParallel, Exchange, FullySharded
 from conadv.trainer.distributed.world import local_device
@@ -21,7 +20,6 @@ from conadv.trainer.input.splits import Facts, Splits
 from conadv.trainer.models.zoo import build_model
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.recipe.sections import BRANCHES, VIEW_BRANCH
-from conadv.trainer.recipe.values import piecewise
 from conadv.trainer.run.device import autocast_dtype, resolve_device
 from conadv.trainer.step import Precision
 from conadv.trainer.trainer import Trainer
@@ -154,8 +152,8 @@ def _exchange(recipe: Recipe, model: nn.Module, world: World) -> Exchange:
 
 
 def branches_of(recipe: Recipe) -> tuple[str, ...]:
-    """Normalisation branches of a recipe's model: vanilla training has no adversarial one."""
-    branches = BRANCHES[:1] if recipe.method.schedule == "vanilla" else BRANCHES
+    """Normalisation branches of a recipe's model: an adversarial one where there are copies."""
+    branches = BRANCHES if recipe.method.kind.makes_copies else BRANCHES[:1]
     return branches if recipe.method.view == "none" else (*branches, VIEW_BRANCH)
 
 
@@ -173,8 +171,8 @@ def make_model(recipe: Recipe, facts: Facts) -> nn.Module:
     ):
         if branch not in (None, *branches):
             raise RecipeError(
-                f"{field}={branch} with method.schedule=vanilla: its model has the clean branch "
-                f"only. Set {field}=clean, or another method.schedule."
+                f"{field}={branch} with method.schedule={recipe.method.schedule}: its model has "
+                f"the clean branch only. Set {field}=clean, or another method.schedule."
             )
     model = build_model(recipe.model, facts.channels, len(facts.classes))
     group = recipe.norm_group if recipe.norm_group != recipe.micro_batch else None
@@ -198,7 +196,7 @@ def make_adversary(recipe: Recipe, model: nn.Module, facts: Facts, rounds: int) 
         facts: Mean and std of the data set.
         rounds: Micro-batches of a step on this rank.
     """
-    schedule = make_schedule(recipe, rounds)
+    schedule = recipe.method.make(rounds)
     # Where there is no adversarial branch, pictures of the attack are taken through the clean one.
     branch = BRANCHES[-1] if BRANCHES[-1] in branches_of(recipe) else BRANCHES[0]
     return conadv.Adversary(
@@ -214,30 +212,6 @@ def make_adversary(recipe: Recipe, model: nn.Module, facts: Facts, rounds: int) 
 def make_attack(recipe: Recipe, facts: Facts) -> conadv.Attack:
     """The attack of training, on images standardised with the data set's mean and std."""
     return conadv.Attack(mean=facts.mean, std=facts.std, **dict(recipe.attack))
-
-
-def make_schedule(recipe: Recipe, rounds: int) -> Schedule:
-    """The schedule object.
-
-    Lookahead's staleness is counted in rounds, one per micro-batch: ``tau`` steps are
-    ``tau * rounds`` rounds, so the copies of a step's micro-batches are all made at the
-    weights of the step that lies ``tau`` steps before it.
-
-    Args:
-        recipe: Names the schedule.
-        rounds: Micro-batches of a step on this rank.
-    """
-    method = recipe.method
-    share = piecewise(method.share)
-    weight = None if method.weight is None else piecewise(method.weight)
-    makers: dict[str, Callable[[], Schedule]] = {
-        "vanilla": conadv.Vanilla,
-        "sequential": lambda: conadv.Sequential(share, weight),
-        "noise": lambda: conadv.Noise(share, weight),
-        "lookahead": lambda: conadv.Lookahead(method.tau * rounds, share, weight),
-        "recycled": lambda: conadv.Recycled(share, weight, method.budget, method.refine),
-    }
-    return makers[method.schedule]()
 
 
 def make_test_attack(recipe: Recipe, facts: Facts) -> conadv.Attack:

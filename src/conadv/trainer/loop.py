@@ -275,8 +275,9 @@ class Run:
 
     def _restore(self) -> None:
         micro_steps = self.recipe.micro_steps
+        queued = self.recipe.method.kind.queues_rounds
         state = self.saving.store.load_newest(
-            lambda ranks, read: redeal(ranks, read, self.world, micro_steps)
+            lambda ranks, read: redeal(ranks, read, self.world, micro_steps, queued)
         )
         step = 0 if state is None else int(state["trainer"]["step"])
         if self.world.main:

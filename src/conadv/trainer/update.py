@@ -13,10 +13,13 @@ from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from conadv import optim
+from conadv._words import import_named
 from conadv.errors import RecipeError
+from conadv.optim.groups import classifier_apart
 from conadv.optim.sharded import is_dtensor
 from conadv.trainer.checkpoint.reshard import load_weights, spread_optimizer, whole
 from conadv.trainer.recipe import Recipe
+from conadv.trainer.recipe.updates import beside, optimizer_of
 from conadv.trainer.step import Precision
 
 
@@ -28,30 +31,18 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     Raises:
         RecipeError: The optimizer does not take these settings.
     """
-    settings = recipe.optimizer
+    settings, known = recipe.optimizer, optimizer_of(recipe)
     groups: Any = optim.param_groups(model, settings.weight_decay)
-    if settings.name == "muon":
-        groups = _without_classifier(groups, model)
+    if known.classifier_apart:
+        groups = classifier_apart(groups, model)
     options: dict[str, Any] = {"lr": recipe.peak_lr}
-    if settings.betas is not None:
-        options["betas"] = settings.betas
-    if settings.eps is not None:
-        options["eps"] = settings.eps
-    if settings.name in ("lars", "sgd"):
-        options |= {"momentum": settings.momentum, "nesterov": settings.nesterov}
-    if settings.name == "lars":
-        options["trust_coefficient"] = settings.trust_coefficient
-        options["lr_in_momentum"] = settings.lr_in_momentum
-    own: dict[str, Any] = {
-        "lars": optim.LARS,
-        "lamb": optim.LAMB,
-        "sgd": torch.optim.SGD,
-        "adamw": torch.optim.AdamW,
-        "muon": optim.Muon,
-    }
-    kind: Any = own.get(settings.name) or getattr(torch.optim, settings.name)
+    options |= {name: getattr(settings, name) for name in known.takes}
+    given = {"betas": settings.betas, "eps": settings.eps}
+    options |= {name: value for name, value in given.items() if value is not None}
     try:
-        optimizer: torch.optim.Optimizer = kind(groups, **options | settings.options)
+        optimizer: torch.optim.Optimizer = import_named(known.make)(
+            groups, **options | settings.options
+        )
     except (TypeError, ValueError) as error:
         raise RecipeError(
             f"optimizer.name={settings.name} does not take these settings: {error}. Correct "
@@ -60,22 +51,10 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _without_classifier(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
-    """The last linear layer's weight in a group of its own, which Muon leaves to AdamW."""
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
-    if not linear:
-        return groups
-    weights, rest = groups
-    last = linear[-1].weight
-    others = [p for p in weights["params"] if p is not last]
-    return [{**weights, "params": others}, {**weights, "params": [last], "adapt": False}, rest]
-
-
 def make_sam(recipe: Recipe, parameters: Iterable[Tensor]) -> optim.SAM | None:
     """What perturbs the weights, or None."""
-    kinds = {"sam": optim.SAM, "async": optim.AsyncSAM}
-    kind = kinds.get(recipe.method.sam)
-    return None if kind is None else kind(parameters, recipe.method.rho)
+    chosen = beside(recipe, "method.sam")
+    return None if chosen is None else import_named(chosen.make)(parameters, recipe.method.rho)
 
 
 def make_variance_reduction(
@@ -95,13 +74,9 @@ def make_variance_reduction(
 
 def learning_rate_factor(recipe: Recipe, train_images: int) -> Callable[[int], float]:
     """Factor on the peak learning rate as a function of the steps done."""
+    given = recipe.lr_schedule
     total, warmup = recipe.total_steps(train_images), recipe.warmup_steps(train_images)
-    settings = recipe.lr_schedule
-    if settings.decay == "poly":
-        return lambda s: optim.warmup_poly(s, total, warmup, settings.power, settings.end_factor)
-    if settings.decay == "cosine":
-        return lambda s: optim.warmup_cosine(s, total, warmup, settings.end_factor)
-    return lambda s: optim.warmup_poly(s, total, warmup, 1.0, 1.0)
+    return optim.decay_factor(given.decay, total, warmup, given.power, given.end_factor)
 
 
 def make_update(

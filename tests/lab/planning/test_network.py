@@ -194,7 +194,7 @@ def test_memory_by_hand() -> None:
     assert (plain.weights, plain.gradients, plain.optimizer) == (weights, weights, 3 * weights)
     assert plain.activations == network.saved_once + 64 * network.saved
     assert plain.pending == 0
-    ahead = memory_of(network, JOB, Method("lookahead", tau=2), Dealt(64, 4))
+    ahead = memory_of(network, JOB, Method("lookahead", settings={"tau": 2}), Dealt(64, 4))
     assert ahead.pending == 2 * 4 * 64 * values / 8  # a bit per value of two steps' images
     assert ahead.activations == network.saved_once + 128 * network.saved
     whole = memory_of(network, JOB, Method("lookahead", packed=False), Dealt(64, 4))

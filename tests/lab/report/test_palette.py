@@ -8,8 +8,16 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from conadv.lab.report.charts.palette import _FAMILIES, _OTHERS, MethodKey, colours, dashes
+from conadv.lab.report.charts.palette import (
+    _OTHERS,
+    FAMILIES,
+    MethodKey,
+    colours,
+    dashes,
+)
+from conadv.schedules import SCHEDULES
 
+OWN = {name: family.colour for name, family in FAMILIES.items() if family.colour is not None}
 VANILLA, SEQUENTIAL = MethodKey("vanilla", "vanilla"), MethodKey("sequential", "sequential")
 RECYCLED = MethodKey("recycled", "recycled")
 FIXED = MethodKey("recycled, fixed budget", "recycled", "fixed")
@@ -33,7 +41,7 @@ def cards() -> list[str]:
 
 def test_every_colour_stands_out_from_its_background() -> None:
     light, dark = cards()
-    for colour in (*_FAMILIES.values(), *_OTHERS):
+    for colour in (*OWN.values(), *_OTHERS):
         assert contrast(colour.light, light) >= 4
         assert contrast(colour.dark, dark) >= 4
 
@@ -60,7 +68,7 @@ def test_the_methods_of_the_quickstart_differ_for_colour_blind_readers(
     kind: str, theme: str
 ) -> None:
     seen = [
-        lab(np.array(BLIND[kind]) @ linear(getattr(_FAMILIES[name], theme)))
+        lab(np.array(BLIND[kind]) @ linear(getattr(OWN[name], theme)))
         for name in ("vanilla", "sequential", "recycled")
     ]
     for one, other in combinations(seen, 2):
@@ -85,13 +93,21 @@ def test_methods_that_meet_at_a_batch_never_share_a_colour() -> None:
     lamb = MethodKey("LAMB", "vanilla")
     strange = [(MethodKey(f"own {i}", f"own {i}"), 1) for i in range(5)]
     chosen = colours([(VANILLA, 1), (lamb, 1), *strange])
-    assert chosen[VANILLA] == _FAMILIES["vanilla"]
+    assert chosen[VANILLA] == OWN["vanilla"]
     assert len(set(chosen.values())) == 7
 
 
 def test_many_methods_are_all_told_apart() -> None:
-    count = 2 * (len(_FAMILIES) + len(_OTHERS))
+    count = 2 * (len(OWN) + len(_OTHERS))
     chosen = colours((MethodKey(f"vanilla {i}", "vanilla"), 1) for i in range(count))
     assert len(set(chosen.values())) == count
     for colour in chosen.values():
         go.scatter.Marker(symbol=colour.symbol)  # refuses what it does not know
+
+
+def test_a_report_knows_of_schedules_what_they_say_of_themselves() -> None:
+    for name, schedule in SCHEDULES.items():
+        family = MethodKey(name, name).family
+        assert family.colour is not None
+        assert family.copies == schedule.makes_copies
+        assert family.attacks == (schedule.makes_copies and not schedule.control)

@@ -83,7 +83,7 @@ def states(schedule: str, ranks: int, micro_steps: int, tau: int = 2) -> list[di
 def test_lookahead_loses_nothing(before: int, after: int) -> None:
     saved, expected = states("lookahead", before, 12), states("lookahead", after, 12)
     for rank in range(after):
-        found = redeal(before, saved.__getitem__, World(rank, after), 12)
+        found = redeal(before, saved.__getitem__, World(rank, after), 12, queued=True)
         assert found["adversary"]["state"] == expected[rank]["adversary"]["state"]
 
 

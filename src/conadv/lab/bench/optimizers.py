@@ -22,11 +22,12 @@ from torch.optim import Optimizer
 from conadv.errors import ConadvError
 from conadv.optim import LAMB, LARS, param_groups
 from conadv.trainer.probe.memory import synchronise
+from conadv.trainer.recipe.updates import OPTIMIZERS
 from conadv.trainer.run import environment as machine
 
 WEIGHT_DECAY = 5e-5
 
-PASSES = {"lars": 7, "lamb": 10}
+PASSES = {name: known.passes for name, known in OPTIMIZERS.items() if known.passes}
 """How often the memory of all weights must be passed over, with nothing left in a cache.
 
 LARS: read w and g for the norms; read w, g and v, write w and v. LAMB: read w, g, m and v and

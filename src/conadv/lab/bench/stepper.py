@@ -5,22 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn.functional import cross_entropy
 
 import conadv
 from conadv.optim import LARS, param_groups
-from conadv.schedules import Schedule
+from conadv.schedules import VARIANTS, Schedule
 from conadv.trainer.probe.memory import synchronise
 
 SCHEDULES: dict[str, Callable[[], Schedule]] = {
-    "vanilla": conadv.Vanilla,
-    "sequential": conadv.Sequential,
-    "lookahead": conadv.Lookahead,
-    "recycled": conadv.Recycled,
-    "recycled-budget": lambda: conadv.Recycled(budget="fixed"),
-    "noise": conadv.Noise,
+    name: partial(cls, **settings) for name, (cls, settings) in VARIANTS.items()
 }
 """What is measured, by the name in the table. Each entry makes a new schedule object."""
 
@@ -68,7 +64,7 @@ class Stepper:
         self.labels = torch.randint(0, settings.classes, (fresh,), device=device)
 
     def step(self) -> None:
-        """One training step, as in a user's loop; lookahead attacks the same images again."""
+        """One training step, as in a user's loop; it is shown the same images as later ones."""
         self.adversary.peek(self.images, self.labels)
         with self.settings.autocast():
             loss = self.adversary.loss(self.images, self.labels, cross_entropy)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from conadv.errors import PlanError
 from conadv.lab.planning.network import Network
+from conadv.schedules import VARIANTS, Schedule, Work, find_schedule
 
-SCHEDULES = ("vanilla", "sequential", "lookahead", "recycled", "recycled-budget", "noise")
+SCHEDULES = tuple(VARIANTS)
 """As in `conadv bench steps`: recycled-budget is recycled with a fixed budget of images."""
 
 
@@ -17,38 +20,51 @@ class Method:
     """A schedule, and how much of it."""
 
     schedule: str = "vanilla"
+    """One of `SCHEDULES`, or ``module:Class``."""
     share: float = 1.0
     """Copies per fresh image; with recycled-budget the share of a batch that is copies."""
     attack_steps: int = 1
-    """Gradient steps of an attack (sequential, lookahead)."""
-    tau: int = 1
-    """Steps that lookahead attacks ahead."""
+    """Gradient steps of an attack."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the schedule, such as lookahead's tau in steps."""
     packed: bool = True
-    """Whether one sign bit per value is enough of a pending copy (lookahead)."""
-    refine: bool = False
-    """Whether a copy's own backward pass takes its gradient too (recycled)."""
+    """Whether one sign bit per value is enough of a pending copy."""
     views: int = 0
     """Further views of each fresh image that are trained on."""
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
+        try:
+            self.make()
+        except (TypeError, ValueError) as error:
             allowed = ", ".join(SCHEDULES)
-            raise PlanError(f"schedule {self.schedule}: not known. Allowed: {allowed}.")
-        if not 0 <= self.share <= 1 or (self.schedule == "recycled-budget" and self.share == 1):
+            raise PlanError(
+                f"schedule {self.schedule}: {error}. Allowed: {allowed}, or module:Class."
+            ) from error
+        if not 0 <= self.share <= 1 or self.fresh <= 0:
             raise PlanError(
                 f"share={self.share:g} of {self.schedule}: give a number from 0 to 1 (with a "
                 "fixed budget below 1, or no fresh image is left)."
             )
 
+    def make(self, rounds: int = 1) -> Schedule:
+        """The schedule, for steps of so many rounds; its own share is the usual one."""
+        kind, settings = VARIANTS.get(self.schedule) or (find_schedule(self.schedule), {})
+        return kind.for_steps(rounds, **{**settings, **self.settings})
+
+    @property
+    def work(self) -> Work:
+        """What a step goes over, per image of the micro-batch, further views left out."""
+        return self.make().work(self.share, self.attack_steps)
+
     @property
     def fresh(self) -> float:
         """Fresh images of a micro-batch, as a share of its size."""
-        return 1.0 - self.share if self.schedule == "recycled-budget" else 1.0
+        return self.work.fresh
 
     @property
     def copies(self) -> float:
         """Copies that are trained on, likewise."""
-        return 0.0 if self.schedule == "vanilla" else self.share
+        return self.work.copies
 
     @property
     def images(self) -> float:
@@ -58,15 +74,21 @@ class Method:
     @property
     def attacks(self) -> float:
         """Images that are attacked in passes of their own, times the attack's steps."""
-        return self.attack_steps * self.share if self.schedule in ("sequential", "lookahead") else 0
+        return self.work.attacked
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it attacks later batches, beside the training pass."""
+        return self.make().reads_ahead > 0
+
+    def pending_bytes(self, rounds: int) -> float:
+        """Bytes that wait for later rounds, per image of the micro-batch and pixel value."""
+        return self.copies * self.make(rounds).pending_bytes(self.packed)
 
     def train_operations(self, network: Network) -> float:
         """Operations of forward and backward, per image of the micro-batch."""
-        if self.schedule in ("recycled", "recycled-budget"):
-            copy = network.recycle if self.refine else network.train
-            views = self.fresh * self.views * network.train
-            return self.fresh * network.recycle + self.copies * copy + views
-        return self.images * network.train
+        to_pixels = self.work.input_gradients * (network.recycle - network.train)
+        return self.images * network.train + to_pixels
 
     def attack_operations(self, network: Network) -> float:
         """Operations of the attack's own passes, likewise."""

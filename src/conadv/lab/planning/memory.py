@@ -52,23 +52,12 @@ def memory_of(
     train = scale * network.saved * method.images * dealt.micro_batch
     attack = 0.0
     if method.attacks:
-        attack = scale * network.attack_saved * method.share * dealt.micro_batch
+        attack = scale * network.attack_saved * method.copies * dealt.micro_batch
     both = train + attack if beside else max(train, attack)
     return Memory(
         weights=weights,
         gradients=weights,
         optimizer=weights * (job.optimizer_states + job.averaged),
         activations=network.saved_once + both,
-        pending=_pending(network, method, dealt),
+        pending=method.pending_bytes(dealt.rounds) * dealt.micro_batch * network.values,
     )
-
-
-def _pending(network: Network, method: Method, dealt: Dealt) -> float:
-    """Copies that wait: tau steps of them for lookahead, one micro-batch for recycled."""
-    copies = method.share * dealt.micro_batch
-    if method.schedule == "lookahead":
-        copies *= dealt.rounds * method.tau
-        return copies * network.values * (1 / 8 if method.packed else _FP32)
-    if method.schedule in ("recycled", "recycled-budget"):
-        return copies * network.values * _FP32
-    return 0.0

@@ -94,7 +94,7 @@ def plan_step(
     dealt, single = deal(job, devices), deal(job, 1)
     timing = step_timing(network, job, method, dealt, rates, link, devices)
     alone = step_timing(network, job, method, single, rates, link, 1)
-    beside = method.schedule == "lookahead" and rates.streams
+    beside = method.ahead and rates.streams
     return StepPlan(
         schedule=method.schedule,
         devices=devices,
@@ -157,7 +157,7 @@ def compare(
         base = plan_step(network, job, Method(views=method.views), *hardware).timing.step
         plan = plan_step(network, job, method, *hardware)
         ratio = plan.timing.step / base
-        hidden = None if method.schedule == "vanilla" else ratio <= HIDDEN
+        hidden = None if not method.copies else ratio <= HIDDEN
         found.append(Comparison(plan, ratio, hidden))
     return found
 

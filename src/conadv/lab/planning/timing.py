@@ -119,16 +119,16 @@ def step_timing(
     attack_work = rates.work(method.attack_operations(network) * size)
     starts = method.attack_steps * rates.start(network.attack) if method.attacks else 0.0
     added = attack_work + starts
-    if method.schedule == "lookahead" and rates.streams:
+    if method.ahead and rates.streams:
         # Beside the training pass: what one leaves idle the other uses.
         added = max(train, train_work + attack_work, added) - train
     forward = network.forward * method.images / each
     backward = train * (1 - forward)
-    after = added if method.schedule == "lookahead" else 0.0
+    after = added if method.ahead else 0.0
     buckets = network.buckets(job.bucket_bytes)
     alone, left = _exposed(buckets, link, devices, backward, after)
     gradient_bytes = network.gradient_bytes
-    reads = 2 if method.schedule == "lookahead" else 1  # lookahead reads its batches again
+    reads = 2 if method.ahead else 1  # what is attacked ahead is read again in its own round
     fresh = size * dealt.rounds * method.fresh * (1 + method.views)
     return Timing(
         train=dealt.rounds * train,

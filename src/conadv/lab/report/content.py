@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from conadv._words import import_named
 from conadv.lab.report.analyses import AnalysisTable, analysis_charts, analysis_table
 from conadv.lab.report.charts.curves import Chart
 from conadv.lab.report.charts.palette import Colour, MethodKey, colours
@@ -34,6 +35,7 @@ class Content:
         scale: How far every method goes; None where that is no question.
         gains: Every method at each batch, likewise.
         charts: Figures of these.
+        own_charts: Figures of one's own.
         analyses: Sharpness and the like, or None.
         analysis_charts: Figures of these.
         tuned: What studies tuned.
@@ -51,6 +53,7 @@ class Content:
     scale: LargeBatch | None
     gains: tuple[Gains, ...]
     charts: tuple[Chart, ...]
+    own_charts: tuple[Chart, ...]
     analyses: AnalysisTable | None
     analysis_charts: tuple[Chart, ...]
     tuned: tuple[Tuned, ...]
@@ -59,7 +62,12 @@ class Content:
 
 
 def content(
-    material: Material, *, title: str | None = None, lead: str = "", pictures: bool = True
+    material: Material,
+    *,
+    title: str | None = None,
+    lead: str = "",
+    pictures: bool = True,
+    charts: Iterable[str] = (),
 ) -> Content:
     """Work out a report.
 
@@ -68,9 +76,11 @@ def content(
         title: Small line above the headline; None takes data set and network.
         lead: Introduction; empty takes the description of the study.
         pictures: Show images of the runs; false for data that may not be passed on.
+        charts: Functions of one's own, each ``module:function``. They are given the cells and the
+            colour of each method, and return a `Chart` or None.
 
     Raises:
-        ValueError: There are no runs.
+        ValueError: There are no runs, or no such function.
     """
     runs, studies = material.runs, material.studies
     if not runs:
@@ -90,6 +100,7 @@ def content(
         scale=scale,
         gains=found,
         charts=tuple(scale_charts(scale, found, everything, palette)) if scale else (),
+        own_charts=tuple(filter(None, (import_named(c)(everything, palette) for c in charts))),
         analyses=analysis_table(everything),
         analysis_charts=tuple(analysis_charts(everything, palette)),
         tuned=tuple(tuning(studies)),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from conadv.lab.report.study.cells import Cell, baseline, relative
 from conadv.lab.report.text import count, joined, percent, points, ratio, seconds
 
-_CONTROLS = ("vanilla", "noise")
 _UNFINISHED_TRAINING = 0.02
 """Fraction of training accuracy that a run may be behind the reference before it is said."""
 
@@ -69,7 +68,7 @@ class Comparison:
     @property
     def best(self) -> Cell | None:
         """The adversarial method that did best on validation images: the test set has no say."""
-        adversarial = [cell for cell in self.methods if cell.key.schedule not in _CONTROLS]
+        adversarial = [cell for cell in self.methods if cell.key.family.attacks]
         measured = [cell for cell in adversarial if cell.mean("test_accuracy") is not None]
 
         def merit(cell: Cell) -> float:

@@ -36,6 +36,7 @@ def write_report(
     lead: str = "",
     markdown_out: Path | str | None = None,
     table_out: Path | str | None = None,
+    charts: Iterable[str] = (),
 ) -> Path:
     """Read runs and studies, and write the page.
 
@@ -46,6 +47,7 @@ def write_report(
         lead: A paragraph of introduction under the headline; empty takes a study's description.
         markdown_out: Also write the tables as Markdown.
         table_out: Also write one row per run as comma-separated values.
+        charts: Functions of one's own, each ``module:function``; see `content`.
 
     Returns:
         ``out`` as a path.
@@ -53,7 +55,7 @@ def write_report(
     Raises:
         RunFolderError: A path is neither run nor study, or a file cannot be written.
     """
-    material = content(gather(paths), title=title, lead=lead)
+    material = content(gather(paths), title=title, lead=lead, charts=charts)
     return write_content(material, out, markdown_out=markdown_out, table_out=table_out)
 
 
@@ -96,7 +98,7 @@ def page(material: Content) -> str:
     palette = material.palette
     views = curve_views(material.runs, palette)
     charts = curves([view.run for view in views], palette)
-    plots = bool(charts or material.charts or material.analysis_charts)
+    plots = any((charts, material.charts, material.own_charts, material.analysis_charts))
     scale = material.scale
     return (
         _environment()
@@ -116,6 +118,7 @@ def page(material: Content) -> str:
             gains_row=gains_row,
             unfinished=unfinished,
             scale_charts=material.charts,
+            own_charts=material.own_charts,
             analyses=material.analyses,
             analysis_charts=material.analysis_charts,
             tuned=material.tuned,

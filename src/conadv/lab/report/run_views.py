@@ -14,7 +14,6 @@ from conadv.lab.report.settings import Facts, differing, facts
 from conadv.lab.report.study.cells import Cell, method_key
 from conadv.lab.report.text import percent
 
-_CONTROLS = ("vanilla",)
 _MOST_CURVES = 12
 """With more runs, only one of each setting is drawn."""
 _MOST_SHOWN = 10
@@ -79,7 +78,7 @@ def strips(runs: Sequence[Run], palette: Mapping[MethodKey, Colour]) -> list[Str
         scale = f"; shown {127 / most:.0f} times as strong around mid-grey" if most else ""
         caption = f"The strongest change of a pixel is {most:.3g} of 255 grey levels{scale}."
         shown[key] = Strip(run, order.index(key), caption, tuple(triples(run.pictures)))
-    adversarial = [strip for key, strip in shown.items() if key.schedule not in _CONTROLS]
+    adversarial = [strip for key, strip in shown.items() if key.family.copies]
     return adversarial or list(shown.values())
 
 

@@ -9,6 +9,7 @@ from conadv.lab.study.plan import Plan, Task
 from conadv.trainer.input.random_images import images_of
 from conadv.trainer.probe.dry_run import dry_run
 from conadv.trainer.recipe import Recipe, piecewise
+from conadv.trainer.recipe.updates import gradients
 
 _POINTS = 100
 """Over how many moments of training a schedule is averaged."""
@@ -22,17 +23,12 @@ def compute_factor(recipe: Recipe) -> float:
     In units of one forward and backward of one image, of which an attack step is 2/3; schedules
     of shares are averaged over training.
     """
-    method = recipe.method
-    share = piecewise(method.share)
+    share = piecewise(recipe.method.share)
     at = [(n + 0.5) / _POINTS for n in range(_POINTS)]
-    copies = sum(share(p) if callable(share) else share for p in at) / _POINTS
-    if method.schedule == "vanilla" or (method.schedule == "recycled" and method.budget == "fixed"):
-        copies = 0.0
-    attack = 0.0
-    if method.schedule in ("sequential", "lookahead"):
-        attack = copies * recipe.attack.steps * 2 / 3
-    view = 0.0 if method.view == "none" else 1.0
-    return (1.0 + copies + attack + view) * (1.0 if method.sam == "none" else 2.0)
+    mean = sum(share(p) if callable(share) else share for p in at) / _POINTS
+    work = recipe.method.make().work(mean, recipe.attack.steps)
+    view = 0.0 if recipe.method.view == "none" else 1.0
+    return (work.compute + view) * gradients(recipe)
 
 
 def work(recipe: Recipe) -> float:

@@ -193,7 +193,7 @@ def _applies(parameter: Parameter, method: str, recipe: Recipe) -> bool:
     if parameter.methods == "all":
         return True
     if parameter.methods == "adversarial":
-        return recipe.method.schedule != "vanilla"
+        return recipe.method.kind.makes_copies
     return method in parameter.methods
 
 

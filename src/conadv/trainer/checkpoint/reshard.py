@@ -14,21 +14,26 @@ from conadv.trainer.distributed import World
 
 
 def redeal(
-    ranks: int, read: Callable[[int], dict[str, Any]], world: World, micro_steps: int
+    ranks: int,
+    read: Callable[[int], dict[str, Any]],
+    world: World,
+    micro_steps: int,
+    queued: bool = False,
 ) -> dict[str, Any]:
     """This rank's own state from what the ranks of the earlier process group had.
 
     The micro-batches of a step are the same and in the same order on any number of processes;
-    what is pending moves with them. Lookahead's copies are kept by micro-batch, so none is lost
-    and none changes. Recycled copies wait for the next micro-batch of their rank: they go to the
-    rank that now holds the micro-batch they come from, unless a later one is among its own; with
-    fewer ranks some are dropped, with more some ranks begin without, as every run does.
+    what is pending moves with them. Copies that are kept by micro-batch (lookahead's) are not lost
+    and do not change. Others (recycled ones) wait for the next micro-batch of their rank: they go
+    to the rank that now holds the micro-batch they come from, unless a later one is among its own;
+    with fewer ranks some are dropped, with more some ranks begin without, as every run does.
 
     Args:
         ranks: How many processes wrote the checkpoint.
         read: ``read(rank)``: `Trainer.rank_state_dict` of one of them.
         world: This process among those of today.
         micro_steps: Micro-batches of a full step, on all ranks together.
+        queued: Whether the schedule keeps an entry for each round (`Schedule.queues_rounds`).
     """
     if ranks == world.size:
         return read(world.rank)
@@ -38,7 +43,7 @@ def redeal(
     heir = newest if newest >= 0 and (newest + 1) * before - 1 in now else None
     state = read(now[0] // before if heir is None else heir)
     adversary = dict(state["adversary"])
-    if adversary["schedule"] == "lookahead":
+    if queued:
         pending = _by_slot(read, adversary["state"], before, now)
         adversary["state"] = {**adversary["state"], "pending": pending}
     elif heir is None and "pending" in adversary["state"]:
@@ -49,7 +54,7 @@ def redeal(
 def _by_slot(
     read: Callable[[int], dict[str, Any]], example: dict[str, Any], before: int, now: range
 ) -> list[Any]:
-    """Lookahead's queue: the copies of a rank's micro-batches of one step, then of the next."""
+    """A queue of rounds: the copies of a rank's micro-batches of one step, then of the next."""
     queues = {
         rank: read(rank)["adversary"]["state"]["pending"]
         for rank in sorted({slot // before for slot in now})

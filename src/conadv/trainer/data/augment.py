@@ -6,17 +6,26 @@ step and the view, and from nothing else: micro-batches, ranks and a resumed run
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from conadv._words import import_named
+from conadv.errors import DataError
 
 VIEWS = 16
 """Independent views of the images of one step."""
 _WORDS = 5
 _BLOCK = 4
 """64-bit words that Philox makes at a time, and by which its counter counts."""
+# Philox counts in 256 bits. `draw` uses the lowest 64 of them, `decoding.streams` those from 64 on
+# for images and from 192 on for micro-batches: no two streams ever meet.
+_OWN = 128
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class Augment:
         flip: mirror left to right with probability one half.
         cutout: black out a square of this side at a random centre (DeVries & Taylor, 2017,
             arXiv 1708.04552); the part of it outside the image is lost.
+        own: name of a function of one's own that comes last; see `augment_own`.
 
     Raises:
         ValueError: a negative number of pixels.
@@ -36,6 +46,7 @@ class Augment:
     crop_padding: int = 0
     flip: bool = False
     cutout: int = 0
+    own: str | None = None
 
     def __post_init__(self) -> None:
         if self.crop_padding < 0 or self.cutout < 0:
@@ -46,7 +57,68 @@ class Augment:
     @property
     def active(self) -> bool:
         """Whether anything is done at all."""
-        return bool(self.crop_padding or self.flip or self.cutout)
+        return bool(self.crop_padding or self.flip or self.cutout or self.own)
+
+
+def philox(seed: int, step: int, view: int, counter: int) -> np.random.Philox:
+    """The stream of random words of a view of a step, from a place on.
+
+    Args:
+        seed: of the run.
+        step: from 0.
+        view: 0, or another number below `VIEWS` for a further, independent view.
+        counter: where it begins, in blocks of four words.
+
+    Raises:
+        ValueError: a negative step, or a view too many.
+    """
+    if not 0 <= view < VIEWS:
+        raise ValueError(f"view={view}: views run from 0 to {VIEWS - 1}.")
+    if step < 0:
+        raise ValueError(f"step={step}: steps count from 0.")
+    # The upper half of the key's second word is for augmentation, the lower for the sampler.
+    key = np.array([seed % 2**64, 2**63 + (step * VIEWS + view) % 2**63], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=counter)
+
+
+@lru_cache(maxsize=8)
+def own_function(name: str) -> Callable[[Tensor, np.random.Generator], Any]:
+    """A function that a recipe names as ``module:function`` in ``data.augment``.
+
+    Raises:
+        ValueError: no such function.
+    """
+    function: Callable[[Tensor, np.random.Generator], Any] = import_named(name)
+    if not callable(function):
+        raise ValueError(f"{name} is a {type(function).__name__}, no function")
+    return function
+
+
+def augment_own(
+    name: str, image: Tensor, seed: int, step: int, place: int, view: int = 0
+) -> Tensor:
+    """One image through a function of one's own, with random numbers that are this image's alone.
+
+    Args:
+        name: ``module:function``; it is given the image and a `numpy.random.Generator`.
+        image: uint8, shape (H, W, C).
+        seed: of the run.
+        step: from 0.
+        place: of the image among those of the step, from 0.
+        view: see `philox`.
+
+    Raises:
+        DataError: what comes back is no image of the same shape.
+    """
+    random = np.random.Generator(philox(seed, step, view, (place + 1) << _OWN))
+    made = own_function(name)(image, random)
+    if not isinstance(made, Tensor) or made.dtype != torch.uint8 or made.shape != image.shape:
+        given = f"{made.dtype} of shape {tuple(made.shape)}" if isinstance(made, Tensor) else made
+        raise DataError(
+            f"data.augment={name} made {given} of an image of shape {tuple(image.shape)}: return "
+            "a uint8 tensor of the same shape."
+        )
+    return made
 
 
 def draw(
@@ -77,14 +149,10 @@ def draw(
     Raises:
         ValueError: a negative step, start or view, or a view too many.
     """
-    if not 0 <= view < VIEWS:
-        raise ValueError(f"view={view}: views run from 0 to {VIEWS - 1}.")
     if step < 0 or start < 0:
         raise ValueError(f"step={step}, start={start}: both count from 0.")
-    # The upper half of the key's second word is for augmentation, the lower for the sampler.
-    key = np.array([seed % 2**64, 2**63 + (step * VIEWS + view) % 2**63], dtype=np.uint64)
     block, skip = divmod(start * _WORDS, _BLOCK)
-    words = np.random.Philox(key=key, counter=block).random_raw(skip + count * _WORDS)[skip:]
+    words = philox(seed, step, view, block).random_raw(skip + count * _WORDS)[skip:]
     # The 53 upper bits as a number in [0, 1), as every generator makes doubles.
     numbers = (words >> np.uint64(11)).astype(np.float64).reshape(count, _WORDS).T * 2.0**-53
     height, width = size

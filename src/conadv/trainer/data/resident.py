@@ -9,7 +9,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from conadv.errors import DataError
-from conadv.trainer.data.augment import Augment, cut_out, draw, flip_some, windows
+from conadv.trainer.data.augment import (
+    Augment,
+    augment_own,
+    cut_out,
+    draw,
+    flip_some,
+    windows,
+)
 from conadv.trainer.data.dataset import ImageDataset
 
 
@@ -120,6 +127,12 @@ class ResidentSource:
             images = flip_some(images, flips == 1)
         if self._augment.cutout:
             images = cut_out(images, self._augment.cutout, cut_rows, cut_columns)
+        if (own := self._augment.own) is not None:
+            made = [
+                augment_own(own, image, self._seed, step, start + place, view)
+                for place, image in enumerate(images)
+            ]
+            images = torch.stack(made)
         images = images.permute(0, 3, 1, 2).contiguous(memory_format=self._format)
         return standardise(images, self._mean, self._std), self._labels[chosen]
 

@@ -157,9 +157,7 @@ class ResidentFeed(Cut):
     ) -> None:
         super().__init__(recipe, indices)
         settings = recipe.data
-        augment = Augment(
-            crop_padding=settings.crop_padding, flip=settings.flip, cutout=settings.cutout
-        )
+        augment = Augment(settings.crop_padding, settings.flip, settings.cutout, settings.augment)
         self._source = ResidentSource(
             dataset, indices, device, augment, recipe.seed, recipe.hardware.channels_last
         )

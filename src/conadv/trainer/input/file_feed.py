@@ -56,6 +56,7 @@ def make_pipeline(recipe: Recipe) -> ByView:
             layers=files.layers if randaugment else None,
             erasing=files.erasing,
             erasing_fill=_fill(files.mean),
+            own=recipe.data.augment,
         )
 
     views = () if view == "none" else (pipeline(view),)
@@ -96,7 +97,7 @@ class FileFeed(Cut):
     ) -> None:
         super().__init__(recipe, indices)
         self._device, self._slots = device, slots
-        self._tau = recipe.method.tau if recipe.method.schedule == "lookahead" else 0
+        self._tau = recipe.reads_ahead
         self._second = recipe.method.view != "none"
         self._loader = ImageLoader(
             source,

@@ -181,7 +181,7 @@ def _memory(recipe: Recipe, found: MeasuredStep, devices: int, own_steps: int) -
     trainer, scale = found.built.trainer, recipe.micro_batch / found.images
     gradients = bytes_of([p for p in trainer.model.parameters() if p.requires_grad])
     parts = devices if recipe.hardware.parallel == "fsdp" else 1
-    rounds = own_steps if recipe.method.schedule == "lookahead" else 1
+    rounds = own_steps if recipe.reads_ahead else 1
     return Memory(
         parameters=bytes_of([*trainer.model.parameters(), *trainer.model.buffers()]) / parts,
         gradients=gradients / parts,

@@ -107,10 +107,9 @@ def measure(recipe: Recipe, device: torch.device, images: int) -> MeasuredStep:
 
 def _place(trainer: Trainer, recipe: Recipe, total: int) -> None:
     """Train up to a step that has all its copies, where a schedule of them has the most."""
-    method = recipe.method
-    ahead = method.tau if method.schedule == "lookahead" else 0
-    before = max(1, ahead, method.refine)  # until the copies are there
-    needed = before + REPEATS + ahead
+    schedule = recipe.method.make()
+    before = max(1, schedule.filled_after)  # until the copies are there
+    needed = before + REPEATS + schedule.reads_ahead
     trainer.step = max(0, min(_heaviest(recipe, total), total - needed))
     trainer.feed.total_steps = max(total, trainer.step + needed)  # a run may be shorter than that
     for _ in range(before):

@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from conadv._words import did_you_mean, nearest
 from conadv.attack import Attack
-from conadv.schedules import Recycled
+from conadv.schedules import Schedule
+from conadv.trainer.data.augment import own_function
+from conadv.trainer.recipe.method import owners, settings
 from conadv.trainer.recipe.recipe import Recipe
-from conadv.trainer.recipe.values import piecewise
+from conadv.trainer.recipe.update_checks import update_problems
 
 SMALLEST_DEFAULT_MICRO_BATCH = 16
-_NO_OPTIMIZERS = ("Optimizer", "LBFGS", "SparseAdam", "Muon")
-"""Classes of torch.optim that cannot train a network in this loop. torch's Muon takes matrices
-only; ours is called muon."""
 
 
 def problems(recipe: Recipe) -> list[str]:
@@ -26,8 +24,7 @@ def problems(recipe: Recipe) -> list[str]:
         _attack_units,
         _method,
         _branches,
-        _recycled,
-        _optimizer,
+        _schedule,
         update_problems,
         _length,
         _parallel,
@@ -104,94 +101,82 @@ def _attack_units(recipe: Recipe) -> Iterator[str]:
 
 
 def _method(recipe: Recipe) -> Iterator[str]:
+    """Settings that the schedule does not have, or with which it is another one."""
     method = recipe.method
-    if method.schedule != "recycled":
-        for name, usual in (("budget", "extra"), ("refine", 1)):
-            if getattr(method, name) != usual:
+    name = method.schedule
+    for key, setting in settings().items():
+        value = getattr(method, key)
+        if key not in method.kind.settings:
+            if value != setting.default:
+                only = " and ".join(owners(key))
                 yield (
-                    f"method.{name}={getattr(method, name)} with method.schedule="
-                    f"{method.schedule}: only recycled makes copies of earlier images. Set "
-                    f"method.{name}={usual}, or method.schedule=recycled."
+                    f"method.{key}={value} with method.schedule={name}: only {only} has this "
+                    f"setting. Set method.{key}={setting.default}, or method.schedule="
+                    f"{' or '.join(owners(key))}."
                 )
-    if method.schedule == "lookahead" and method.tau < 1:
-        yield (
-            f"method.tau={method.tau}: lookahead needs at least 1. With 0 it would be "
-            "method.schedule=sequential."
-        )
-    if method.schedule != "lookahead" and method.tau != 1:
-        yield (
-            f"method.tau={method.tau} with method.schedule={method.schedule}: only lookahead has "
-            "a choice of staleness. Set method.tau=1, or method.schedule=lookahead."
-        )
+        elif value in setting.same_as:
+            yield (
+                f"method.{key}={value} with method.schedule={name}: that would be method.schedule="
+                f"{setting.same_as[value]}. Set that, or another method.{key}."
+            )
+    for key, value in method.options.items():
+        known = method.kind.settings.get(key)
+        problem = None if known is None else known.problem(value)
+        if key in settings():
+            yield f"method.options has {key}, which is a field: set method.{key} instead."
+        elif problem:
+            yield f"method.options: {key}={value!r}: {problem}."
 
 
 def _branches(recipe: Recipe) -> Iterator[str]:
-    """Vanilla training has nothing to send through the second branch: its model lacks one."""
-    if recipe.method.schedule != "vanilla":
+    """Training without copies has nothing to send through a second branch: its model lacks one."""
+    method = recipe.method
+    if method.kind.makes_copies:
         return
-    settings = (
+    fields = (
         ("evaluation.branch", recipe.evaluation.branch, "clean"),
         ("attack.branch", recipe.attack.branch, "null"),
     )
-    for name, branch, instead in settings:
+    for name, branch, instead in fields:
         if branch == "adversarial":
             yield (
-                f"{name}=adversarial with method.schedule=vanilla: its network has the clean "
-                f"branch alone. Set {name}={instead}, or another method.schedule."
+                f"{name}=adversarial with method.schedule={method.schedule}: its network has the "
+                f"clean branch alone. Set {name}={instead}, or another method.schedule."
             )
 
 
-def _recycled(recipe: Recipe) -> Iterator[str]:
-    """The core's own refusals, asked for one setting at a time so that none hides another."""
+def _schedule(recipe: Recipe) -> Iterator[str]:
+    """The schedule's own refusals, asked for one setting at a time so that none hides another."""
     method, attack = recipe.method, recipe.attack
-    if method.schedule != "recycled":
-        return
-    share = piecewise(method.share)
-    weight = None if method.weight is None else piecewise(method.weight)
-    make = partial(Recycled, share, weight, method.budget, method.refine)
-    found = list(_message(make, "method."))
+    found = list(_message(method.make, "method."))
     yield from found
-    if method.budget == "fixed" and not found:
-        schedule = make()
-        refused = list(_message(lambda: schedule.fresh_images(recipe.micro_batch), "method."))
-        yield from refused
-        if not refused and schedule.fresh_images(recipe.micro_batch) < 1:
-            yield (
-                f"method.share={method.share} leaves no fresh image in a micro-batch of "
-                f"{recipe.micro_batch}: lower it, or raise batch.micro_batch."
-            )
+    if not found:
+        yield from _rounds(recipe, method.make())
+    usual = list(_message(method.kind.for_steps, "", 1))
     for name in ("target", "branch", "mode", "random_start", "steps"):
-        settings: dict[str, Any] = {name: getattr(attack, name)}
-        resolve = partial(Recycled().resolve, Attack(0.0, **settings), "clean", "adversarial")
-        yield from _message(resolve, "attack.")
+        if usual:
+            break  # it cannot be made without its options
+        one: dict[str, Any] = {name: getattr(attack, name)}
+        resolve = method.kind.for_steps(1).resolve
+        yield from _message(resolve, "attack.", Attack(0.0, **one), "clean", "adversarial")
 
 
-def _optimizer(recipe: Recipe) -> Iterator[str]:
-    optimizer = recipe.optimizer
-    names = optimizer_names()
-    if optimizer.name not in names:
+def _rounds(recipe: Recipe, schedule: Schedule) -> Iterator[str]:
+    """What the schedule makes of the micro-batches of a step."""
+    micro, rounds = recipe.micro_batch, recipe.micro_steps
+    refused = list(_message(schedule.fresh_images, "method.", micro))
+    yield from refused
+    if not refused and schedule.fresh_images(micro) < 1:
         yield (
-            f"optimizer.name={optimizer.name!r}: no such optimizer."
-            + did_you_mean(nearest(optimizer.name, names))
-            + " Allowed: lars, lamb, sgd, adamw, muon, or a class of torch.optim: "
-            + ", ".join(n for n in names if n[0].isupper())
-            + "."
+            f"method.share={recipe.method.share} leaves no fresh image in a micro-batch of "
+            f"{micro}: lower it, or raise batch.micro_batch."
         )
-    if optimizer.nesterov and optimizer.momentum == 0:
-        yield "optimizer.nesterov=true with optimizer.momentum=0: give a momentum above 0."
-
-
-def optimizer_names() -> list[str]:
-    """Every name that ``optimizer.name`` takes."""
-    import torch
-
-    base = torch.optim.Optimizer
-    classes = [
-        name
-        for name, thing in vars(torch.optim).items()
-        if isinstance(thing, type) and issubclass(thing, base) and name not in _NO_OPTIMIZERS
-    ]
-    return ["lars", "lamb", "sgd", "adamw", "muon", *sorted(classes)]
+    if recipe.method.make(rounds).reads_ahead != rounds * schedule.reads_ahead:
+        yield (
+            f"method.schedule={recipe.method.schedule} reads {schedule.reads_ahead} rounds ahead, "
+            f"and a step has {rounds}: the trainer reads whole steps ahead. Say so in the class, "
+            "with a setting that is in_steps, or set batch.micro_batch to batch.global_batch."
+        )
 
 
 def _length(recipe: Recipe) -> Iterator[str]:
@@ -246,6 +231,8 @@ def _images(recipe: Recipe) -> Iterator[str]:
             f"{_null(data.train_images)}: it is for data sets in memory of which part is used. "
             "Give data.train_images, and another data.dataset than files, or set it to false."
         )
+    if data.augment is not None:
+        yield from _message(own_function, f"data.augment={data.augment!r}: ", data.augment)
     if data.dataset == "files":
         for name, given in (("crop_padding", data.crop_padding), ("cutout", data.cutout)):
             if given:
@@ -271,90 +258,11 @@ def _null(value: float | None) -> str:
     return "null" if value is None else f"{value:g}"
 
 
-def _message(attempt: Callable[[], object], prefix: str) -> Iterator[str]:
+def _message(attempt: Callable[..., object], prefix: str, *given: Any) -> Iterator[str]:
     """What the core says against something, its setting named as in a recipe."""
     try:
-        attempt()
+        attempt(*given)
     except ValueError as error:
         yield prefix + str(error)
-
-
-def update_problems(recipe: Recipe) -> Iterator[str]:
-    """Everything that is impossible about how a recipe updates its weights."""
-    yield from _sam(recipe)
-    yield from _variance_reduction(recipe)
-    if recipe.optimizer.name == "muon" and recipe.hardware.parallel == "fsdp":
-        yield (
-            "optimizer.name=muon with hardware.parallel=fsdp: Muon needs whole matrices, and each "
-            "process has a part of them. Set hardware.parallel=ddp, or another optimizer.name."
-        )
-
-
-def _sam(recipe: Recipe) -> Iterator[str]:
-    method = recipe.method
-    if method.sam == "none":
-        if method.rho != 0.05:
-            yield (
-                f"method.rho={method.rho:g} with method.sam=none: no weight is perturbed. Set "
-                "method.sam=sam or async, or leave method.rho at 0.05."
-            )
-        return
-    given = f"method.sam={method.sam}"
-    if method.schedule != "vanilla":
-        yield (
-            f"{given} with method.schedule={method.schedule}: the pass that finds the perturbation "
-            "of the weights would use up the adversarial copies of the one that trains. Set "
-            "method.schedule=vanilla, or method.sam=none."
-        )
-    if recipe.optimizer.variance_reduction:
-        yield (
-            f"{given} with optimizer.variance_reduction=true: the noise of a gradient at perturbed "
-            "weights is not what its paper measures. Set one of the two off."
-        )
-    yield from _refused(recipe, given, "method.sam=none")
-
-
-def _variance_reduction(recipe: Recipe) -> Iterator[str]:
-    optimizer = recipe.optimizer
-    if not optimizer.variance_reduction:
-        for name, usual in (("gsnr_gamma", 0.1), ("gsnr_momentum", 0.0)):
-            if getattr(optimizer, name) != usual:
-                yield (
-                    f"optimizer.{name}={getattr(optimizer, name):g} with "
-                    "optimizer.variance_reduction=false: no gradient is scaled. Set "
-                    f"optimizer.variance_reduction=true, or leave optimizer.{name} at {usual:g}."
-                )
-        return
-    given = "optimizer.variance_reduction=true"
-    if optimizer.name not in ("lars", "sgd"):
-        yield (
-            f"{given} with optimizer.name={optimizer.name}: there is VR-LARS and VR-SGD here. Set "
-            "optimizer.name=lars or sgd, or optimizer.variance_reduction=false."
-        )
-    total, micro = recipe.batch.global_batch, recipe.micro_batch
-    if micro <= total and total // micro < 2:
-        yield (
-            f"{given} with one micro-batch of {micro} images per step: the noise is measured "
-            "between the gradients of at least two. Give batch.micro_batch, at most "
-            f"{total // 2}."
-        )
-    if recipe.data.order_tail == "keep":
-        yield (
-            f"{given} with data.order_tail=keep: a short step may have one micro-batch, whose "
-            "gradient has nothing to be compared with. Set data.order_tail=wrap or drop."
-        )
-    yield from _refused(recipe, given, "optimizer.variance_reduction=false")
-
-
-def _refused(recipe: Recipe, given: str, off: str) -> Iterator[str]:
-    """What neither SAM nor variance reduction goes with."""
-    if recipe.hardware.parallel == "fsdp":
-        yield (
-            f"{given} with hardware.parallel=fsdp: it needs the whole gradient on each process. "
-            f"Set hardware.parallel=ddp, or {off}."
-        )
-    if recipe.hardware.precision == "fp16":
-        yield (
-            f"{given} with hardware.precision=fp16: it reads gradients before the loss scale is "
-            f"taken out of them. Set hardware.precision=bf16 or fp32, or {off}."
-        )
+    except TypeError as error:
+        yield f"{prefix}options: {error}."

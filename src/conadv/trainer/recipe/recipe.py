@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from conadv.errors import RecipeError
+from conadv.trainer.recipe.method import MethodSection
 from conadv.trainer.recipe.sections import (
     AttackSection,
     BatchSection,
@@ -15,13 +16,13 @@ from conadv.trainer.recipe.sections import (
     EvaluationSection,
     HardwareSection,
     LrScheduleSection,
-    MethodSection,
     ModelSection,
     NormSection,
     OptimizerSection,
     TrainSection,
 )
-from conadv.trainer.recipe.values import Flag, Number, Section, Text, Whole, piecewise
+from conadv.trainer.recipe.updates import update_labels
+from conadv.trainer.recipe.values import Flag, Number, Section, Text, Whole
 from conadv.trainer.recipe.yaml12 import one_line
 
 LARGEST_DEFAULT_MICRO_BATCH = 128
@@ -87,14 +88,12 @@ class Recipe(Section):
     @property
     def fresh_per_micro_batch(self) -> int:
         """Fresh images per forward pass: with a fixed budget, what the copies leave."""
-        method = self.method
-        if method.schedule != "recycled":
-            return self.micro_batch
-        from conadv.schedules import Recycled
+        return self.method.make().fresh_images(self.micro_batch)
 
-        share = piecewise(method.share)
-        schedule = Recycled(share, None, method.budget, method.refine)
-        return schedule.fresh_images(self.micro_batch)
+    @property
+    def reads_ahead(self) -> int:
+        """Steps that the schedule reads ahead."""
+        return self.method.make().reads_ahead
 
     @property
     def fresh_per_step(self) -> int:
@@ -104,12 +103,10 @@ class Recipe(Section):
     @property
     def peak_lr(self) -> float:
         """Peak learning rate, the scaling rule applied."""
-        from conadv.optim.learning_rate import linear_lr, sqrt_lr
+        from conadv.optim.learning_rate import scaled_lr  # and torch: reading a recipe goes without
 
-        lr, base = self.optimizer.lr, self.optimizer.lr_base_batch
-        rules = {"linear": linear_lr, "sqrt": sqrt_lr}
-        rule = rules.get(self.optimizer.lr_rule)
-        return lr if rule is None else rule(lr, base, self.batch.global_batch)
+        given = self.optimizer
+        return scaled_lr(given.lr, given.lr_rule, given.lr_base_batch, self.batch.global_batch)
 
     @property
     def method_label(self) -> str:
@@ -167,44 +164,22 @@ def default_micro_batch(global_batch: int) -> int:
     return next(size for size in range(largest, 0, -1) if global_batch % size == 0)
 
 
-_SAM = {"sam": "SAM", "async": "async SAM"}
-
-
 def method_label(recipe: Recipe) -> str:
     """``method.label``, or what the schedule, the update and the length of training come to.
 
     ``SAM``, ``Muon + recycled``, ``vanilla, 2x steps``. LARS, SGD and AdamW have no name of their
     own here: which of them a table compares with is in its settings.
     """
-    if recipe.method.label is not None:
-        return recipe.method.label
-    own = list(_own_names(recipe))
-    schedule = _schedule(recipe)
-    names = own if own and schedule == "vanilla" else [*own, schedule]
+    method = recipe.method
+    if method.label is not None:
+        return method.label
+    own = update_labels(recipe)
+    if method.view != "none":
+        own.append("extra view")
+    schedule = method.make()
+    names = own if own and not schedule.makes_copies else [*own, schedule.label]
     longer = recipe.train.steps_factor
     return " + ".join(names) + (f", {longer:.3g}x steps" if longer != 1 else "")
-
-
-def _own_names(recipe: Recipe) -> list[str]:
-    optimizer, found = recipe.optimizer, []
-    if optimizer.variance_reduction:
-        found.append(f"VR-{optimizer.name.upper()}")
-    elif optimizer.name in ("lamb", "muon"):
-        found.append({"lamb": "LAMB", "muon": "Muon"}[optimizer.name])
-    if recipe.method.sam != "none":
-        found.append(_SAM[recipe.method.sam])
-    if recipe.method.view != "none":
-        found.append("extra view")
-    return found
-
-
-def _schedule(recipe: Recipe) -> str:
-    method = recipe.method
-    if method.schedule == "recycled" and method.budget == "fixed":
-        return "recycled, fixed budget"
-    if method.schedule == "lookahead" and method.tau != 1:
-        return f"lookahead, tau {method.tau}"
-    return method.schedule
 
 
 WITHOUT_EFFECT = (

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from conadv.trainer.recipe.values import Flag, Number, Scheduled, Section, Text, Whole
+from conadv.trainer.recipe.values import Flag, Number, Section, Text, Whole
 
 Policy = Literal["none", "autoaugment", "autoaugment-v0", "randaugment", "trivialaugment"]
 """What is done to colours and shapes of an image, besides crop and flip."""
@@ -127,6 +127,9 @@ class DataSection(Section):
     """Mirror half of the training images."""
     cutout: Whole = Field(default=0, ge=0, le=256)
     """Side of the square that is blanked out, in pixels; 0: none."""
+    augment: Text | None = None
+    """A function of one's own, module:function, that changes each training image last: from a uint8
+    tensor (H, W, C) and a numpy Generator to a uint8 tensor like it."""
     order_tail: Literal["wrap", "drop", "keep"] = "wrap"
     """The images left when an epoch ends inside a step: go on with the next epoch's, drop them, or
     make a smaller step."""
@@ -174,45 +177,6 @@ class NormSection(Section):
     """Also split the affine parameters of LayerNorm, GroupNorm, RMSNorm."""
 
 
-class MethodSection(Section):
-    """How adversarial copies come into training."""
-
-    schedule: Literal["vanilla", "sequential", "lookahead", "recycled", "noise"] = "vanilla"
-    """Where adversarial copies come from; vanilla has none."""
-    tau: Whole = Field(default=1, ge=0, le=64)
-    """Steps that the copies' weights are old (lookahead)."""
-    share: Scheduled = 1.0
-    """Share of the images that get a copy (fixed budget: of the batch that is copies, default
-    0.25), or points [[progress, value], ...]."""
-    weight: Scheduled | None = None
-    """Weight of the copies' mean loss, or points [[progress, value], ...]; null counts every image
-    the same."""
-    budget: Literal["extra", "fixed"] = "extra"
-    """Copies come on top of the fresh images, or take the place of some (recycled only)."""
-    refine: Whole = Field(default=1, ge=1, le=64)
-    """Gradient steps in the life of a copy (recycled only)."""
-    view: View = "none"
-    """Train also on a second crop of every image through a branch of its own: plain, or under a
-    policy (data.dataset=files; the published ConAdv+AA has autoaugment-v0)."""
-    sam: Literal["none", "sam", "async"] = "none"
-    """Take the gradient at perturbed weights (vanilla only): sam along this step's own gradient,
-    async along the one of the step before."""
-    rho: Number = Field(default=0.05, gt=0)
-    """Length of the perturbation of the weights, over all of them together (method.sam)."""
-    track_agreement: Flag = False
-    """Log how well stale perturbations agree with fresh ones, at the cost of an attack per step."""
-    label: Text | None = None
-    """What a table calls the method; null derives it from the schedule and the update."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_share(cls, given: Any) -> Any:
-        """A share of 1 is impossible with a fixed budget: there the default is 0.25."""
-        if isinstance(given, dict) and given.get("budget") == "fixed" and "share" not in given:
-            return {**given, "share": 0.25}
-        return given
-
-
 class AttackSection(Section):
     """What one adversarial step is."""
 
@@ -244,8 +208,8 @@ class OptimizerSection(Section):
     """How weights are updated."""
 
     name: Text = "lars"
-    """lars, lamb, sgd, adamw, muon (its classifier and vectors by AdamW), or the name of a class in
-    torch.optim."""
+    """lars, lamb, sgd, adamw, muon (its classifier and vectors by AdamW), the name of a class in
+    torch.optim, or module:attribute of one's own, called with (groups, **options)."""
     lr: Number = Field(default=1.0, gt=0)
     """Peak learning rate, or with lr_rule its value at lr_base_batch."""
     lr_rule: Literal["none", "linear", "sqrt"] = "none"

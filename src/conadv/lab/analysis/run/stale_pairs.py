@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from conadv.attack import Attack
 from conadv.lab.analysis import (
     Batches,
     LoggedAgreement,
@@ -42,9 +43,9 @@ def staleness(
     """
     attack = make_attack(saved.recipe, saved.facts)
     if len(saved.branches) > 1:
-        made_by = saved.branches[0]  # recycled: the clean images' own gradient
-        if saved.recipe.method.schedule != "recycled" and "adversarial" in saved.branches:
-            made_by = "adversarial"
+        clean, *others = saved.branches
+        own = "adversarial" if "adversarial" in others else clean
+        made_by = saved.recipe.method.make().resolve(Attack(0.0), clean, own).branch
         attack = replace(attack, branch=attack.branch or made_by)
     rates = {
         int(line["step"]): float(line["learning_rate"])

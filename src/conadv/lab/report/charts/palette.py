@@ -19,16 +19,33 @@ class Colour:
     symbol: str
 
 
+@dataclass(frozen=True)
+class Family:
+    """What a report knows of a schedule by its name alone: a run folder holds no code.
+
+    Attributes:
+        colour: Of its methods; None: the next free one.
+        copies: Whether it trains on copies.
+        attacks: Whether an attack makes them.
+    """
+
+    colour: Colour | None = None
+    copies: bool = True
+    attacks: bool = True
+
+
 # Hues after Okabe and Ito's set for colour-blind readers, each moved to at least 4:1 contrast on
 # its background. Adversarial methods have one hue each; ordinary training is grey.
-_FAMILIES = {
-    "vanilla": Colour("#59636e", "#b4bec9", "circle"),
-    "recycled": Colour("#0969b8", "#5ab0f7", "square"),
-    "recycled/fixed": Colour("#00806a", "#33cba6", "diamond"),
-    "sequential": Colour("#bf4a00", "#ff9d5c", "triangle-up"),
-    "lookahead": Colour("#a0348c", "#ea93d8", "triangle-down"),
-    "noise": Colour("#857000", "#ddc544", "x"),
+FAMILIES = {
+    "vanilla": Family(Colour("#59636e", "#b4bec9", "circle"), copies=False, attacks=False),
+    "recycled": Family(Colour("#0969b8", "#5ab0f7", "square")),
+    "recycled/fixed": Family(Colour("#00806a", "#33cba6", "diamond")),
+    "sequential": Family(Colour("#bf4a00", "#ff9d5c", "triangle-up")),
+    "lookahead": Family(Colour("#a0348c", "#ea93d8", "triangle-down")),
+    "noise": Family(Colour("#857000", "#ddc544", "x"), attacks=False),
+    "unknown": Family(attacks=False),
 }
+"""By schedule, or schedule and image budget. Every other schedule is an adversarial one."""
 _OTHERS = (
     Colour("#5b4bc4", "#aea4ff", "star"),
     Colour("#c0265f", "#ff86ac", "cross"),
@@ -49,6 +66,12 @@ class MethodKey:
     schedule: str
     budget: str = "extra"
 
+    @property
+    def family(self) -> Family:
+        """What is known of its schedule."""
+        usual = FAMILIES.get(self.schedule, Family())
+        return FAMILIES.get(f"{self.schedule}/{self.budget}", usual)
+
 
 def colours(methods: Iterable[tuple[MethodKey, int | None]]) -> dict[MethodKey, Colour]:
     """Give every method its colour.
@@ -66,7 +89,7 @@ def colours(methods: Iterable[tuple[MethodKey, int | None]]) -> dict[MethodKey, 
         batches.setdefault(key, set()).add(batch)
     chosen: dict[MethodKey, Colour] = {}
     for key, own in batches.items():
-        wanted = _FAMILIES.get(_family(key))
+        wanted = key.family.colour
         rivals = {colour for other, colour in chosen.items() if own & batches[other]}
         kin = {chosen[other] for other in chosen if other.schedule == key.schedule}
         taken = set(chosen.values()) - kin | rivals
@@ -74,14 +97,9 @@ def colours(methods: Iterable[tuple[MethodKey, int | None]]) -> dict[MethodKey, 
     return chosen
 
 
-def _family(key: MethodKey) -> str:
-    fixed = key.schedule == "recycled" and key.budget == "fixed"
-    return "recycled/fixed" if fixed else key.schedule
-
-
 def _next_free(chosen: dict[MethodKey, Colour]) -> Colour:
     taken = set(chosen.values())
-    every = (*_OTHERS, *_FAMILIES.values())
+    every = (*_OTHERS, *(family.colour for family in FAMILIES.values() if family.colour))
     # When the hues have run out, hollow symbols tell a method from the one with its colour.
     hollow = (replace(colour, symbol=f"{colour.symbol}-open") for colour in every)
     for colour in (*every, *hollow):

@@ -41,7 +41,7 @@ class Cell:
     def ordinary(self) -> bool:
         """Whether this is training without copies, second views or perturbed weights."""
         return (
-            self.key.schedule == "vanilla"
+            not self.key.family.copies
             and (self.setting("method.sam") or "none") == "none"
             and (self.setting("method.view") or "none") == "none"
             and not self.setting("optimizer.variance_reduction")
@@ -50,7 +50,7 @@ class Cell:
     @property
     def adversarial(self) -> bool:
         """Whether it trains on adversarial copies; random noise does not count."""
-        return self.key.schedule not in ("vanilla", "noise", "unknown")
+        return self.key.family.attacks
 
     @property
     def length(self) -> float:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from conadv.trainer.data.augment import augment_own
 from conadv.trainer.data.decoding.decode import (
     NUMBERS,
     Box,
@@ -69,6 +70,7 @@ class Pipeline:
         erasing_fill: its colour, red, green, blue, 0 to 255.
         interpolation: of the resize; ``"random"``: one of the two by chance, as timm does.
         exif: turn images as their EXIF orientation says; ImageNet practice is not to.
+        own: name of a function of one's own that comes last; see `augment.augment_own`.
 
     Raises:
         ValueError: something out of range, or an unknown policy.
@@ -85,6 +87,7 @@ class Pipeline:
     erasing_fill: tuple[int, int, int] = (124, 116, 104)
     interpolation: Interpolation | Literal["random"] = "bilinear"
     exif: bool = False
+    own: str | None = None
 
     def __post_init__(self) -> None:
         _check_size(self.size)
@@ -141,6 +144,8 @@ class Pipeline:
             erase = build_erasing(self.erasing, self.erasing_fill)
             with global_streams(int(words[_ERASING])):
                 pixels = erase(pixels.permute(2, 0, 1)).permute(1, 2, 0)
+        if self.own is not None:
+            pixels = augment_own(self.own, pixels, seed, step, place, view)
         return pixels.contiguous()
 
 

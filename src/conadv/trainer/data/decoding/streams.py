@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from conadv.trainer.data.augment import VIEWS
+from conadv.trainer.data.augment import philox
 
 Words = npt.NDArray[np.uint64]
 """64-bit words of a Philox stream, whose values numpy guarantees for all versions."""
 
-# Philox counts in 256 bits. `augment.draw` uses the lowest 64 of them; an image gets
-# 2**64 blocks further up, and so do micro-batches, again further up: no two streams ever meet.
+# Blocks of a stream by what they are for; `augment` says which others there are.
 _IMAGES = 64
 _BATCHES = 192
 
@@ -28,7 +27,7 @@ def image_words(seed: int, step: int, place: int, view: int, count: int) -> Word
         seed: of the run.
         step: from 0.
         place: of the image among those of the step, from 0.
-        view: 0, or another number below `VIEWS` for a further, independent view.
+        view: 0, or another number below `augment.VIEWS` for a further, independent view.
         count: how many; more of them begin with the same.
 
     Raises:
@@ -36,7 +35,8 @@ def image_words(seed: int, step: int, place: int, view: int, count: int) -> Word
     """
     if place < 0:
         raise ValueError(f"place={place}: places of images in a step count from 0.")
-    return _philox(seed, step, view, (place + 1) << _IMAGES, count)
+    words: Words = philox(seed, step, view, (place + 1) << _IMAGES).random_raw(count)
+    return words
 
 
 def batch_words(seed: int, step: int, index: int, count: int) -> Words:
@@ -47,17 +47,7 @@ def batch_words(seed: int, step: int, index: int, count: int) -> Words:
     """
     if index < 0:
         raise ValueError(f"index={index}: micro-batches of a step count from 0.")
-    return _philox(seed, step, 0, (index + 1) << _BATCHES, count)
-
-
-def _philox(seed: int, step: int, view: int, counter: int, count: int) -> Words:
-    if step < 0:
-        raise ValueError(f"step={step}: steps count from 0.")
-    if not 0 <= view < VIEWS:
-        raise ValueError(f"view={view}: views run from 0 to {VIEWS - 1}.")
-    # The same key as in `augment.draw`; its upper half is for augmentation.
-    key = np.array([seed % 2**64, 2**63 + (step * VIEWS + view) % 2**63], dtype=np.uint64)
-    words: Words = np.random.Philox(key=key, counter=counter).random_raw(count)
+    words: Words = philox(seed, step, 0, (index + 1) << _BATCHES).random_raw(count)
     return words
 
 

@@ -1,0 +1,109 @@
+"""What is impossible about how a recipe updates its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from conadv._words import did_you_mean, import_named, is_path, nearest
+from conadv.trainer.recipe.recipe import Recipe
+from conadv.trainer.recipe.updates import (
+    OPTIMIZERS,
+    Refusal,
+    in_use,
+    optimizer_names,
+    optimizer_of,
+    value,
+)
+
+_IDLE = (
+    ("method.rho", "method.sam", "none", "no weight is perturbed", "method.sam=sam or async"),
+    *(
+        (
+            f"optimizer.{name}",
+            "optimizer.variance_reduction",
+            False,
+            "no gradient is scaled",
+            "optimizer.variance_reduction=true",
+        )
+        for name in ("gsnr_gamma", "gsnr_momentum")
+    ),
+)
+"""A field, the one that makes it count, its value that does not, why, and what does."""
+
+
+def update_problems(recipe: Recipe) -> Iterator[str]:
+    """Everything that is impossible about how a recipe updates its weights."""
+    yield from _optimizer(recipe)
+    for name, switch, off, why, instead in _IDLE:
+        given, usual = value(recipe, name), _usual(recipe, name)
+        if value(recipe, switch) == off and given != usual:
+            yield (
+                f"{name}={given:g} with {switch}={_shown(off)}: {why}. Set {instead}, or leave "
+                f"{name} at {usual:g}."
+            )
+    yield from _refused(
+        recipe,
+        f"optimizer.name={recipe.optimizer.name}",
+        optimizer_of(recipe).refuses,
+        "another optimizer.name",
+    )
+    for thing in in_use(recipe):
+        given = f"{thing.switch}={_shown(thing.on)}"
+        yield from _refused(recipe, given, thing.refuses, thing.off)
+    if recipe.optimizer.variance_reduction:
+        yield from _variance_reduction(recipe)
+
+
+def _optimizer(recipe: Recipe) -> Iterator[str]:
+    optimizer = recipe.optimizer
+    if is_path(optimizer.name):
+        try:
+            import_named(optimizer.name)
+        except ValueError as error:
+            yield f"optimizer.name={optimizer.name!r}: {error}."
+    elif optimizer.name not in (names := optimizer_names()):
+        yield (
+            f"optimizer.name={optimizer.name!r}: no such optimizer."
+            + did_you_mean(nearest(optimizer.name, names))
+            + f" Allowed: {', '.join(OPTIMIZERS)}, or a class of torch.optim: "
+            + ", ".join(n for n in names if n not in OPTIMIZERS)
+            + ", or module:attribute of one's own."
+        )
+    if optimizer.nesterov and optimizer.momentum == 0:
+        yield "optimizer.nesterov=true with optimizer.momentum=0: give a momentum above 0."
+
+
+def _variance_reduction(recipe: Recipe) -> Iterator[str]:
+    given, off = "optimizer.variance_reduction=true", "optimizer.variance_reduction=false"
+    if not optimizer_of(recipe).variance_reduced:
+        there = [name for name, known in OPTIMIZERS.items() if known.variance_reduced]
+        forms = " and ".join(f"VR-{name.upper()}" for name in there)
+        yield (
+            f"{given} with optimizer.name={recipe.optimizer.name}: there is {forms} here. Set "
+            f"optimizer.name={' or '.join(there)}, or {off}."
+        )
+    total, micro = recipe.batch.global_batch, recipe.micro_batch
+    if micro <= total and total // micro < 2:
+        yield (
+            f"{given} with one micro-batch of {micro} images per step: the noise is measured "
+            "between the gradients of at least two. Give batch.micro_batch, at most "
+            f"{total // 2}."
+        )
+
+
+def _refused(recipe: Recipe, given: str, refuses: tuple[Refusal, ...], off: str) -> Iterator[str]:
+    for refusal in refuses:
+        if refusal.when(value(recipe, refusal.field)):
+            name = refusal.field.replace("method.kind", "method.schedule")
+            shown = _shown(value(recipe, name))
+            yield f"{given} with {name}={shown}: {refusal.why}. Set {refusal.instead}, or {off}."
+
+
+def _usual(recipe: Recipe, name: str) -> Any:
+    section, _, key = name.partition(".")
+    return type(getattr(recipe, section)).model_fields[key].default
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,218 @@
+"""What updates weights: every optimizer, and what a step does beside it, each told of once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from conadv._words import is_path
+from conadv.trainer.recipe.values import Section
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A value of another field with which something cannot be used."""
+
+    field: str
+    """Dotted."""
+    when: Callable[[Any], bool]
+    """Of the field's value."""
+    why: str
+    instead: str
+    """What to set it to."""
+
+
+_SHARDED = "hardware.parallel", lambda value: value == "fsdp"
+_WHOLE_GRADIENT = (
+    Refusal(*_SHARDED, "it needs the whole gradient on each process", "hardware.parallel=ddp"),
+    Refusal(
+        "hardware.precision",
+        lambda value: value == "fp16",
+        "it reads gradients before the loss scale is taken out of them",
+        "hardware.precision=bf16 or fp32",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How an optimizer is made from a recipe, and what it costs."""
+
+    make: str
+    """``module:attribute``, called with parameter groups and options."""
+    takes: tuple[str, ...] = ()
+    """Fields of the section beside lr, betas and eps that are its options."""
+    label: str | None = None
+    """What a table calls a method for it; None: it is not mentioned."""
+    states: int = 2
+    """Buffers as large as the weights, with momentum."""
+    passes: int | None = None
+    """Fewest times that an update reads or writes as many values as there are weights."""
+    classifier_apart: bool = False
+    """Whether the last linear layer is a group that it does not adapt."""
+    variance_reduced: bool = False
+    """Whether there is a form of it with variance reduction."""
+    refuses: tuple[Refusal, ...] = ()
+
+    def buffers(self, settings: Any) -> int:
+        """Buffers as large as the weights, with a recipe's settings."""
+        unused = "momentum" in self.takes and settings.momentum == 0
+        return 0 if unused else self.states
+
+
+_MOMENTUM = ("momentum", "nesterov")
+OPTIMIZERS: Mapping[str, Optimizer] = {
+    "lars": Optimizer(
+        "conadv.optim:LARS",
+        (*_MOMENTUM, "trust_coefficient", "lr_in_momentum"),
+        states=1,
+        passes=7,
+        variance_reduced=True,
+    ),
+    "lamb": Optimizer("conadv.optim:LAMB", label="LAMB", passes=10),
+    "sgd": Optimizer("torch.optim:SGD", _MOMENTUM, states=1, variance_reduced=True),
+    "adamw": Optimizer("torch.optim:AdamW"),
+    "muon": Optimizer(
+        "conadv.optim:Muon",
+        label="Muon",
+        classifier_apart=True,
+        refuses=(
+            Refusal(
+                *_SHARDED,
+                "Muon needs whole matrices, and each process has a part of them",
+                "hardware.parallel=ddp",
+            ),
+        ),
+    ),
+}
+"""Those of which more is known than their class in torch.optim, by ``optimizer.name``."""
+_NOT_HERE = ("Optimizer", "LBFGS", "SparseAdam", "Muon")
+"""Classes of torch.optim that cannot train a network in this loop. torch's Muon takes matrices
+only; ours is called muon."""
+
+
+def optimizer_names() -> list[str]:
+    """Every name that ``optimizer.name`` takes, besides ``module:attribute``."""
+    import torch
+
+    base = torch.optim.Optimizer
+    classes = [
+        name
+        for name, thing in vars(torch.optim).items()
+        if isinstance(thing, type) and issubclass(thing, base) and name not in _NOT_HERE
+    ]
+    return [*OPTIMIZERS, *sorted(classes)]
+
+
+def optimizer_of(recipe: Section) -> Optimizer:
+    """The recipe's optimizer: a known one, a class of torch.optim, or one of one's own."""
+    name = value(recipe, "optimizer.name")
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]
+    if is_path(name):
+        return Optimizer(name, label=name.partition(":")[2])
+    return Optimizer(f"torch.optim:{name}")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a step does beside the optimizer."""
+
+    switch: str
+    """Dotted field that turns it on."""
+    on: Any
+    """Value with which it is on."""
+    off: str
+    """How a recipe turns it off."""
+    make: str
+    """``module:attribute``."""
+    label: str
+    """What a table calls it; ``{optimizer}`` is the optimizer's name."""
+    gradients: int = 1
+    """Gradients of a step, each of a forward and backward pass over the whole batch."""
+    refuses: tuple[Refusal, ...] = ()
+
+
+_SAM_REFUSES = (
+    Refusal(
+        "method.kind",
+        lambda kind: bool(kind.makes_copies),
+        "the pass that finds the perturbation of the weights would use up the adversarial copies "
+        "of the one that trains",
+        "method.schedule=vanilla",
+    ),
+    Refusal(
+        "optimizer.variance_reduction",
+        bool,
+        "the noise of a gradient at perturbed weights is not what its paper measures",
+        "optimizer.variance_reduction=false",
+    ),
+    *_WHOLE_GRADIENT,
+)
+BESIDE: tuple[Beside, ...] = (
+    Beside(
+        "optimizer.variance_reduction",
+        True,
+        "optimizer.variance_reduction=false",
+        "conadv.optim:VarianceReduction",
+        "VR-{optimizer}",
+        refuses=(
+            Refusal(
+                "data.order_tail",
+                lambda value: value == "keep",
+                "a short step may have one micro-batch, whose gradient has nothing to be compared "
+                "with",
+                "data.order_tail=wrap or drop",
+            ),
+            *_WHOLE_GRADIENT,
+        ),
+    ),
+    Beside(
+        "method.sam",
+        "sam",
+        "method.sam=none",
+        "conadv.optim:SAM",
+        "SAM",
+        gradients=2,
+        refuses=_SAM_REFUSES,
+    ),
+    Beside(
+        "method.sam",
+        "async",
+        "method.sam=none",
+        "conadv.optim:AsyncSAM",
+        "async SAM",
+        gradients=2,
+        refuses=_SAM_REFUSES,
+    ),
+)
+
+
+def beside(recipe: Section, switch: str) -> Beside | None:
+    """What a field turns on, or None."""
+    return next((b for b in in_use(recipe) if b.switch == switch), None)
+
+
+def in_use(recipe: Section) -> list[Beside]:
+    """What steps do beside the optimizer."""
+    return [b for b in BESIDE if value(recipe, b.switch) == b.on]
+
+
+def gradients(recipe: Section) -> int:
+    """Gradients of a step, each of a forward and backward pass over the whole batch."""
+    return max((b.gradients for b in in_use(recipe)), default=1)
+
+
+def update_labels(recipe: Section) -> list[str]:
+    """What a table calls the way in which weights are updated: nothing, for the usual ways."""
+    own = optimizer_of(recipe)
+    name = value(recipe, "optimizer.name").upper()
+    names = [b.label.format(optimizer=name) for b in in_use(recipe)]
+    return names if own.label is None else [own.label, *names]
+
+
+def value(recipe: Section, dotted: str) -> Any:
+    """What a recipe's field holds."""
+    section, _, key = dotted.partition(".")
+    return getattr(getattr(recipe, section), key)
