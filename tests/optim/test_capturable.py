@@ -63,7 +63,7 @@ def test_steps_need_no_values_at_all(case: tuple[str, str]) -> None:
 def test_a_whole_step_can_be_traced_by_the_user(name: str) -> None:
     params, traced = support.parameters(), support.parameters()
     optimizer = support.make(name, "foreach", params, capturable=True)
-    other = support.make(name, "fused", traced, capturable=True, lr=torch.tensor(0.0))
+    other = support.make(name, "foreach", traced, capturable=True, lr=torch.tensor(0.0))
     compiled = torch.compile(other.step, backend="eager", fullgraph=True)
     for step in range(2):
         support.set_gradients(params, step)

@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,16 +16,6 @@ Case = tuple[str, str]
 
 
 COMPUTED = [(c, i) for c in support.OPTIONS for i in ("reference", "foreach")]
-# Tracing takes half a second for each set of options: every one goes through the fused path once,
-# and two through the whole contract.
-TRACED = [("lars-nesterov", "fused"), ("lamb", "fused")]
-ALL_TRACED = [(c, "fused") for c in support.OPTIONS]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _traced() -> Iterator[None]:
-    with support.traced_not_compiled():
-        yield
 
 
 @pytest.fixture
@@ -36,9 +25,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
-        first = metafunc.function.__name__ == "test_equals_the_reference"
-        cases = COMPUTED + (ALL_TRACED if first else TRACED)
-        metafunc.parametrize("case", cases, indirect=True, ids="-".join)
+        metafunc.parametrize("case", COMPUTED, indirect=True, ids="-".join)
 
 
 def test_equals_the_reference(case: Case) -> None:
@@ -226,11 +213,8 @@ def test_how_it_is_computed_is_not_loaded(case: Case) -> None:
     own = other.param_groups[0]
     assert own["lr"] == optimizer.param_groups[0]["lr"]
     assert own["maximize"] == optimizer.param_groups[0]["maximize"]
-    assert (own["foreach"], own["fused"], own["capturable"]) == (
-        support.IMPLEMENTATIONS[implementation].get("foreach"),
-        implementation == "fused",
-        False,
-    )
+    assert own["foreach"] is support.IMPLEMENTATIONS[implementation]["foreach"]
+    assert own["capturable"] is False
     support.run(optimizer, params, range(2, 4))
     support.run(other, loaded, range(2, 4))
     torch.testing.assert_close(params, loaded, rtol=1e-6, atol=1e-7)
@@ -314,7 +298,6 @@ def test_complex_parameters_are_refused(case: Case) -> None:
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"eps": -1e-8}, "eps=-1e-08"),
         ({"trust_clip": 0.0}, "trust_clip=0.0"),
-        ({"foreach": True, "fused": True}, "exclude each other"),
     ],
 )
 @pytest.mark.parametrize("name", ["lars", "lamb"])

@@ -123,7 +123,7 @@ def test_pieces_of_the_list_do_not_change_the_result(
 
 def test_pieces_cover_the_list_once() -> None:
     tensors = [torch.zeros(n) for n in (1, multi_tensor.CACHED_ELEMENTS + 1, 5, 0, 7)]
-    pieces = list(multi_tensor._pieces(tensors))
+    pieces = list(multi_tensor.pieces(tensors))
     assert [i for piece in pieces for i in range(len(tensors))[piece]] == list(range(5))
     assert pieces == [slice(0, 1), slice(1, 2), slice(2, 5)]
-    assert list(multi_tensor._pieces([])) == []
+    assert list(multi_tensor.pieces([])) == []

@@ -102,7 +102,6 @@ def options_for(placement: str) -> list[tuple[str, str, torch.dtype, int]]:
     if placement == "rows":
         computed = ("reference", "foreach")
         found = [(o, i, DOUBLE, len(SHAPES)) for o in OPTIONS for i in computed]
-        found += [(o, "fused", DOUBLE, len(SHAPES)) for o in ("lars", "lamb")]
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             found += [(o, i, dtype, len(SHAPES)) for o in ("lars", "lamb") for i in computed]
         return found

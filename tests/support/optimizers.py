@@ -1,16 +1,11 @@
 """Every optimizer of ours with its options, and a small problem to drive them with."""
 
-import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from conadv.optim import LAMB, LARS
-from conadv.optim import fused as _fused
 
 SHAPES = ((5, 3), (4,), (), (2, 3, 3, 3), (0, 3), (40, 10))
 
@@ -34,7 +29,6 @@ OPTIONS: dict[str, tuple[type[LARS] | type[LAMB], dict[str, Any]]] = {
 IMPLEMENTATIONS: dict[str, dict[str, bool]] = {
     "reference": {"foreach": False},
     "foreach": {"foreach": True},
-    "fused": {"fused": True},
 }
 
 
@@ -70,25 +64,3 @@ def run(optimizer: LARS | LAMB, params: list[nn.Parameter], steps: range) -> Non
 
 def values(params: list[nn.Parameter]) -> list[Tensor]:
     return [p.detach().clone() for p in params]
-
-
-@contextmanager
-def traced_not_compiled() -> Iterator[None]:
-    """The fused path for tensors of every size, traced by torch.compile but run by eager torch.
-
-    Generating machine code takes seconds for each case; tests/optim/test_fused.py does so.
-    """
-    caches = (
-        _fused._lars_kernel,
-        _fused._lamb_kernel,
-        _fused._lars_list_kernel,
-        _fused._lamb_list_kernel,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-        patch.setattr(_fused, "MIN_ELEMENTS", 2)
-        for cache in caches:
-            cache.cache_clear()
-        yield
-    for cache in caches:
-        cache.cache_clear()

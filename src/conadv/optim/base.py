@@ -1,4 +1,4 @@
-"""What LARS and LAMB share: checks, the shell of a step, loading a state."""
+"""What LARS, LAMB and Muon share: the frame of a step, checks, loading a state."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -19,25 +19,17 @@ from conadv.optim.sharded import (
     local_gradient,
 )
 
-IMPLEMENTATION = ("foreach", "fused", "capturable")
+IMPLEMENTATION = ("foreach", "capturable")
 """Settings of how a step is computed. They belong to the optimizer, not to a saved state."""
 
-Implementation = Literal["reference", "foreach", "fused"]
+Implementation = Literal["reference", "foreach"]
 
 
-class LayerwiseOptimizer(Optimizer):
-    """An optimizer that scales the update of each parameter tensor by a trust ratio.
+class CheckedOptimizer(Optimizer):
+    """The frame of a step: closure, groups, gradients, and checks of what is given.
 
-    Parameters may be DTensors, as :func:`torch.distributed.fsdp.fully_shard` makes them: the norms
-    are those of the whole tensors, with one all-reduce in a step. Every rank has to take the
-    step, with gradients of the same parameters.
-
-    Groups have, besides the keys of the subclass, ``lr``, ``weight_decay``, ``adapt`` (whether
-    the trust ratio applies), ``maximize`` and the keys in :data:`IMPLEMENTATION`.
+    Subclasses say what a group's settings may be and how its parameters are updated.
     """
-
-    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        super().__init__(params, {"adapt": True, **defaults})
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -67,25 +59,97 @@ class LayerwiseOptimizer(Optimizer):
                 loss = closure()
         waiting: list[tuple[Layout, Unfinished]] = []
         for group in self.param_groups:
-            buckets: dict[tuple[torch.device, torch.dtype, bool, Layout | None], list[Tensor]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    if p.grad.is_sparse:
-                        raise RuntimeError(self._sparse(p))
-                    ordinary = _is_ordinary(p)
-                    layout = None if ordinary else layout_of(p)
-                    buckets.setdefault((p.device, p.dtype, ordinary, layout), []).append(p)
-            for (_, _, ordinary, layout), params in buckets.items():
-                implementation = _implementation(group, ordinary, layout)
-                if layout is not None and layout.dims and group["adapt"]:
-                    updates = self._until_norms(params, group, implementation)
-                    waiting += [(layout, update) for update in updates]
-                else:
-                    self._update(params, group, implementation)
-                if layout is not None:  # written to behind the DTensors' backs
-                    torch.autograd.graph.increment_version(params)
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if p.grad.is_sparse:
+                    raise RuntimeError(
+                        f"{type(self).__name__} does not support sparse gradients (parameter of "
+                        f"shape {tuple(p.shape)}). Make the embedding with sparse=False, or give "
+                        "this parameter to torch.optim.SparseAdam."
+                    )
+            waiting += self._update_group(params, group)
         finish_all(waiting)
         return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; keys that it lacks are taken from the constructor's arguments.
+
+        Raises:
+            ValueError: a setting out of range, or a parameter that cannot be updated.
+        """
+        self._check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        for index, p in enumerate(self.param_groups[-1]["params"]):
+            problem = self._problem(p)
+            if problem is not None:
+                self.param_groups.pop()
+                raise ValueError(
+                    f"{type(self).__name__}: parameter {index} of the group, of shape "
+                    f"{tuple(p.shape)}, is {problem}"
+                )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # a state saved before a setting existed
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
+    def _update_group(
+        self, params: list[Tensor], group: dict[str, Any]
+    ) -> list[tuple[Layout, Unfinished]]:
+        """Update parameters that have a gradient; returns what waits for norms of other ranks."""
+        raise NotImplementedError
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for settings that are out of range."""
+        raise NotImplementedError
+
+    def _problem(self, p: Tensor) -> str | None:
+        """Why a parameter cannot be updated, and what to do; None if it can."""
+        if p.is_complex():
+            return (
+                f"{p.dtype}; real parameters are allowed. Optimize torch.view_as_real(parameter), "
+                "or use torch.optim.SGD or Adam for it."
+            )
+        return None
+
+    def _check_capture(self) -> None:
+        """Raise RuntimeError if a CUDA graph captures a step that it could not replay."""
+
+
+class LayerwiseOptimizer(CheckedOptimizer):
+    """An optimizer that scales the update of each parameter tensor by a trust ratio.
+
+    Parameters may be DTensors, as :func:`torch.distributed.fsdp.fully_shard` makes them: the norms
+    are those of the whole tensors, with one all-reduce in a step. Every rank has to take the
+    step, with gradients of the same parameters.
+
+    Groups have, besides the keys of the subclass, ``lr``, ``weight_decay``, ``adapt`` (whether
+    the trust ratio applies), ``maximize`` and the keys in :data:`IMPLEMENTATION`.
+    """
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        super().__init__(params, {"adapt": True, **defaults})
+
+    def _update_group(
+        self, params: list[Tensor], group: dict[str, Any]
+    ) -> list[tuple[Layout, Unfinished]]:
+        waiting: list[tuple[Layout, Unfinished]] = []
+        buckets: dict[tuple[torch.device, torch.dtype, bool, Layout | None], list[Tensor]] = {}
+        for p in params:
+            ordinary = _is_ordinary(p)
+            layout = None if ordinary else layout_of(p)
+            buckets.setdefault((p.device, p.dtype, ordinary, layout), []).append(p)
+        for (_, _, ordinary, layout), alike in buckets.items():
+            implementation = _implementation(group, ordinary, layout)
+            if layout is not None and layout.dims and group["adapt"]:
+                updates = self._until_norms(alike, group, implementation)
+                waiting += [(layout, update) for update in updates]
+            else:
+                self._update(alike, group, implementation)
+            if layout is not None:  # written to behind the DTensors' backs
+                torch.autograd.graph.increment_version(alike)
+        return waiting
 
     def _update(
         self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
@@ -99,32 +163,8 @@ class LayerwiseOptimizer(Optimizer):
         """Begin to update likewise parameters of which this rank holds parts."""
         raise NotImplementedError
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError for settings of the subclass that are out of range."""
-        raise NotImplementedError
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; keys that it lacks are taken from the constructor's arguments.
-
-        Raises:
-            ValueError: a setting out of range, or a complex parameter.
-        """
-        settings = {**self.defaults, **param_group}
-        self._check_shared(settings)
-        self._check_group(settings)
-        super().add_param_group(param_group)
-        added = self.param_groups[-1]["params"]
-        for index, p in enumerate(added):
-            if p.is_complex():
-                self.param_groups.pop()
-                raise ValueError(
-                    f"{type(self).__name__}: parameter {index} of the group, of shape "
-                    f"{tuple(p.shape)}, is {p.dtype}; real parameters are allowed. Optimize "
-                    "torch.view_as_real(parameter), or use torch.optim.SGD or Adam for it."
-                )
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; ``foreach``, ``fused`` and ``capturable`` stay as they are here.
+        """Load a state; ``foreach`` and ``capturable`` stay as they are here.
 
         So a run may go on with another implementation than the one that it was saved with. Every
         other setting is taken from the saved state, as torch's optimizers do.
@@ -141,23 +181,12 @@ class LayerwiseOptimizer(Optimizer):
         for group, settings in zip(self.param_groups, own, strict=True):
             group.update(settings)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:  # a state saved before a setting existed
-            for key, value in self.defaults.items():
-                group.setdefault(key, value)
-
-    def _check_shared(self, s: dict[str, Any]) -> None:
+    def _check_group(self, s: dict[str, Any]) -> None:
         at_least_zero(self, s, "lr", "weight_decay", "eps")
         if s["trust_clip"] is not None and not s["trust_clip"] > 0:
             raise ValueError(
                 f"{type(self).__name__}: trust_clip={s['trust_clip']!r}; give an upper bound of "
                 "the trust ratio above 0, or None."
-            )
-        if s["foreach"] and s["fused"]:
-            raise ValueError(
-                f"{type(self).__name__}: foreach=True and fused=True exclude each other; fused "
-                "alone is the faster one."
             )
 
     def _check_capture(self) -> None:
@@ -169,13 +198,6 @@ class LayerwiseOptimizer(Optimizer):
                 "step's learning rate and step count for ever. Make the optimizer with "
                 "capturable=True, and lr as a tensor on the device if it is to change."
             )
-
-    def _sparse(self, p: Tensor) -> str:
-        return (
-            f"{type(self).__name__} does not support sparse gradients (parameter of shape "
-            f"{tuple(p.shape)}). Make the embedding with sparse=False, or give this parameter to "
-            "torch.optim.SparseAdam."
-        )
 
 
 def at_least_zero(optimizer: Optimizer, settings: dict[str, Any], *names: str) -> None:
@@ -220,13 +242,6 @@ def _is_ordinary(p: Tensor) -> bool:
 
 
 def _implementation(group: dict[str, Any], ordinary: bool, layout: Layout | None) -> Implementation:
-    if layout is not None:
-        # A compiled step would have the all-reduce in its middle.
-        one_by_one = group["foreach"] is False and not group["fused"]
-        return "reference" if one_by_one else "foreach"
-    if group["foreach"]:
-        return "foreach"
-    if not ordinary or (group["foreach"] is False and not group["fused"]):
-        return "reference"
-    # Inside somebody's torch.compile there is nothing left for us to compile.
-    return "fused" if group["fused"] and not torch.compiler.is_compiling() else "foreach"
+    if group["foreach"] is None:
+        return "foreach" if ordinary or layout is not None else "reference"
+    return "foreach" if group["foreach"] else "reference"

@@ -1,7 +1,11 @@
 """The LAMB optimizer."""
 
+from __future__ import annotations
+
 import functools
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,16 +19,17 @@ from conadv.optim.base import (
     in_unit_interval,
     learning_rate,
 )
-from conadv.optim.fused import fused_lamb
-from conadv.optim.multi_tensor import lamb_apply_list_, lamb_list_, lamb_updates, norms_of
-from conadv.optim.reference import (
-    LAMBSettings,
+from conadv.optim.multi_tensor import (
+    Norms,
     Number,
-    bias_correction,
-    bias_correction_on_device,
-    lamb_,
-    lamb_apply_,
-    lamb_update,
+    add_number_,
+    add_scaled_,
+    as_list,
+    guarded,
+    norm,
+    norms_of,
+    part_of,
+    pieces,
 )
 from conadv.optim.sharded import Unfinished, local
 
@@ -64,11 +69,6 @@ class LAMB(LayerwiseOptimizer):
         maximize: climb instead of descend.
         capturable: for CUDA graphs: the step counts live on the parameters' device.
         foreach: multi-tensor operations (True or None) or one tensor at a time (False).
-        fused: compile the step with torch.compile: on the CPU about half of the time, after
-            some seconds of compilation in the first step. Needs a C++ compiler (CPU) or Triton
-            (GPU); without one there is one warning, and the multi-tensor operations do the step.
-            They also do it for DTensors (``fully_shard``), whose norms are summed over the ranks
-            in the middle of the step.
 
     Raises:
         ValueError: a setting out of its range, or a complex parameter.
@@ -99,7 +99,6 @@ class LAMB(LayerwiseOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         foreach: bool | None = None,
-        fused: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -114,11 +113,11 @@ class LAMB(LayerwiseOptimizer):
                 "maximize": maximize,
                 "capturable": capturable,
                 "foreach": foreach,
-                "fused": fused,
             },
         )
 
     def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
         if len(group["betas"]) != 2:
             raise ValueError(f"LAMB: betas={group['betas']!r}; give two numbers.")
         for index, beta in enumerate(group["betas"]):
@@ -133,8 +132,6 @@ class LAMB(LayerwiseOptimizer):
             if implementation == "reference" or params[0].dtype == torch.float16:
                 for (w, g, m, v), both in _each(tensors, corrections):
                     lamb_(w, g, m, v, both, s)
-            elif implementation == "fused":
-                fused_lamb(*tensors, corrections, s)
             else:
                 lamb_list_(*tensors, corrections, s)
 
@@ -217,11 +214,9 @@ def _corrections(
 
 
 def _settings(group: dict[str, Any], device: torch.device) -> LAMBSettings:
-    beta1, beta2 = (float(beta) for beta in group["betas"])
     return LAMBSettings(
         lr=learning_rate(group, device),
-        beta1=beta1,
-        beta2=beta2,
+        betas=group["betas"],
         eps=float(group["eps"]),
         weight_decay=float(group["weight_decay"]),
         trust_clip=group["trust_clip"],
@@ -246,3 +241,205 @@ def _apply_one_by_one(
 ) -> None:
     for index, (weight, update) in enumerate(zip(weights, updates, strict=True)):
         lamb_apply_(weight, update, s, (norms[0, index], norms[1, index]))
+
+
+@dataclass(frozen=True)
+class LAMBSettings:
+    """One parameter group of LAMB; the names are those of :class:`conadv.optim.LAMB`."""
+
+    lr: Number
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    trust_clip: float | None
+    bias_correction: bool
+    grad_averaging: bool
+    adapt: bool
+    maximize: bool
+
+    @property
+    def beta1(self) -> float:
+        """Decay of m."""
+        return self.betas[0]
+
+    @property
+    def beta2(self) -> float:
+        """Decay of v."""
+        return self.betas[1]
+
+
+def lamb_ratio(weight_norm: Tensor, update_norm: Tensor, s: LAMBSettings) -> Tensor:
+    """``|w| / |update|``, or 1 if either is 0."""
+    return guarded(weight_norm / update_norm, weight_norm, update_norm, s.trust_clip)
+
+
+def bias_correction(beta: float, step: float) -> float:
+    """``1 - beta ** step``, by which Adam's moments are too small after ``step`` steps."""
+    return 1.0 if beta == 0 else -math.expm1(step * math.log(beta))
+
+
+def bias_correction_on_device(beta: float, step: Tensor) -> Tensor:
+    """As :func:`bias_correction`, of a tensor of step counts; nothing is read back."""
+    step = step.double()
+    return torch.ones_like(step) if beta == 0 else -torch.expm1(step * math.log(beta))
+
+
+def lamb_(
+    weight: Tensor,
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    corrections: tuple[Number, Number],
+    s: LAMBSettings,
+) -> None:
+    """One LAMB step, in place.
+
+    The equations::
+
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g ** 2
+        u = (m / correction1) / (sqrt(v / correction2) + eps) + weight_decay * w
+        w = w - lr * |w| / |u| * u
+
+    Args:
+        weight: w, any shape.
+        grad: g, the same shape; not changed.
+        first: m, the same shape.
+        second: v, the same shape.
+        corrections: ``1 - beta ** step`` of both moments; 1 and 1 without bias correction.
+        s: settings of the group.
+    """
+    update = lamb_update(weight, grad, first, second, corrections, s)
+    lamb_apply_(weight, update, s)
+
+
+def lamb_update(
+    weight: Tensor,
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    corrections: tuple[Number, Number],
+    s: LAMBSettings,
+) -> Tensor:
+    """The update u of :func:`lamb_`; changes the moments in place."""
+    grad = -grad if s.maximize else grad
+    first.mul_(s.beta1).add_(grad * (1.0 - s.beta1) if s.grad_averaging else grad)
+    second.mul_(s.beta2).add_(grad * grad * (1.0 - s.beta2))
+    update = (first / corrections[0]) / ((second / corrections[1]).sqrt() + s.eps)
+    return update + s.weight_decay * weight
+
+
+def lamb_apply_(weight: Tensor, update: Tensor, s: LAMBSettings, norms: Norms = None) -> None:
+    """The last line of :func:`lamb_`: w = w - lr * ratio * u, in place.
+
+    Args:
+        weight: w, any shape.
+        update: u, the same shape.
+        s: settings of the group.
+        norms: |w| and |u|, if the tensors are a rank's parts of larger ones.
+    """
+    scale: Number = s.lr
+    if s.adapt:
+        scale = scale * lamb_ratio(*(norms or (norm(weight), norm(update))), s)
+    weight.sub_(update * scale)
+
+
+def lamb_list_(
+    weights: list[Tensor],
+    grads: list[Tensor],
+    firsts: list[Tensor],
+    seconds: list[Tensor],
+    corrections: tuple[Number, Number],
+    s: LAMBSettings,
+) -> None:
+    """One LAMB step of a list of tensors of one device and dtype, in place.
+
+    Args:
+        weights: w.
+        grads: g; not changed.
+        firsts: m.
+        seconds: v.
+        corrections: ``1 - beta ** step`` of both moments: a number for all tensors, or a tensor
+            of one dimension with a value for each.
+        s: settings of the group; of its numbers only ``lr`` may be a tensor.
+    """
+    for part in pieces(weights):
+        w, g, m, v = (tensors[part] for tensors in (weights, grads, firsts, seconds))
+        here = (part_of(corrections[0], part), part_of(corrections[1], part))
+        updates, scale = _lamb_updates(w, g, m, v, here, s)
+        lamb_apply_list_(w, updates, scale, s)
+
+
+def lamb_updates(
+    weights: list[Tensor],
+    grads: list[Tensor],
+    firsts: list[Tensor],
+    seconds: list[Tensor],
+    corrections: tuple[Number, Number],
+    s: LAMBSettings,
+) -> tuple[list[Tensor], Number]:
+    """The first half of :func:`lamb_list_`, which changes the moments.
+
+    Returns:
+        New tensors and a factor on them (a number, or a tensor of one dimension with a value for
+        each): their products are the updates u.
+    """
+    updates: list[Tensor] = []
+    for part in pieces(weights):
+        w, g, m, v = (tensors[part] for tensors in (weights, grads, firsts, seconds))
+        here = (part_of(corrections[0], part), part_of(corrections[1], part))
+        updates += _lamb_updates(w, g, m, v, here, s)[0]
+    return updates, corrections[1] ** 0.5 / corrections[0]
+
+
+def lamb_apply_list_(
+    weights: list[Tensor],
+    updates: list[Tensor],
+    scale: Number,
+    s: LAMBSettings,
+    norms: Tensor | None = None,
+) -> None:
+    """The second half of :func:`lamb_list_`: w = w - lr * ratio * u.
+
+    Args:
+        weights: w.
+        updates: u / scale.
+        scale: the factor, as :func:`lamb_updates` returns it.
+        s: settings of the group.
+        norms: |w| and |u / scale| of shape (2, number of tensors), if the tensors are a rank's
+            parts of larger ones.
+    """
+    rate = -s.lr * scale
+    if s.adapt:
+        both = (norms_of(weights), norms_of(updates)) if norms is None else (norms[0], norms[1])
+        rate = lamb_ratio(both[0], both[1] * scale, s) * rate
+    add_scaled_(weights, updates, rate)
+
+
+def _lamb_updates(
+    weights: list[Tensor],
+    grads: list[Tensor],
+    firsts: list[Tensor],
+    seconds: list[Tensor],
+    corrections: tuple[Number, Number],
+    s: LAMBSettings,
+) -> tuple[list[Tensor], Number]:
+    if s.grad_averaging and not s.maximize:
+        torch._foreach_lerp_(firsts, grads, 1.0 - s.beta1)  # one pass less
+    else:
+        new = 1.0 - s.beta1 if s.grad_averaging else 1.0
+        torch._foreach_mul_(firsts, s.beta1)
+        torch._foreach_add_(firsts, grads, alpha=-new if s.maximize else new)
+    torch._foreach_mul_(seconds, s.beta2)
+    torch._foreach_addcmul_(seconds, grads, grads, value=1.0 - s.beta2)
+    # m / c1 / (sqrt(v / c2) + eps) = scale * m / (sqrt(v) + eps * sqrt(c2)), scale = sqrt(c2) / c1:
+    # the corrections cost no pass of their own.
+    root = corrections[1] ** 0.5
+    scale = root / corrections[0]
+    denominators = as_list(torch._foreach_sqrt(seconds))
+    add_number_(denominators, s.eps * root)
+    updates = as_list(torch._foreach_div(firsts, denominators))
+    del denominators
+    if s.weight_decay != 0:
+        add_scaled_(updates, weights, s.weight_decay / scale)
+    return updates, scale

@@ -1,6 +1,9 @@
 """The LARS optimizer."""
 
+from __future__ import annotations
+
 import functools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +18,16 @@ from conadv.optim.base import (
     in_unit_interval,
     learning_rate,
 )
-from conadv.optim.fused import fused_lars
-from conadv.optim.multi_tensor import lars_list_, norms_of
-from conadv.optim.reference import LARSSettings, lars_
+from conadv.optim.multi_tensor import (
+    Norms,
+    Number,
+    add_scaled_,
+    as_list,
+    guarded,
+    norm,
+    norms_of,
+    pieces,
+)
 from conadv.optim.sharded import Unfinished, local
 
 
@@ -58,11 +68,6 @@ class LARS(LayerwiseOptimizer):
         capturable: for CUDA graphs. LARS never reads a value back from the device, so this only
             declares the intention; give ``lr`` as a tensor on the device.
         foreach: multi-tensor operations (True or None) or one tensor at a time (False).
-        fused: compile the step with torch.compile: on the CPU less than half of the time, after
-            some seconds of compilation in the first step. Needs a C++ compiler (CPU) or Triton
-            (GPU); without one there is one warning, and the multi-tensor operations do the step.
-            They also do it for DTensors (``fully_shard``), whose norms are summed over the ranks
-            in the middle of the step.
 
     Raises:
         ValueError: a setting out of its range, or a complex parameter.
@@ -94,7 +99,6 @@ class LARS(LayerwiseOptimizer):
         maximize: bool = False,
         capturable: bool = False,
         foreach: bool | None = None,
-        fused: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -110,11 +114,11 @@ class LARS(LayerwiseOptimizer):
                 "maximize": maximize,
                 "capturable": capturable,
                 "foreach": foreach,
-                "fused": fused,
             },
         )
 
     def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
         at_least_zero(self, group, "trust_coefficient")
         in_unit_interval(self, "momentum", group["momentum"])
         if group["nesterov"] and group["momentum"] == 0:
@@ -125,10 +129,7 @@ class LARS(LayerwiseOptimizer):
     ) -> None:
         weights, grads, buffers = self._tensors(params, group)
         settings = _settings(group, params[0].device)
-        if implementation == "fused":
-            fused_lars(weights, grads, buffers, settings)
-        else:
-            _lars(implementation, weights, grads, buffers, settings)
+        _lars(implementation, weights, grads, buffers, settings)
 
     def _until_norms(
         self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
@@ -183,3 +184,117 @@ def _lars(
     for index, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
         both = None if norms is None else (norms[0, index], norms[1, index])
         lars_(weight, grad, buffers[index] if buffers else None, s, both)
+
+
+@dataclass(frozen=True)
+class LARSSettings:
+    """One parameter group of LARS; the names are those of :class:`conadv.optim.LARS`."""
+
+    lr: Number
+    momentum: float
+    weight_decay: float
+    trust_coefficient: float
+    eps: float
+    trust_clip: float | None
+    nesterov: bool
+    lr_in_momentum: bool
+    adapt: bool
+    maximize: bool
+
+
+def lars_ratio(weight_norm: Tensor, grad_norm: Tensor, s: LARSSettings) -> Tensor:
+    """``trust_coefficient |w| / (|g| + weight_decay |w| + eps)``, or 1 if |w| or |g| is 0.
+
+    Args:
+        weight_norm: |w|, of any shape: one value per parameter.
+        grad_norm: |g|, of the same shape.
+        s: settings of the group.
+    """
+    decayed = grad_norm + s.weight_decay * weight_norm + s.eps
+    return guarded(
+        s.trust_coefficient * weight_norm / decayed, weight_norm, grad_norm, s.trust_clip
+    )
+
+
+def lars_(
+    weight: Tensor, grad: Tensor, buffer: Tensor | None, s: LARSSettings, norms: Norms = None
+) -> None:
+    """One LARS step, in place.
+
+    With ``lr_in_momentum`` (TensorFlow, MLPerf, optax)::
+
+        v = momentum * v + lr * ratio * (g + weight_decay * w)
+        w = w - v
+
+    Without (timm)::
+
+        v = momentum * v + ratio * (g + weight_decay * w)
+        w = w - lr * v
+
+    Nesterov replaces the v of the second line by ``momentum * v`` plus the term just added to v.
+
+    Args:
+        weight: w, any shape.
+        grad: g, the same shape; not changed.
+        buffer: v, the same shape, or None without momentum.
+        s: settings of the group.
+        norms: |w| and |g|, if the tensors are a rank's parts of larger ones.
+    """
+    grad = -grad if s.maximize else grad
+    scale: Number = s.lr if s.lr_in_momentum else 1.0
+    if s.adapt:
+        scale = scale * lars_ratio(*(norms or (norm(weight), norm(grad))), s)
+    update = (grad + s.weight_decay * weight) * scale
+    if buffer is not None:
+        buffer.mul_(s.momentum).add_(update)
+        update = update + s.momentum * buffer if s.nesterov else buffer
+    weight.sub_(update if s.lr_in_momentum else s.lr * update)
+
+
+def lars_list_(
+    weights: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor] | None,
+    s: LARSSettings,
+    norms: Tensor | None = None,
+) -> None:
+    """One LARS step of a list of tensors of one device and dtype, in place.
+
+    Args:
+        weights: w.
+        grads: g; not changed.
+        buffers: v, or None without momentum.
+        s: settings of the group; of its numbers only ``lr`` may be a tensor.
+        norms: |w| and |g| of shape (2, number of tensors), if the tensors are a rank's parts of
+            larger ones.
+    """
+    for part in pieces(weights):
+        some = None if buffers is None else buffers[part]
+        whole = None if norms is None else norms[:, part]
+        _lars_(weights[part], grads[part], some, s, whole)
+
+
+def _lars_(
+    weights: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor] | None,
+    s: LARSSettings,
+    norms: Tensor | None,
+) -> None:
+    # The sign of `maximize` goes into the factors, so g is neither copied nor changed.
+    sign = -1.0 if s.maximize else 1.0
+    inside = sign * s.lr if s.lr_in_momentum else sign
+    outside = 1.0 if s.lr_in_momentum else s.lr
+    if s.adapt:
+        both = (norms_of(weights), norms_of(grads)) if norms is None else (norms[0], norms[1])
+        inside = lars_ratio(*both, s) * inside
+    directions = grads
+    if s.weight_decay != 0:
+        directions = as_list(torch._foreach_add(grads, weights, alpha=sign * s.weight_decay))
+    if buffers is not None:
+        torch._foreach_mul_(buffers, s.momentum)
+        add_scaled_(buffers, directions, inside)
+    if buffers is None or s.nesterov:
+        add_scaled_(weights, directions, inside * -outside)
+    if buffers is not None:
+        add_scaled_(weights, buffers, -outside * s.momentum if s.nesterov else -outside)

@@ -1,23 +1,22 @@
 """Muon for whole networks: matrices and convolutions by Muon, everything else by AdamW."""
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim._muon import muon
 from torch.optim.adamw import adamw
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
-from conadv.optim.base import at_least_zero, in_unit_interval
-from conadv.optim.sharded import is_dtensor
+from conadv.optim.base import CheckedOptimizer, at_least_zero, in_unit_interval
+from conadv.optim.sharded import Layout, Unfinished, is_dtensor
 
 ADJUST_LR = ("original", "match_rms_adamw", "spectral_unclamped")
 """How torch scales the learning rate to a matrix's shape; the last one since some later release."""
 
 
-class Muon(Optimizer):
+class Muon(CheckedOptimizer):
     r"""Momentum whose matrices are made orthogonal, and AdamW for what is no matrix.
 
     The update of matrices is torch's own (``torch.optim.Muon``), which takes 2-D parameters only.
@@ -91,60 +90,21 @@ class Muon(Optimizer):
             },
         )
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; keys that it lacks are taken from the constructor's arguments.
+    def _update_group(
+        self, params: list[Tensor], group: dict[str, Any]
+    ) -> list[tuple[Layout, Unfinished]]:
+        matrices = [p for p in params if group["adapt"] and p.ndim > 1 and p.numel()]
+        self._step_matrices(matrices, group)
+        self._step_rest([p for p in params if not (group["adapt"] and p.ndim > 1)], group)
+        return []
 
-        Raises:
-            ValueError: a setting out of range, a complex or a sharded parameter.
-        """
-        self._check(self.defaults | param_group)
-        super().add_param_group(param_group)
-        for index, p in enumerate(self.param_groups[-1]["params"]):
-            problem = "complex" if p.is_complex() else "sharded" if is_dtensor(p) else None
-            if problem is not None:
-                self.param_groups.pop()
-                raise ValueError(
-                    f"Muon: parameter {index} of the group, of shape {tuple(p.shape)}, is "
-                    f"{problem}; whole real matrices are allowed. Use LARS, LAMB or one of "
-                    "torch.optim for it."
-                )
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update every parameter that has a gradient.
-
-        Args:
-            closure: computes the loss and its gradients anew, and returns the loss.
-
-        Returns:
-            What the closure returned, or None without one.
-
-        Raises:
-            RuntimeError: a gradient is sparse.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            for p in params:
-                if p.grad.is_sparse:
-                    raise RuntimeError(
-                        f"Muon does not support sparse gradients (parameter of shape "
-                        f"{tuple(p.shape)}). Make the embedding with sparse=False, or give this "
-                        "parameter to torch.optim.SparseAdam."
-                    )
-            matrices = [p for p in params if group["adapt"] and p.ndim > 1 and p.numel()]
-            self._step_matrices(matrices, group)
-            self._step_rest([p for p in params if not (group["adapt"] and p.ndim > 1)], group)
-        return loss
+    def _problem(self, p: Tensor) -> str | None:
+        kind = "complex" if p.is_complex() else "sharded" if is_dtensor(p) else None
+        if kind is None:
+            return None
+        return (
+            f"{kind}; whole real matrices are allowed. Use LARS, LAMB or one of torch.optim for it."
+        )
 
     def _step_matrices(self, params: list[Tensor], group: dict[str, Any]) -> None:
         for p in params:
@@ -200,7 +160,7 @@ class Muon(Optimizer):
             maximize=False,
         )
 
-    def _check(self, s: dict[str, Any]) -> None:
+    def _check_group(self, s: dict[str, Any]) -> None:
         at_least_zero(self, s, "lr", "weight_decay", "eps")
         in_unit_interval(self, "momentum", s["momentum"])
         if len(s["betas"]) != 2:

@@ -53,10 +53,8 @@ def _timm_lamb(groups: list[dict[str, Any]]) -> Optimizer:
 CONTENDERS: dict[tuple[str, str], Callable[[list[dict[str, Any]]], Optimizer]] = {
     ("lars", "timm"): _timm_lars,
     ("lars", "foreach"): lambda groups: LARS(groups, lr=0.1),
-    ("lars", "fused"): lambda groups: LARS(groups, lr=0.1, fused=True),
     ("lamb", "timm"): _timm_lamb,
     ("lamb", "foreach"): lambda groups: LAMB(groups),
-    ("lamb", "fused"): lambda groups: LAMB(groups, fused=True),
 }
 """Optimizer by (name, implementation); ``timm`` is what the others are divided by."""
 
@@ -115,17 +113,17 @@ def run(
         dtype: of weights, gradients and state: ``"float32"`` or ``"bfloat16"``.
         repeats: measured rounds; each takes one step of every implementation.
         on_progress: called with a line of text at every stage.
-        warmup: rounds before them that are not counted; the first one compiles.
+        warmup: rounds before them that are not counted.
 
     Returns:
         ``{"rows": [...], "settings": {...}, "environment": {...}}``. Rows have ``optimizer``,
-        ``implementation`` (timm, foreach, fused), ``step_ratio`` {median, p10, p90},
-        ``step_seconds_median``, ``first_step_seconds`` (with compilation), ``memory_ratio``
+        ``implementation`` (timm, foreach), ``step_ratio`` {median, p10, p90},
+        ``step_seconds_median``, ``first_step_seconds``, ``memory_ratio``
         (weights, gradients, state and temporaries) and ``copy_share``: the bytes that a step has
         to move, over its time and the measured bandwidth of a copy.
 
     Raises:
-        ConadvError: timm is missing, or fused could not be compiled.
+        ConadvError: timm is missing.
     """
     say = on_progress or (lambda _: None)
     where = torch.device(device)
