@@ -33,8 +33,11 @@ class Paired:
 
     @property
     def spread(self) -> float | None:
-        """Their standard deviation; None for fewer than two."""
-        return statistics.stdev(self.differences) if len(self.differences) > 1 else None
+        """Their standard deviation, 0 where they differ by rounding; None for fewer than two."""
+        if len(self.differences) < 2:
+            return None
+        found = statistics.stdev(self.differences)
+        return 0.0 if found <= 1e-12 * max(map(abs, self.differences)) else found
 
     @property
     def interval(self) -> tuple[float, float] | None:

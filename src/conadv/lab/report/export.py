@@ -18,6 +18,7 @@ from conadv.lab.report.study.scale_tables import (
     reach_columns,
     reach_row,
 )
+from conadv.lab.report.study.wording import judged_columns, judged_row
 from conadv.lab.report.tables import escape, markdown_table
 from conadv.lab.report.text import count
 
@@ -35,22 +36,25 @@ def markdown(content: Content) -> str:
         parts.append(_list(words.sentences))
     if words.caveats:
         parts.append("What to keep in mind:\n\n" + _list(words.caveats))
+    for study in content.studies:
+        if study.judged:
+            rows = [judged_row(one) for one in study.judged]
+            parts.append(f"## What {study.name} decides\n\n" + _table(judged_columns(), rows))
     if scale is not None:
         parts.append("## Accuracy against batch size\n\n" + reach_table(scale))
     for at_batch in content.gains:
         parts.append(f"## Batch {count(at_batch.batch)}\n\n" + gains_table(at_batch))
     parts.append("## Every setting\n\n" + markdown_table(content.runs))
     if analyses is not None:
-        rows = [(cell.name, *texts) for cell, texts in analyses.rows]
-        parts.append(
-            "## Sharpness, gap and corruptions\n\n" + _table(("Setting", *analyses.columns), rows)
-        )
+        lines = [(cell.name, *texts) for cell, texts in analyses.rows]
+        head = ("Setting", *analyses.columns)
+        parts.append("## Sharpness, gap and corruptions\n\n" + _table(head, lines))
     if content.imagenet:
         parts.append(imagenet_markdown(content.imagenet))
     if content.tuned:
-        lines = [(t.cell, t.chosen, t.accuracy, t.edge, str(len(t.trials))) for t in content.tuned]
-        head = ("Setting", "Chosen", "Validation accuracy", "At the edge", "Trials")
-        parts.append("## Tuned settings\n\n" + _table(head, lines))
+        tuned = [(t.cell, t.chosen, t.accuracy, t.edge, str(len(t.trials))) for t in content.tuned]
+        names = ("Setting", "Chosen", "Validation accuracy", "At the edge", "Trials")
+        parts.append("## Tuned settings\n\n" + _table(names, tuned))
     return "\n".join(parts)
 
 

@@ -25,6 +25,7 @@ from conadv.lab.report.study.scale_tables import (
     reach_columns,
     reach_row,
 )
+from conadv.lab.report.study.wording import judged_columns, judged_row
 from conadv.lab.report.tables import HELD_OUT, accuracies, columns, rows
 
 
@@ -113,6 +114,8 @@ def page(material: Content) -> str:
             scale=scale,
             reach_columns=reach_columns(scale) if scale else (),
             reach_row=reach_row,
+            judged_columns=judged_columns(),
+            judged_row=judged_row,
             gains=material.gains,
             gains_columns=gains_columns(),
             gains_row=gains_row,

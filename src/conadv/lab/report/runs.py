@@ -34,6 +34,8 @@ class Run:
         cell: In a study: method and batch, such as ``recycled-b1000``.
         command: In a study: the command that makes this run, without a recipe file.
         tuned_accuracy: In a study: validation accuracy of the trial that chose its settings.
+        tuning: In a study: its cell's entry of ``tuned.json``; ``borrowed`` names the cell that
+            its settings are taken from, where that is another one.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Run:
     cell: str = ""
     command: str = ""
     tuned_accuracy: float | None = None
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

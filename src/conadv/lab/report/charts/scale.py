@@ -68,15 +68,11 @@ def _at_equal_compute(gains: Sequence[Gains], palette: Palette) -> Chart | None:
     points: dict[MethodKey, list[tuple[int, float, float | None]]] = {}
     for at_batch in gains:
         for row in at_batch.rows:
-            if row.same_compute is not None:
-                error = row.same_compute.error
-                points.setdefault(row.cell.key, []).append(
-                    (
-                        at_batch.batch,
-                        100 * row.same_compute.value,
-                        None if error is None else 100 * error,
-                    )
-                )
+            if (found := row.same_compute) is not None:
+                interval = found.interval
+                half = None if interval is None else 50 * (interval[1] - interval[0])
+                place = (at_batch.batch, 100 * found.value, half)
+                points.setdefault(row.cell.key, []).append(place)
     if not points:
         return None
     traces = []
@@ -98,8 +94,8 @@ def _at_equal_compute(gains: Sequence[Gains], palette: Palette) -> Chart | None:
     return Chart(
         "equal-compute",
         "At equal compute",
-        "Test accuracy above ordinary training that went on for as much compute at the same batch; "
-        "between the lengths that were run it is interpolated. Bars: one standard error.",
+        "Test accuracy above the best ordinary training of at most as much compute at the same "
+        "batch, by seed. Bars: intervals of 95 %.",
         drawn,
     )
 

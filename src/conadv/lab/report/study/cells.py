@@ -72,6 +72,15 @@ class Cell:
         """A number of ``result.json`` from each finished run that has it."""
         return [value for run in self.finished if (value := run.number(name)) is not None]
 
+    def by_seed(self, name: str) -> dict[int, float]:
+        """The same by the seed of the run; of runs of one seed the last."""
+        return {
+            int(seed): value
+            for run in self.finished
+            if (value := run.number(name)) is not None
+            and isinstance(seed := run.result.get("seed"), int)
+        }
+
     def mean(self, name: str) -> float | None:
         """Mean over the finished runs, or None."""
         values = self.values(name)
@@ -81,11 +90,6 @@ class Cell:
         """Standard deviation over the finished runs; None with fewer than two."""
         values = self.values(name)
         return statistics.stdev(values) if len(values) > 1 else None
-
-    def error(self, name: str) -> float | None:
-        """Standard error of the mean over the finished runs; None with fewer than two."""
-        values = self.values(name)
-        return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def method_key(run: Run) -> MethodKey:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from conadv.lab.evidence import Paired
 from conadv.lab.report.findings import Figure, Findings
 from conadv.lab.report.findings import findings as plain_findings
 from conadv.lab.report.study.cells import Cell
 from conadv.lab.report.study.large_batch import (
     LOSS,
     TOLERANCE,
-    Difference,
     Gain,
     Gains,
     LargeBatch,
     Reach,
     unfinished,
 )
+from conadv.lab.report.study.marks import marks
 from conadv.lab.report.study.runs import StudyFacts
+from conadv.lab.report.study.wording import interval
 from conadv.lab.report.text import count, joined, percent, points, ratio
 
 _TOLERANCE = f"{100 * TOLERANCE:g}"
@@ -66,7 +68,7 @@ def reach_text(reach: Reach) -> str:
 def _headline(scale: LargeBatch) -> str:
     usual = _ordinary(scale)
     best = percent(scale.reference.mean("test_accuracy"))
-    start = f"Within {_TOLERANCE} points of the best small-batch accuracy ({best}): "
+    start = f"By the means, within {_TOLERANCE} points of the best small-batch accuracy ({best}): "
     if usual is None:
         furthest = max(scale.reaches, key=lambda reach: reach.largest or 0)
         return f"{start}{furthest.key.method} to batch {reach_text(furthest)}."
@@ -97,15 +99,30 @@ def _two_batches(scale: LargeBatch, gains: Sequence[Gains]) -> str:
         return ""
     chosen, lost = first.chosen, first.lost
     assert chosen.above is not None
-    name, back = chosen.cell.key.method, chosen.above
-    text = (
-        f"Batch {count(first.batch)} lost {100 * lost.value:.1f} points{_chance(lost)} against "
-        f"batch {count(scale.batches[0])}; {name} "
+    return (
+        f"Batch {count(first.batch)} lost {_sized(lost)} against batch "
+        f"{count(scale.batches[0])}; {chosen.cell.key.method} changed it by "
+        f"{_signed(chosen.above)}{_steps(chosen)}{_half(chosen, lost)}."
     )
-    if back.value > 0:
-        part = "all" if back.value >= lost.value else f"{100 * back.value:.1f}"
-        return f"{text}won {part} of them back{_chance(back)}."
-    return f"{text}won none back{_chance(back)}."
+
+
+def _half(chosen: Gain, lost: Paired) -> str:
+    """Whether at least half of the loss was won back: decided by the interval alone."""
+    if chosen.above_half is None:
+        return ""
+    if lost.by_chance or chosen.above_half.by_chance:
+        return "; whether half of the loss was won back is undecided"
+    at_least = chosen.above_half.value > 0
+    return f", {'at least' if at_least else 'less than'} half of the loss won back"
+
+
+def _signed(found: Paired) -> str:
+    return f"{points(found.value)} points{interval(found)}{_chance(found)}"
+
+
+def _sized(lost: Paired) -> str:
+    """A loss without its sign."""
+    return f"{100 * lost.value:.1f} points{interval(lost)}{_chance(lost)}"
 
 
 def _longer(reach: Reach) -> bool:
@@ -148,13 +165,12 @@ def _figures(scale: LargeBatch, gains: Sequence[Gains]) -> list[Figure]:
     chosen = first.chosen
     if chosen is None or chosen.above is None:
         return found
-    back = "" if chosen.won_back is None else f", {100 * chosen.won_back:.0f} % of the loss"
     found.append(
         Figure(
             points(chosen.above.value),
-            f"points from {chosen.cell.key.method} there{_epochs(chosen)}",
-            f"the adversarial method best on held-out images{back}"
-            + (", within chance" if chosen.above.by_chance else ""),
+            f"points from {chosen.cell.key.method} there{_steps(chosen)}",
+            f"95 %:{interval(chosen.above) or ' one seed'}; the adversarial method best on "
+            "held-out images",
         )
     )
     if chosen.same_compute is not None:
@@ -162,8 +178,8 @@ def _figures(scale: LargeBatch, gains: Sequence[Gains]) -> list[Figure]:
             Figure(
                 points(chosen.same_compute.value),
                 "points, the same at equal compute",
-                f"against ordinary training of {ratio(chosen.multiple)} the compute"
-                + (", within chance" if chosen.same_compute.by_chance else ""),
+                f"95 %:{interval(chosen.same_compute) or ' one seed'}; against the best ordinary "
+                f"training of at most {ratio(chosen.multiple)} the compute",
             )
         )
     return found
@@ -178,21 +194,22 @@ def _sentences(at_batch: Gains) -> list[str]:
         return []
     if lost.value < LOSS:
         said.append(
-            f"Batch {batch}: {name} changed by {points(-lost.value)} points against the "
-            "smallest batch, too little to win back."
+            f"Batch {batch}: {name} changed by {points(-lost.value)} points{_chance(lost)} against "
+            "the smallest batch, too little to win back."
         )
     else:
-        said.append(f"Batch {batch}: {name} lost {100 * lost.value:.1f} points{_chance(lost)}.")
+        said.append(f"Batch {batch}: {name} lost {_sized(lost)}.")
         chosen = at_batch.chosen
         if chosen is not None and chosen.above is not None:
-            said.append(f"Batch {batch}: {_goal(chosen)}")
+            said.append(f"Batch {batch}: {_goal(chosen, lost)}")
     said += [
         _other_ordinary(batch, at_batch.ordinary, row, row.above)
         for row in at_batch.rows
         if row.cell.ordinary and row.cell.length == 1 and row.above is not None
     ]
-    measures: tuple[tuple[str, Callable[[Gain], Difference | None]], ...] = (
-        (f"than {name} at equal epochs", lambda row: row.same_epochs),
+    measures: tuple[tuple[str, Callable[[Gain], Paired | None]], ...] = (
+        (f"than {name} at equal steps", lambda row: row.same_steps),
+        ("than ordinary training on a larger batch", lambda row: row.larger_batch),
         ("than ordinary training at equal compute", lambda row: row.same_compute),
         (f"than {name} under attack", lambda row: row.robust),
         (
@@ -201,6 +218,8 @@ def _sentences(at_batch: Gains) -> list[str]:
         ),
     )
     for words, measure in measures:
+        if all(measure(row) is None for row in at_batch.rows):
+            continue
         better = [
             f"{row.cell.key.method} ({points(difference.value)})"
             for row in at_batch.rows
@@ -215,7 +234,7 @@ def _sentences(at_batch: Gains) -> list[str]:
     return said
 
 
-def _other_ordinary(batch: str, usual: Cell, row: Gain, above: Difference) -> str:
+def _other_ordinary(batch: str, usual: Cell, row: Gain, above: Paired) -> str:
     """Ordinary training with other settings, or with another optimizer."""
     name, optimizer = row.cell.key.method, row.cell.setting("optimizer.name")
     apart = f"is {points(above.value)} points from {{}}{_chance(above)}"
@@ -230,31 +249,27 @@ def _other_ordinary(batch: str, usual: Cell, row: Gain, above: Difference) -> st
     )
 
 
-def _goal(chosen: Gain) -> str:
-    above, back = chosen.above, chosen.won_back
-    assert above is not None
+def _goal(chosen: Gain, lost: Paired) -> str:
+    assert chosen.above is not None
     text = (
         f"chosen on held-out images among the adversarial methods, {chosen.cell.key.method} "
-        f"changed that by {points(above.value)} points{_epochs(chosen)}{_chance(above)}"
+        f"changed that by {_signed(chosen.above)}{_steps(chosen)}{_half(chosen, lost)}"
     )
-    if back is not None:
-        verdict = "at least half of the loss" if back >= 0.5 else "less than half of the loss"
-        text += f", {verdict}"
     if chosen.same_compute is None:
         return text + "; ordinary training of as much compute was not run."
     return (
-        f"{text}, and is {points(chosen.same_compute.value)} points from ordinary training at "
-        f"equal compute{_chance(chosen.same_compute)}."
+        f"{text}; it is {_signed(chosen.same_compute)} from the best ordinary training of at most "
+        "its compute."
     )
 
 
-def _epochs(row: Gain) -> str:
-    if row.same_epochs is not None:
-        return " at equal epochs"
+def _steps(row: Gain) -> str:
+    if row.same_steps is not None:
+        return " at equal steps"
     return f" with {ratio(row.cell.length)} the steps"
 
 
-def _chance(difference: Difference) -> str:
+def _chance(difference: Paired) -> str:
     return " (within chance)" if difference.by_chance else ""
 
 
@@ -267,9 +282,10 @@ def _caveats(scale: LargeBatch, gains: Sequence[Gains]) -> list[str]:
     numbers = f"{seeds[0]}" if seeds[0] == seeds[-1] else f"{seeds[0]} to {seeds[-1]}"
     notes.append(
         f"{numbers} seed{'' if seeds[-1] == 1 else 's'} per setting, {how}. “More "
-        "than chance” is two standard errors over seeds; many comparisons are made, so that some "
-        "of them pass by chance all the same."
+        "than chance” is an interval of 95 % (paired by seed, Student's t) without zero; many "
+        "comparisons are made, so that some of them pass by chance all the same."
     )
+    notes += _marked(gains)
     names = [item.ordinary.name for item in gains if unfinished(item.ordinary)]
     if names:
         notes.append(
@@ -280,14 +296,29 @@ def _caveats(scale: LargeBatch, gains: Sequence[Gains]) -> list[str]:
     return notes
 
 
+def _marked(gains: Sequence[Gains]) -> list[str]:
+    """Every setting whose figures need a remark, by the remark."""
+    names: dict[str, list[str]] = {}
+    for at_batch in gains:
+        for cell in at_batch.cells:
+            for mark in marks(cell, at_batch.cells):
+                names.setdefault(mark, []).append(cell.name)
+    return [f"Marked “{mark}”: {joined(cells)}." for mark, cells in names.items()]
+
+
 def _failed(plain: Findings) -> list[str]:
     return [note for note in plain.caveats if "left out of every comparison" in note]
 
 
 def _missing(everything: Sequence[Cell], studies: Sequence[StudyFacts]) -> list[str]:
-    """Studies that have not come to their end."""
+    """Studies that have not come to their end, or had stated nothing before their final runs."""
     notes = []
     for study in studies:
+        if not study.judged:
+            notes.append(
+                f"{study.name} stated no hypothesis before its final runs: all of it is "
+                "exploratory."
+            )
         inside = study.folder.resolve()
         there = sum(
             inside in run.folder.resolve().parents for cell in everything for run in cell.runs

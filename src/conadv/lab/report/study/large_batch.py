@@ -1,9 +1,14 @@
-"""What a large batch costs and what a method gives back, at equal epochs and at equal compute."""
+"""What a large batch costs and what a method gives back, in three fair comparisons.
 
-import math
+Whatever costs more than ordinary training stands beside it at equal steps; beside the same devices
+and steps spent on a larger batch; and beside the best ordinary training of at most its compute.
+Differences are those of runs of the same seed.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from conadv.lab.evidence import Paired
 from conadv.lab.report.charts.palette import MethodKey
 from conadv.lab.report.study.cells import Cell, baseline
 
@@ -14,7 +19,7 @@ UNFINISHED = 0.95
 LOSS = 0.01
 """Test accuracy that ordinary training must have lost before winning it back means anything."""
 SAME_COMPUTE = 0.03
-"""Relative difference of compute up to which two settings count as equal."""
+"""Relative difference up to which computes, or numbers of steps, count as equal."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +64,6 @@ class LargeBatch:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A difference of two mean test accuracies and its standard error, None with single seeds."""
-
-    value: float
-    error: float | None
-
-    @property
-    def by_chance(self) -> bool:
-        """Whether it is within two standard errors of nothing."""
-        return self.error is not None and abs(self.value) < 2 * self.error
-
-
-@dataclass(frozen=True)
 class Gain:
     """One method at one batch beside ordinary training at that batch.
 
@@ -82,26 +74,26 @@ class Gain:
         cell: The method's setting.
         multiple: Its compute as a multiple of ordinary training's.
         above: Test accuracy above ordinary training as it is.
-        same_compute: The same above ordinary training that went on for as much compute; None where
-            none of about that compute was run.
-        won_back: Share of what ordinary training has lost at this batch that the method returns;
-            None where less than :data:`LOSS` was lost.
+        same_steps: The same, where both took as many steps; else None.
+        same_compute: The same above the best ordinary training of at most as much compute; None
+            where ordinary training was not run for so long.
+        larger_batch: The same above ordinary training on a batch larger by the multiple, in as
+            many steps; None where none was run.
+        above_half: What it returns at equal steps beyond half of what ordinary training lost; None
+            where less than :data:`LOSS` was lost.
         robust: Accuracy under attack above ordinary training as it is.
         robust_same_compute: The same at equal compute.
     """
 
     cell: Cell
     multiple: float | None
-    above: Difference | None
-    same_compute: Difference | None
-    won_back: float | None
-    robust: Difference | None
-    robust_same_compute: Difference | None
-
-    @property
-    def same_epochs(self) -> Difference | None:
-        """Test accuracy above ordinary training that saw every image as often."""
-        return self.above if equal_epochs(self.cell) else None
+    above: Paired | None
+    same_steps: Paired | None
+    same_compute: Paired | None
+    larger_batch: Paired | None
+    above_half: Paired | None
+    robust: Paired | None
+    robust_same_compute: Paired | None
 
 
 @dataclass(frozen=True)
@@ -110,8 +102,13 @@ class Gains:
 
     batch: int
     ordinary: Cell
-    lost: Difference | None
+    lost: Paired | None
     rows: tuple[Gain, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Ordinary training and every method."""
+        return self.ordinary, *(row.cell for row in self.rows)
 
     @property
     def chosen(self) -> Gain | None:
@@ -196,7 +193,7 @@ def gains(everything: Sequence[Cell]) -> list[Gains]:
                 ordinary.batch,
                 ordinary,
                 lost,
-                tuple(_gain(cell, ordinary, peers, lost) for cell in others),
+                tuple(_gain(cell, ordinary, peers, lost, cells) for cell in others),
             )
         )
     return sorted(found, key=lambda item: item.batch)
@@ -231,26 +228,26 @@ def _optimizer(cell: Cell) -> object:
 
 def at_equal_compute(
     cell: Cell, peers: Sequence[Cell], name: str = "test_accuracy"
-) -> Difference | None:
-    """A setting against ordinary training of the same compute.
+) -> Paired | None:
+    """A setting against the best ordinary training of at most its compute.
 
-    Ordinary training was run for a few lengths; between two of them its accuracy is interpolated,
-    linearly in the logarithm of compute. Outside of them only :data:`SAME_COMPUTE` is allowed. Of
-    several of one length (other settings, say) the best one counts, which favours ordinary
-    training.
+    The best by its mean, which favours ordinary training: a longer run that is worse than a
+    shorter one is no baseline.
 
     Args:
         cell: The setting.
         peers: Settings at the same batch; ordinary ones with the optimizer of the cell's
             :func:`counterpart` are used.
         name: What is compared, a number of ``result.json``.
+
+    Returns:
+        None where ordinary training was never given as much compute.
     """
-    usual = baseline(cell, peers)
-    own, accuracy = cell.mean("compute"), cell.mean(name)
-    if usual is None or not own or accuracy is None:
+    usual, own = baseline(cell, peers), cell.mean("compute")
+    if usual is None or not own:
         return None
     ordinary = counterpart(cell, peers, usual)
-    line = sorted(
+    line = [
         (compute, value, peer)
         for peer in peers
         if peer.ordinary
@@ -258,59 +255,78 @@ def at_equal_compute(
         and _optimizer(peer) == _optimizer(ordinary)
         and (compute := peer.mean("compute"))
         and (value := peer.mean(name)) is not None
-    )
-    line = _best_of_each(line)
-    if not line:
+    ]
+    within = [item for item in line if item[0] <= own * (1 + SAME_COMPUTE)]
+    if not within or max(compute for compute, _, _ in line) < own * (1 - SAME_COMPUTE):
         return None
-    if own <= line[0][0] or own >= line[-1][0]:
-        end = line[0] if own <= line[0][0] else line[-1]
-        near = abs(own / end[0] - 1) <= SAME_COMPUTE
-        return measured_difference(cell, end[2], name) if near else None
-    after = next(i for i, (compute, _, _) in enumerate(line) if compute >= own)
-    (c0, a0, low), (c1, a1, high) = line[after - 1], line[after]
-    weight = math.log(own / c0) / math.log(c1 / c0)
-    errors = [item.error(name) for item in (cell, low, high)]
-    error = None
-    if all(value is not None for value in errors):
-        mine, first, second = (value or 0.0 for value in errors)
-        error = math.hypot(mine, (1 - weight) * first, weight * second)
-    return Difference(accuracy - (a0 + weight * (a1 - a0)), error)
+    best = max(within, key=lambda item: item[1])[2]
+    return measured_difference(cell, best, name)
 
 
-def _best_of_each(line: list[tuple[float, float, Cell]]) -> list[tuple[float, float, Cell]]:
-    """Of settings of one compute, rising, the most accurate."""
-    kept: list[tuple[float, float, Cell]] = []
-    for item in line:
-        if kept and item[0] / kept[-1][0] - 1 <= SAME_COMPUTE:
-            kept[-1] = max(kept[-1], item, key=lambda known: known[1])
-        else:
-            kept.append(item)
-    return kept
+def on_a_larger_batch(
+    cell: Cell, multiple: float | None, everything: Sequence[Cell]
+) -> Paired | None:
+    """A setting against ordinary training on a batch larger by its compute, in as many steps.
+
+    That is what the same devices could have done instead.
+    """
+    if multiple is None or multiple <= 1 + SAME_COMPUTE or cell.batch is None:
+        return None
+    for other in everything:
+        if other.ordinary and other.batch and _optimizer(other) == _optimizer(cell):
+            if _near(other.batch, multiple * cell.batch) and _equal_steps(other, cell):
+                return measured_difference(cell, other)
+    return None
 
 
-def _gain(cell: Cell, ordinary: Cell, peers: Sequence[Cell], lost: Difference | None) -> Gain:
+def _near(one: float, other: float) -> bool:
+    return abs(one / other - 1) <= SAME_COMPUTE
+
+
+def _equal_steps(one: Cell, other: Cell) -> bool:
+    first, second = one.mean("steps"), other.mean("steps")
+    return bool(first and second) and _near(first or 0.0, second or 1.0)
+
+
+def _gain(
+    cell: Cell,
+    ordinary: Cell,
+    peers: Sequence[Cell],
+    lost: Paired | None,
+    everything: Sequence[Cell],
+) -> Gain:
     beside = counterpart(cell, peers, ordinary)
-    same = measured_difference(cell, beside, "test_accuracy")
+    above = measured_difference(cell, beside)
+    longer = cell.ordinary and not equal_epochs(cell)
+    same = above if _equal_steps(cell, beside) and not longer else None
     own, usual = cell.mean("compute"), ordinary.mean("compute")
-    back = None
-    if beside is ordinary and same is not None and lost is not None and lost.value >= LOSS:
-        back = same.value / lost.value
+    multiple = own / usual if own and usual else None
+    half = None
+    if same is not None and beside is ordinary and lost is not None and lost.value >= LOSS:
+        pairs = zip(same.differences, lost.differences, strict=False)
+        if len(same.differences) == len(lost.differences):
+            half = Paired(tuple(gain - loss / 2 for gain, loss in pairs))
     return Gain(
         cell,
-        own / usual if own and usual else None,
+        multiple,
+        above,
         same,
         None if cell.ordinary else at_equal_compute(cell, peers),
-        back,
+        None if cell.ordinary else on_a_larger_batch(cell, multiple, everything),
+        half,
         measured_difference(cell, beside, "robust_accuracy"),
         None if cell.ordinary else at_equal_compute(cell, peers, "robust_accuracy"),
     )
 
 
-def measured_difference(one: Cell, other: Cell, name: str = "test_accuracy") -> Difference | None:
-    """What ``one`` has more than ``other``; None where one of them has not been measured."""
-    first, second = one.mean(name), other.mean(name)
-    if first is None or second is None:
-        return None
-    errors = one.error(name), other.error(name)
-    error = None if None in errors else math.hypot(errors[0] or 0.0, errors[1] or 0.0)
-    return Difference(first - second, error)
+def measured_difference(one: Cell, other: Cell, name: str = "test_accuracy") -> Paired | None:
+    """What ``one`` has more than ``other``, by seed; None where one has not been measured.
+
+    Runs that share no seed give the difference of their means, which has no interval.
+    """
+    first, second = one.by_seed(name), other.by_seed(name)
+    both = [seed for seed in first if seed in second]
+    if both:
+        return Paired(tuple(first[seed] - second[seed] for seed in both))
+    own, others = one.mean(name), other.mean(name)
+    return None if own is None or others is None else Paired((own - others,))

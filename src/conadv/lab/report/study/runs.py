@@ -27,6 +27,7 @@ class StudyFacts:
         definition: ``study.yaml`` as it stands.
         tuned: ``tuned.json``: by cell what was tuned, every trial and the choice; or empty.
         expected: How many final runs it is to have; None where the file does not say.
+        judged: The verdicts on its hypotheses, of ``summary.json``; empty where none were stated.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class StudyFacts:
     definition: str = ""
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     expected: int | None = None
+    judged: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def read_study(folder: Path) -> tuple[StudyFacts, list[Run]]:
         definition=text,
         tuned=tuned,
         expected=_expected(definition),
+        judged=tuple(one for one in summary.get("hypotheses") or () if isinstance(one, Mapping)),
     )
     return facts, runs
 
@@ -161,12 +164,14 @@ def _run(folder: Path, row: Mapping[str, Any], tuned: Mapping[str, Any]) -> Run:
     choice = tuned.get(str(row.get("cell")))
     choice = choice if isinstance(choice, Mapping) else {}
     if "tuned_as" in choice:  # settings of another method at the same batch
-        choice = tuned.get(str(choice["tuned_as"])) or {}
+        other = str(choice["tuned_as"])
+        choice = {**(tuned.get(other) or {}), "borrowed": other}
     return replace(
         run,
         cell=str(row.get("cell") or ""),
         command=str(row.get("command") or ""),
         tuned_accuracy=finite(choice.get("val_accuracy")),
+        tuning=choice,
     )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from conadv.lab.report.study.cells import Cell
 from conadv.lab.report.study.findings import reach_text
 from conadv.lab.report.study.large_batch import (
-    Difference,
     Gain,
     Gains,
     LargeBatch,
     Reach,
     unfinished,
 )
-from conadv.lab.report.text import MISSING, NARROW, count, percent, points, ratio
+from conadv.lab.report.study.marks import marks
+from conadv.lab.report.study.wording import difference
+from conadv.lab.report.text import MISSING, count, percent, ratio
 
 
 def reach_columns(scale: LargeBatch) -> tuple[str, ...]:
@@ -38,13 +39,15 @@ def gains_columns() -> tuple[str, ...]:
     """Heads of :func:`gains_row`."""
     return (
         "Method",
-        "Test accuracy",
-        "At equal epochs",
+        "Test accuracy ± SD",
+        "At equal steps",
         "Compute",
+        "On a larger batch",
         "At equal compute",
-        "Robust accuracy",
+        "Robust accuracy ± SD",
         "Training accuracy",
         "Training loss",
+        "Marks",
     )
 
 
@@ -55,12 +58,14 @@ def gains_row(at_batch: Gains, row: Gain | None) -> tuple[str, ...]:
     return (
         cell.key.method,
         accuracy(cell, "test_accuracy"),
-        MISSING if row is None else difference(row.same_epochs),
+        MISSING if row is None else difference(row.same_steps),
         ratio(1.0 if row is None else row.multiple),
+        MISSING if row is None else difference(row.larger_batch),
         MISSING if row is None else difference(row.same_compute),
         accuracy(cell, "robust_accuracy"),
         percent(cell.mean("train_accuracy")) + (" unfinished" if unfinished(cell) else ""),
         MISSING if loss is None else f"{loss:.3f}",
+        ", ".join(marks(cell, at_batch.cells)) or MISSING,
     )
 
 
@@ -68,11 +73,3 @@ def accuracy(cell: Cell, name: str) -> str:
     """Mean and standard deviation in per cent, over the seeds."""
     text, spread = percent(cell.mean(name)), cell.spread(name)
     return text if spread is None else f"{text} ± {100 * spread:.1f}"
-
-
-def difference(found: Difference | None) -> str:
-    """Points and standard error: ``+1.2 ± 0.4``."""
-    if found is None:
-        return MISSING
-    error = "" if found.error is None else f"{NARROW}±{NARROW}{100 * found.error:.1f}"
-    return f"{points(found.value)}{error}"

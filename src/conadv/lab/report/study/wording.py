@@ -1,0 +1,53 @@
+"""How differences and verdicts are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from conadv.lab.evidence import Paired
+from conadv.lab.report.text import MISSING, points
+
+
+def difference(found: Paired | None) -> str:
+    """Points and their interval of 95 %: ``+1.2 (+0.3 to +2.1)``."""
+    if found is None:
+        return MISSING
+    return f"{points(found.value)}{interval(found)}"
+
+
+def interval(found: Paired) -> str:
+    """Of 95 %, in points; empty for a single seed."""
+    ends = found.interval
+    return "" if ends is None else f" ({points(ends[0])} to {points(ends[1])})"
+
+
+def judged_columns() -> tuple[str, ...]:
+    """Heads of :func:`judged_row`."""
+    return ("Hypothesis", "Points", "Interval, 95 %", "By resampling", "p", "Seeds", "Verdict")
+
+
+def judged_row(one: Mapping[str, Any]) -> tuple[str, ...]:
+    """A verdict of ``summary.json``: what was claimed, what was found, what that decides."""
+    than = f"{one['than']}" + (f" at {one['than_batch']:,}" if one["than_batch"] else "")
+    small = f" (small batch {one['small_batch']:,})" if one["small_batch"] else ""
+    claim = str(one["claim"]).replace("_", " ")
+    verdict = str(one["verdict"])
+    if verdict == "undecided" and one["visible"] is not None:
+        verdict += f", could have seen {100 * one['visible']:.1f} points"
+    if one["exploratory"]:
+        verdict += f" (exploratory: {one['exploratory']})"
+    p = one["p"]
+    return (
+        f"{one['name']}: {one['method']} at {one['batch']:,}, {claim}, than {than}{small}",
+        points(one["value"]),
+        _ends(one["interval"]),
+        _ends(one["bootstrap"]),
+        MISSING if p is None else f"{p:.2g}",
+        f"{one['seeds']} of {one['seeds_expected']}",
+        verdict,
+    )
+
+
+def _ends(ends: Any) -> str:
+    return MISSING if ends is None else f"{points(ends[0])} to {points(ends[1])}"
