@@ -1,6 +1,7 @@
 """Warm-up and decay: exact values, bounds, and the same numbers from the schedulers."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from conadv.optim import LARS, WarmupCosine, WarmupPolynomial, warmup_cosine, warmup_poly
+from conadv.optim import (
+    LARS,
+    WarmupCosine,
+    WarmupPolynomial,
+    decay_factor,
+    linear_lr,
+    scaled_lr,
+    sqrt_lr,
+    warmup_cosine,
+    warmup_poly,
+)
 
 numbers = {
     "total": st.integers(1, 2000),
@@ -119,3 +130,22 @@ def test_values_out_of_range(values: dict[str, float], message: str) -> None:
     assert optimizer.param_groups[0]["lr"] == 5.0
     with pytest.raises(ValueError, match="step=-1"):
         warmup_poly(-1, 10)
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        ("poly", [0.5, 1.0, 1.0, 0.25 + 0.75 * 0.5**3, 0.25]),
+        ("cosine", [0.5, 1.0, 1.0, 0.25 + 0.75 * 0.5, 0.25]),
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_a_decay_by_name(decay: Any, expected: list[float]) -> None:
+    factor = decay_factor(decay, total=10, warmup=2, power=3, end=0.25)
+    assert [factor(step) for step in (0, 1, 2, 6, 10)] == pytest.approx(expected)
+
+
+def test_a_scaling_rule_by_name() -> None:
+    assert scaled_lr(0.1, "none", 256, 1024) == 0.1
+    assert scaled_lr(0.1, "linear", 256, 1024) == linear_lr(0.1, 256, 1024) == 0.4
+    assert scaled_lr(0.1, "sqrt", 256, 1024) == sqrt_lr(0.1, 256, 1024) == 0.2

@@ -286,7 +286,7 @@ class Adversary(Continued):
         """
         if self.forward == "separate":
             raise ValueError("mix() is one batch for one forward: use forward='joint' or 'auto'.")
-        if self.schedule.weight_at(self.progress) is not None and self.schedule.name != "vanilla":
+        if self.schedule.weight_at(self.progress) is not None and self.schedule.makes_copies:
             raise ValueError(
                 "mix() gives rows for a loss that is the mean over all of them: with a schedule "
                 "that has a weight, use loss(images, labels, criterion), or leave weight at None."

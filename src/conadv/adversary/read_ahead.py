@@ -1,4 +1,4 @@
-"""Reading ahead: what lookahead has seen of the batches to come."""
+"""Reading ahead: what a schedule has seen of the batches to come."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReadAhead:
             for batch in loader:
                 if not isinstance(batch, list | tuple) or len(batch) < 2:
                     raise ValueError(
-                        f"lookahead was given a batch of type {type(batch).__name__}: the loader "
+                        f"batches() reads ahead and was given a {type(batch).__name__}: the loader "
                         "must yield (images, labels), or use peek(images, labels) yourself."
                     )
                 queue.append(batch)
@@ -53,7 +53,7 @@ class ReadAhead:
         """Raise RuntimeError for a second round on one batch of `batches`."""
         if self._reading and not self._fresh:
             raise RuntimeError(
-                "A second round on one batch of batches(): lookahead prepares copies for each "
+                "A second round on one batch of batches(): copies are prepared for each "
                 "batch that it reads ahead. Give batches() a loader of the micro-batches."
             )
 

@@ -16,7 +16,7 @@ class Setting:
 
     default: bool | int | float | str
     """What it is where nobody sets it; its type is that of every value."""
-    help: str
+    meaning: str
     """What it does, in one sentence."""
     low: float | None = None
     """Least value of a number."""

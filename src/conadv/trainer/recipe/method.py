@@ -36,7 +36,7 @@ def settings() -> dict[str, Setting]:
 def _field(name: str, setting: Setting) -> tuple[Any, Any]:
     kinds: dict[type, Any] = {bool: Flag, int: Whole, float: Number, str: Text}
     kind = Literal[setting.choices] if setting.choices else kinds[type(setting.default)]
-    text = f"{setting.help.removesuffix('.')} ({' and '.join(owners(name))} only)."
+    text = f"{setting.meaning.removesuffix('.')} ({' and '.join(owners(name))} only)."
     return kind, Field(default=setting.default, ge=setting.low, le=setting.high, description=text)
 
 
