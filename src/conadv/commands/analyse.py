@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from conadv.commands._options import Branch, Checkpoint, Device
 from conadv.commands._show import percent
 
 if TYPE_CHECKING:
@@ -32,13 +33,8 @@ def analyse(
     again: Annotated[
         bool, typer.Option("--again", help="Also what is in analysis.json already.")
     ] = False,
-    checkpoint: Annotated[
-        str, typer.Option(help="last, best (on validation images), or a checkpoint's file name.")
-    ] = "last",
-    branch: Annotated[
-        str | None,
-        typer.Option(help="Normalisation branch: clean or adversarial.", show_default="recipe's"),
-    ] = None,
+    checkpoint: Checkpoint = "last",
+    branch: Branch = None,
     images: Annotated[int, typer.Option(min=1, help="Images of each analysis but the gap.")] = 1000,
     split: Annotated[
         str, typer.Option(help="Images of sharpness and landscape: train or test.")
@@ -53,9 +49,7 @@ def analyse(
         int, typer.Option(min=0, help="Points per axis of the 2-D landscape, odd; 0: none.")
     ] = 11,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:N or mps.", show_default="recipe's")
-    ] = None,
+    device: Device = None,
 ) -> None:
     """Measure the gap, sharpness, landscape and robustness of runs.
 

@@ -8,24 +8,20 @@ from typing import Annotated
 import typer
 
 from conadv._files import write_json
+from conadv.commands._options import Branch, Checkpoint, Device, Run
 from conadv.commands._show import percent
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    run: Run,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE", help="Changes that leave the weights alone, such as data.root=DIR."
         ),
     ] = None,
-    checkpoint: Annotated[
-        str, typer.Option(help="last, best (on validation images), or a checkpoint's file name.")
-    ] = "last",
-    branch: Annotated[
-        str | None,
-        typer.Option(help="Normalisation branch: clean or adversarial.", show_default="recipe's"),
-    ] = None,
+    checkpoint: Checkpoint = "last",
+    branch: Branch = None,
     epsilon: Annotated[
         str | None,
         typer.Option(help="Radius of the attacks, such as 4/255.", show_default="recipe's"),
@@ -36,9 +32,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Attack so many test images.", show_default="recipe's"),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:N or mps.", show_default="recipe's")
-    ] = None,
+    device: Device = None,
     test_set: Annotated[
         list[str] | None,
         typer.Option(

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from conadv.commands._options import Branch, Checkpoint, Run
+
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    run: Run,
     path: Annotated[
         Path | None,
         typer.Argument(metavar="[FILE]", help="Where to.", show_default="RUN/model.safetensors"),
@@ -18,13 +20,8 @@ def export(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Changes that leave the weights alone."),
     ] = None,
-    checkpoint: Annotated[
-        str, typer.Option(help="last, best (on validation images), or a checkpoint's file name.")
-    ] = "last",
-    branch: Annotated[
-        str | None,
-        typer.Option(help="Whose normalisation: clean or adversarial.", show_default="recipe's"),
-    ] = None,
+    checkpoint: Checkpoint = "last",
+    branch: Branch = None,
 ) -> None:
     """Write a run's plain network, as safetensors.
 

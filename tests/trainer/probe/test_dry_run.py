@@ -96,12 +96,12 @@ def test_memory_of_the_paper(resnet50: DryRun) -> None:
     memory, weights = resnet50.memory, 4 * (25_557_032 + 2 * 53_120)
     # Running mean and variance of 26,560 channels and a counter (int64) for each of 53 layers, in
     # three branches.
-    assert memory.parameters == weights + 3 * (2 * 4 * 26_560 + 53 * 8)
+    assert memory.weights == weights + 3 * (2 * 4 * 26_560 + 53 * 8)
     assert memory.gradients == weights
     assert memory.optimizer == weights, "LARS keeps a momentum"
     # A step's copies wait on the device, a sign bit per value.
     assert memory.pending == 16 * 96 * 3 * 64 * 64 / 8
-    parts = (memory.parameters, memory.gradients, memory.optimizer, memory.activations)
+    parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations)
     assert memory.total == sum(parts) + memory.pending
 
 

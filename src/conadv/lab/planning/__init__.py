@@ -25,7 +25,7 @@ from conadv.lab.planning.hardware import (
     ring_seconds,
 )
 from conadv.lab.planning.job import SCHEDULES, Dealt, Job, Loader, Method, deal
-from conadv.lab.planning.memory import Memory, memory_of
+from conadv.lab.planning.memory import memory_of
 from conadv.lab.planning.network import Network, count
 from conadv.lab.planning.plan import (
     Comparison,
@@ -36,6 +36,7 @@ from conadv.lab.planning.plan import (
     published,
 )
 from conadv.lab.planning.timing import Rates, Timing, step_timing
+from conadv.trainer.probe.memory import Memory
 
 __all__ = [
     "SCHEDULES",

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from conadv.lab.planning.job import Dealt, Job, Method
 from conadv.lab.planning.network import Network
+from conadv.trainer.probe.memory import Memory
 
 _FP32 = 4
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes by what they are for."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-    """Its buffers, and an average of the weights."""
-    activations: float
-    """Kept for the backward pass of one micro-batch, copies included."""
-    pending: float
-    """Of copies that wait for their round."""
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.pending
 
 
 def memory_of(

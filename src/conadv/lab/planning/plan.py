@@ -9,9 +9,10 @@ from typing import Any
 from conadv.errors import PlanError
 from conadv.lab.planning.hardware import Link, read_table
 from conadv.lab.planning.job import Dealt, Job, Method, deal
-from conadv.lab.planning.memory import Memory, memory_of
+from conadv.lab.planning.memory import memory_of
 from conadv.lab.planning.network import Network
 from conadv.lab.planning.timing import Rates, Timing, step_timing
+from conadv.trainer.probe.memory import Memory
 
 HIDDEN = 1.05
 """An extra cost counts as hidden if the step takes at most so many times as long."""

@@ -10,7 +10,7 @@ from conadv.errors import RecipeError
 from conadv.trainer.build import branches_of
 from conadv.trainer.distributed import World
 from conadv.trainer.input.random_images import images_of
-from conadv.trainer.probe.memory import bytes_of
+from conadv.trainer.probe.memory import Memory, bytes_of
 from conadv.trainer.probe.trial_step import FEWEST_IMAGES, MeasuredStep, measure_if_memory
 from conadv.trainer.recipe import Recipe, piecewise
 from conadv.trainer.run.device import choose_precision, resolve_device
@@ -19,27 +19,6 @@ from conadv.trainer.update import learning_rate_factor
 
 CPU_IMAGES = 8
 """Images of the step on a CPU: enough for batch norm at the end of a network, and soon done."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one device, by what they are for."""
-
-    parameters: float
-    """Buffers included."""
-    gradients: float
-    optimizer: float
-    """Its state, an average of the weights, what SAM and variance reduction keep."""
-    activations: float
-    """Kept for the backward pass of one micro-batch, copies and views included."""
-    pending: float
-    """Of adversarial copies that wait for their round."""
-
-    @property
-    def total(self) -> float:
-        """All of it; allocator and workspaces come on top."""
-        kinds = (self.parameters, self.gradients, self.optimizer, self.activations, self.pending)
-        return sum(kinds)
 
 
 @dataclass(frozen=True)
@@ -183,7 +162,7 @@ def _memory(recipe: Recipe, found: MeasuredStep, devices: int, own_steps: int) -
     parts = devices if recipe.hardware.parallel == "fsdp" else 1
     rounds = own_steps if recipe.reads_ahead else 1
     return Memory(
-        parameters=bytes_of([*trainer.model.parameters(), *trainer.model.buffers()]) / parts,
+        weights=bytes_of([*trainer.model.parameters(), *trainer.model.buffers()]) / parts,
         gradients=gradients / parts,
         optimizer=bytes_of(trainer.update.state_dict()) / parts,
         activations=found.saved.of_images * scale + found.saved.of_weights,

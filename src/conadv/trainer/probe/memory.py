@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from types import TracebackType
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device by what they are for, measured by a dry run or modelled by a plan."""
+
+    weights: float
+    """Buffers included."""
+    gradients: float
+    optimizer: float
+    """Its state, an average of the weights, what SAM and variance reduction keep."""
+    activations: float
+    """Kept for the backward pass of one micro-batch, copies and views included."""
+    pending: float
+    """Of adversarial copies that wait for their round."""
+
+    @property
+    def total(self) -> float:
+        """All of it; allocator and workspaces come on top."""
+        return float(sum(vars(self).values()))
 
 
 class SavedBytes:
@@ -42,12 +62,7 @@ class SavedBytes:
         self._stack.enter_context(saved_tensors_hooks(self._pack, lambda held: held.tensor))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def _pack(self, tensor: Tensor) -> _Held:
