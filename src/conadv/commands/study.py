@@ -116,6 +116,7 @@ def _verdicts(folder: StudyFolder) -> None:
 
 
 def _dry_run(given: Study, images_per_second: float | None, workers: int) -> None:
+    from conadv.lab.evidence import POWER
     from conadv.lab.study.cost import estimate
     from conadv.lab.study.hypotheses.judge import visible_effects
     from conadv.lab.study.plan import make_plan
@@ -144,9 +145,8 @@ def _dry_run(given: Study, images_per_second: float | None, workers: int) -> Non
         shared = duration(seconds / workers)
         typer.echo(f"on {workers} workers, if they do not slow each other: {shared}")
     for name, effect in visible_effects(given).items():
-        typer.echo(
-            f"hypothesis {name}: {len(given.final.seeds)} seeds show {100 * effect:.2f} points"
-        )
+        seen = f"{100 * effect:.2f} points are seen with a chance of {POWER:.0%}"
+        typer.echo(f"hypothesis {name}: {seen}")
     typer.echo("an example of each kind of run:")
     first = {task.kind: task for task in reversed(plan.tasks)}
     for task in first.values():

@@ -1,6 +1,7 @@
 """What a study comes to: cells, runs, overrides, and what is refused."""
 
 import shlex
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from conadv.errors import StudyError
 from conadv.lab.study import Study, StudyFolder, load_study, make_plan, study_names
 from conadv.lab.study.cost import compute_factor, estimate, work
 from conadv.lab.study.files import make_study
+from conadv.lab.study.hypotheses.judge import visible_effects
 from conadv.trainer.probe.dry_run import dry_run
 from conadv.trainer.recipe import dump_recipe, load_recipe
 from conadv.trainer.recipe.yaml12 import parse_yaml
@@ -172,7 +174,33 @@ def test_shipped_studies_are_possible(name: str) -> None:
     assert plan.study.name == name and plan.study.description
     for cell in plan.cells:
         own = [t for t in plan.tasks if t.cell == cell]
-        assert sum(t.kind == "final" for t in own) == len(plan.study.final.seeds)
+        assert sum(t.kind == "final" for t in own) == len(plan.study.seeds_of(cell.method))
+
+
+@pytest.mark.parametrize("name", [n for n in study_names() if n.startswith("evidence-")])
+def test_studies_that_are_to_decide_say_what_and_how_well(name: str) -> None:
+    given = load_study(name)
+    assert given.hypotheses is not None and len(given.final.seeds) >= 3
+    assert [*visible_effects(given)] == [*given.hypotheses.named]
+    path = resources.files("conadv") / "studies" / f"{name}.yaml"
+    assert "Left out beforehand" in path.read_text("utf-8")
+    for cell in make_plan(given).cells:
+        settings = load_recipe(given.recipe, cell.overrides).data
+        assert (
+            settings.dataset != "cifar10" or settings.train_images is None or settings.test_unused
+        )
+
+
+def test_a_method_may_be_run_on_part_of_the_seeds() -> None:
+    given = study(final__seeds=[4, 5, 6])
+    methods = {**given.model_dump()["methods"], "recycled": {"seeds": [5]}}
+    finals = [t.name for t in make_plan(study(final__seeds=[4, 5, 6], methods=methods)).tasks]
+    assert [name for name in finals if "/seed" in name] == [
+        *(f"vanilla-b16/seed-{seed}" for seed in (4, 5, 6)),
+        "recycled-b16/seed-5",
+    ]
+    with pytest.raises(StudyError, match=r"methods.recycled.seeds: give some of \[4, 5, 6\]"):
+        study(final__seeds=[4, 5, 6], methods={**methods, "recycled": {"seeds": [7]}})
 
 
 def test_the_study_of_the_documentation_is_possible() -> None:

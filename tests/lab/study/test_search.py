@@ -1,10 +1,12 @@
 """The search: the same for every method, and unmoved by kills."""
 
+import math
 from pathlib import Path
 
 import pytest
 
-from conadv.lab.study.plan import Cell, Range
+from conadv.errors import StudyError
+from conadv.lab.study.plan import Cell, Range, make_plan
 from conadv.lab.study.search import WORST, Search
 from support.studies import study
 
@@ -57,6 +59,33 @@ def test_given_points_come_first_and_the_rest_is_drawn(tmp_path: Path) -> None:
     assert [f["optimizer.lr"] for f in found[:2]] == [2.0, 1.0]  # factors on the recipe's 2
     assert found[1]["attack.epsilon"] == 0.02
     assert [f["optimizer.lr"] for f in values(search, cell(), 2)] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(("best", "inside"), [(3.0, 6), (40.0, 8), (0.02, 10)])
+def test_a_grid_extends_itself_until_its_best_value_is_inside(
+    tmp_path: Path, best: float, inside: int
+) -> None:
+    given = study(
+        tuning__sampler="grid",
+        tuning__trials=10,
+        tuning__space={"optimizer.lr": {"low": 0.25, "high": 4}},
+    )
+    search, tried = Search(tmp_path / "log", given), []
+    for number in range(inside):
+        tried.append(search.values(cell(), number)["optimizer.lr"])
+        search.tell(cell(), number, 1 / (1 + abs(math.log(tried[-1] / best))))
+    assert tried[:3] == [2.0, 0.5, 8.0], "middle and both ends, relative to the recipe's 2"
+    chosen = search.ranked(cell())[0].values["optimizer.lr"]
+    assert min(tried) < chosen < max(tried)
+    assert best / 2 <= chosen <= best * 2
+    assert Search(tmp_path / "log", given).values(cell(), 5)["optimizer.lr"] == tried[5]
+
+
+def test_a_grid_has_one_setting() -> None:
+    with pytest.raises(StudyError, match=r"recycled at batch 16.*sampler=grid tunes one setting"):
+        make_plan(study(tuning__sampler="grid", tuning__trials=4))
+    with pytest.raises(StudyError, match="takes 4 or more"):
+        study(tuning__sampler="grid")
 
 
 def test_a_trial_keeps_its_values_and_its_end(tmp_path: Path) -> None:

@@ -150,7 +150,8 @@ def make_plan(study: Study, folder: Path | None = None) -> Plan:
     cells = _with_labels(study, recipe, cells) if not problems else cells
     plan = Plan(study, recipe, tuple(cells), tuple(_tasks(study, cells)))
     for task in plan.tasks:
-        if task.number in (0, study.final.seeds[0]):  # one of each kind: the others are alike
+        # One of each kind: the others are alike.
+        if task.number in (0, study.seeds_of(task.cell.method)[0]):
             try:
                 made = plan.make_recipe(task)
                 made.steps_per_epoch(images_of(made)[2])
@@ -182,11 +183,18 @@ def _space(study: Study, method: str, made: Recipe) -> dict[str, Range]:
         return {}
     parameters = {**study.tuning.space, **study.methods[method].space}
     values = flat(made)
-    return {
+    space = {
         name: _range(name, parameter, values)
         for name, parameter in parameters.items()
         if _applies(parameter, method, made)
     }
+    if study.tuning.sampler == "grid":
+        if len(space) > 1 or not all(range_.log for range_ in space.values()):
+            raise StudyError(
+                f"tuning.sampler=grid tunes one setting on a logarithmic scale, here it has "
+                f"{', '.join(space)}: give the others values in settings, or sampler=tpe."
+            )
+    return space
 
 
 def _applies(parameter: Parameter, method: str, recipe: Recipe) -> bool:
@@ -239,7 +247,9 @@ def _tasks(study: Study, cells: Sequence[Cell]) -> list[Task]:
             for rank in ranks
             for seed in tuning.confirm_seeds
         ]
-        tasks += [Task(cell, "final", seed) for cell in here for seed in study.final.seeds]
+        tasks += [
+            Task(cell, "final", seed) for cell in here for seed in study.seeds_of(cell.method)
+        ]
     return tasks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -50,8 +50,10 @@ class Tuning(Section):
     """Share of the training images that trials are judged by and not trained on."""
     seed: Whole = Field(default=1000, ge=0, lt=2**31)
     """Seed of every trial and of the search; not one of the seeds of the final runs."""
-    sampler: Literal["tpe", "random"] = "tpe"
-    """How values are drawn: tree-structured Parzen estimator, or at random."""
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """How values are drawn: tree-structured Parzen estimator, at random, or on a logarithmic grid
+    of one setting: middle and both ends of its range, then on beyond the best while that is the
+    smallest or largest tried, then closer around it."""
     startup: Whole = Field(default=4, ge=1)
     """Finished trials before the estimator takes over from chance (tpe)."""
     first: tuple[dict[str, Number], ...] = ()
@@ -92,6 +94,8 @@ class Method(Section):
     """What it changes in the recipe, as dotted name: value."""
     batches: tuple[Whole, ...] | None = None
     """Batches it is run at; null: all of the study."""
+    seeds: tuple[Whole, ...] | None = None
+    """Those of final.seeds that it is run on; null: all."""
     tuned_as: Text | None = None
     """Take the settings tuned for this other method at the same batch, without trials."""
     space: dict[str, Parameter] = Field(default={})
@@ -160,6 +164,9 @@ class Study(Section):
             for batch in method.batches or ():
                 if batch not in self.batches:
                     found.append(f"methods.{name}.batches: {batch} is none of {[*self.batches]}.")
+            strange = {*(method.seeds or ())} - {*self.final.seeds}
+            if strange or method.seeds == ():
+                found.append(f"methods.{name}.seeds: give some of {[*self.final.seeds]}.")
             other = method.tuned_as
             if other is not None and (other not in self.methods or other == name):
                 found.append(f"methods.{name}.tuned_as={other}: name another of {[*self.methods]}.")
@@ -180,6 +187,8 @@ class Study(Section):
             )
         if len(set(self.final.seeds)) < len(self.final.seeds):
             found.append("final.seeds: each only once.")
+        if self.tuning.sampler == "grid" and 0 < self.tuning.trials < 4:
+            found.append("tuning.trials: a grid that can extend itself takes 4 or more.")
         found += self._confirmation_problems()
         if not self.final.test and not self.final.validation:
             found.append(
@@ -233,6 +242,16 @@ class Study(Section):
         """The batches that a method is run at."""
         given = self.methods[method].batches
         return tuple(self.batches) if given is None else given
+
+    def seeds_of(self, method: str) -> tuple[int, ...]:
+        """The seeds of a method's final runs."""
+        given = self.methods[method].seeds
+        return self.final.seeds if given is None else given
+
+    def seeds_of_all(self, methods: Iterable[str]) -> tuple[int, ...]:
+        """The seeds that every one of some methods is run on."""
+        common = set.intersection(*({*self.seeds_of(method)} for method in methods))
+        return tuple(seed for seed in self.final.seeds if seed in common)
 
 
 def as_overrides(settings: Mapping[str, Any]) -> list[str]:

@@ -8,10 +8,11 @@ had not been. Values are stored relative to what the recipe has, where the study
 
 from __future__ import annotations
 
+import math
 import statistics
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from conadv.lab.study.outcomes import Outcome
-from conadv.lab.study.plan import Cell, Plan
+from conadv.lab.study.plan import Cell, Plan, Range
 from conadv.lab.study.schema import Study
 
 WORST = 0.0
@@ -66,6 +67,8 @@ class Search:
             first = self._settings.first
             point = first[number] if number < len(first) else {}
             point = {name: value for name, value in point.items() if name in cell.space}
+            if self._settings.sampler == "grid":
+                point = self._on_grid(cell, number)
             study.enqueue_trial(point, user_attrs={_TASK: number})
             found = self._find(study, number)
             assert found is not None
@@ -74,7 +77,10 @@ class Search:
         if not found.state.is_finished():
             trial = optuna.trial.Trial(study, found._trial_id)
             for name, range_ in cell.space.items():
-                trial.suggest_float(name, range_.low, range_.high, log=range_.log)
+                low, high = range_.low, range_.high
+                if self._settings.sampler == "grid":  # which may have gone beyond its range
+                    low = high = found.system_attrs["fixed_params"][name]
+                trial.suggest_float(name, low, high, log=range_.log)
             found = self._find(study, number)
             assert found is not None
         return _scaled(cell, found.params)
@@ -119,6 +125,18 @@ class Search:
         good = [t for t in self.trials(cell) if t.accuracy is not None and t.message is None]
         return sorted(good, key=lambda t: (-(t.accuracy or 0.0), t.number))
 
+    def _on_grid(self, cell: Cell, number: int) -> dict[str, float]:
+        """The next value of the one setting, from all trials before this one."""
+        tried = [
+            (trial.params, trial.value)
+            for trial in self._open(cell, number).get_trials(deepcopy=False)
+            if trial.user_attrs[_TASK] < number and trial.state == TrialState.COMPLETE
+        ]
+        return {
+            name: next_on_grid(range_, number, [(p[name], v or WORST) for p, v in tried])
+            for name, range_ in cell.space.items()
+        }
+
     def _open(self, cell: Cell, number: int) -> optuna.Study:
         return optuna.create_study(
             study_name=cell.name,
@@ -142,6 +160,32 @@ class Search:
             if trial.user_attrs.get(_TASK) == number:
                 return trial
         return None
+
+
+def next_on_grid(range_: Range, number: int, tried: Sequence[tuple[float, float]]) -> float:
+    """Where a logarithmic grid goes on: outwards while its best value is an end, then inwards.
+
+    Args:
+        range_: Its first ends; the first three trials take its middle, its low and its high end.
+        number: Of the trial, from 0.
+        tried: (value, accuracy) of those before it that ended.
+
+    Returns:
+        As far out again as the ends were from the middle, or halfway (on the logarithmic scale)
+        from the best value to its better neighbour.
+    """
+    middle = math.sqrt(range_.low * range_.high)
+    if number < 3 or not tried:
+        return (middle, range_.low, range_.high)[min(number, 2)]
+    values = sorted(tried)
+    best = max(range(len(values)), key=lambda i: values[i][1])
+    factor = middle / range_.low
+    if best == 0:
+        return values[0][0] / factor
+    if best == len(values) - 1:
+        return values[-1][0] * factor
+    beside = max(values[best - 1], values[best + 1], key=lambda pair: pair[1])
+    return math.sqrt(values[best][0] * beside[0])
 
 
 def _scaled(cell: Cell, params: Mapping[str, Any]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conadv._files import write_json, write_text
@@ -14,8 +14,8 @@ from conadv.lab.study.files import StudyFolder
 from conadv.lab.study.hypotheses.judge import judge
 from conadv.lab.study.hypotheses.registration import Registration
 from conadv.lab.study.outcomes import Outcome, read_outcomes
-from conadv.lab.study.plan import Plan
-from conadv.lab.study.search import Search, finalists
+from conadv.lab.study.plan import Cell, Plan
+from conadv.lab.study.search import Search, Trial, finalists
 
 _FROM_RESULT = (
     "test_accuracy",
@@ -64,7 +64,7 @@ def tuned(plan: Plan, search: Search, found: Mapping[str, Outcome]) -> dict[str,
             "chosen": None if best is None else dict(best.values),
             "chosen_trial": None if best is None else best.number,
             "val_accuracy": entries[0].accuracy if entries else None,
-            "at_the_edge": [] if best is None else _edges(cell.space, best.values),
+            "at_the_edge": [] if best is None else _edges(plan, cell, best.values, trials),
             "trials": [dataclasses.asdict(trial) for trial in trials],
             "confirmed": [
                 {"trial": entry.trial.number, "accuracies": [*entry.accuracies]}
@@ -74,11 +74,20 @@ def tuned(plan: Plan, search: Search, found: Mapping[str, Outcome]) -> dict[str,
     return {"study": plan.study.name, "trials": plan.study.tuning.trials, "cells": cells}
 
 
-def _edges(space: Mapping[str, Any], values: Mapping[str, float]) -> list[str]:
-    """Settings whose best value lies within a tenth of the range from its end: widen the range."""
+def _edges(
+    plan: Plan, cell: Cell, values: Mapping[str, float], trials: Sequence[Trial]
+) -> list[str]:
+    """Settings whose best value lies within a tenth of the range from its end: widen the range.
+
+    On a grid, which widens itself: the smallest or the largest one tried.
+    """
     found = []
     for name, value in values.items():
-        range_ = space[name]
+        range_ = cell.space[name]
+        if plan.study.tuning.sampler == "grid":
+            tried = [trial.values[name] for trial in trials]
+            found += [name] if value in (min(tried), max(tried)) else []
+            continue
         low, high, at = range_.low, range_.high, value / range_.base
         if range_.log:
             place = math.log(at / low) / math.log(high / low)

@@ -121,6 +121,8 @@ class Worker:
     def _is_ready(self, task: Task) -> bool:
         """A run waits for all those that decide its settings."""
         decisive = []
+        if task.kind == "trial" and self.study.tuning.sampler == "grid":
+            decisive += self.plan.trials(task.cell.name)[: task.number]
         if task.kind != "trial":
             decisive += self.plan.trials(task.cell.tuned_as)
         if task.kind == "final":

@@ -171,6 +171,10 @@ def test_a_dry_run_says_what_could_be_seen() -> None:
     # Four accuracies instead of two, and a family of four.
     assert effects["large"] > 2**0.5 * effects["primary"]
     assert visible_effects(study()) == {}
+    fewer = stated(methods={"vanilla": None, "recycled": {"seeds": [0, 1, 2]}})
+    assert visible_effects(fewer)["primary"] > effects["primary"]
+    judged = judge(fewer, [run for run in rows(WON) if run["seed"] < 3], registered(fewer))
+    assert judged[0].as_dict()["seeds_expected"] == 3
 
 
 @pytest.mark.parametrize(

@@ -202,14 +202,15 @@ def _completed(runs: list[Run]) -> list[Run]:
 def _expected(definition: Mapping[str, Any]) -> int | None:
     try:
         batches = list(definition["batches"])
-        seeds = len(definition["final"]["seeds"])
-        cells = sum(
-            len((method or {}).get("batches") or batches)
-            for method in definition["methods"].values()
+        seeds = definition["final"]["seeds"]
+        return sum(
+            len(method.get("batches") or batches) * len(method.get("seeds") or seeds)
+            for method in (
+                {} if given is None else given for given in definition["methods"].values()
+            )
         )
     except (KeyError, TypeError, AttributeError):
         return None
-    return cells * seeds
 
 
 def _is_either(folder: Path) -> bool:

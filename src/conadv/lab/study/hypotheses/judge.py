@@ -125,7 +125,15 @@ def _judged(
     family = [name for name, (*_, p) in found.items() if name != PRIMARY and p is not None]
     corrected = dict(zip(family, holm([found[name][3] or 0.0 for name in family]), strict=True))
     return [
-        Judgement(name, hypothesis, contrast, loss, len(seeds), why[name], corrected.get(name, p))
+        Judgement(
+            name,
+            hypothesis,
+            contrast,
+            loss,
+            len({*seeds} & {*study.seeds_of_all(method for method, _ in hypothesis.contrast())}),
+            why[name],
+            corrected.get(name, p),
+        )
         for name, (hypothesis, contrast, loss, p) in found.items()
     ]
 
@@ -178,7 +186,8 @@ def visible_effects(study: Study) -> dict[str, float]:
     for name, hypothesis in stated.named.items():
         size = (sum(f**2 for f in hypothesis.contrast().values()) / 2) ** 0.5
         alpha = ALPHA if name == PRIMARY else ALPHA / max(1, len(stated.secondary))
-        effect = smallest_effect(len(study.final.seeds), stated.spread * size, alpha)
+        seeds = study.seeds_of_all(method for method, _ in hypothesis.contrast())
+        effect = smallest_effect(len(seeds), stated.spread * size, alpha)
         if effect is not None:
             found[name] = effect
     return found
