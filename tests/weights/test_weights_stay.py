@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from conadv.weights import Recycled, Sequential, Slot, WeightAdversary, WeightAttack
+from conadv.weights import (
+    Lookahead,
+    Noise,
+    Recycled,
+    Sequential,
+    Slot,
+    WeightAdversary,
+    WeightAttack,
+)
 from support.loops import assert_same_state, batches, cross_entropy, network, sgd
 from support.weights import ATTACK, DATA, SCHEDULES
 
@@ -151,3 +159,31 @@ def test_passes_at_moved_weights_can_have_a_branch_of_their_own() -> None:
         optimizer.zero_grad(set_to_none=True)
     with pytest.raises(ValueError, match="no branch 'moved'"):
         WeightAdversary(model, WeightAttack(branch="moved"))
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize("make", [Noise, Sequential, Slot, Lookahead])
+def test_statistics_move_once_also_where_some_have_a_clean_pass_and_some_none(make, share) -> None:
+    model = network()
+    adversary = WeightAdversary(model, WeightAttack(0.0, micro_batch=4), make(share=share))
+    for images, labels in adversary.batches(DATA):
+        adversary.loss(images, labels, cross_entropy).backward()
+        adversary.collect()
+    assert model[1].norms["clean"].num_batches_tracked == 2 * len(DATA)
+
+
+def test_a_fraction_of_zero_is_in_no_mean() -> None:
+    """A rank without images takes another's, with weight 0."""
+    adversary = WeightAdversary(network(), ATTACK, rounds=2)
+    adversary.loss(*DATA[0], cross_entropy).backward()
+    adversary.collect()
+    adversary.loss(*DATA[1], cross_entropy, fraction=0.0).backward()
+    adversary.collect()
+    alone = WeightAdversary(network(), ATTACK)
+    alone.loss(*DATA[0], cross_entropy).backward()
+    alone.collect()
+    found, expected = (a.state_dict()["state"]["pending"] for a in (adversary, alone))
+    assert [entry["gradient"] for entry in found[1]] == [None, None]
+    for a, b in zip(found[0], expected[0], strict=True):
+        for left, right in zip(a["gradient"], b["gradient"], strict=True):
+            torch.testing.assert_close(left, right)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -119,6 +119,11 @@ class WeightAdversary(Continued):
     def compute(self) -> float:
         """Total cost so far, in units of one forward and backward over one image."""
         return self._compute + self.adversary.compute
+
+    @property
+    def reads_ahead(self) -> int:
+        """The batch of how many rounds later `batches` and `peek` show; 0 with most schedules."""
+        return self._ahead.ahead or self.adversary.schedule.reads_ahead
 
     @property
     def preview(self) -> Any:
@@ -247,7 +252,7 @@ class WeightAdversary(Continued):
             self._compute += self._round.compute
             self._micro_batches += len(self._round.micro_batches)
         self._round = None
-        self._pending.end_round(kept)
+        self._pending.end_round(kept, share_mean=self._is_active())
         self._ahead.end_round()
 
     # -- inside --------------------------------------------------------------------------------
@@ -357,7 +362,7 @@ class WeightAdversary(Continued):
         if self.schedule.takes and self._is_active():
             self._tap(current, weights_of_pass, batch, factor)
         cut = None if views is None else _cut_views(views, batch, current.micro_batches)
-        with buffers_as_they_are(self.model) if current.terms else nullcontext():
+        with self._once(current):
             loss = self._passes.substitution.run(
                 weights_of_pass,
                 lambda: self.adversary.loss(
@@ -381,13 +386,11 @@ class WeightAdversary(Continued):
             self._tap(current, weights, copy.of, factor)
         # A pass at the weights themselves moves the statistics, once for each image; where there
         # is none, or the branch is one that has no other, this one does.
-        alone = number is not None and not current.has_clean_pass and number not in current.ascents
-        frozen = passes.branch == self.clean_branch and not (
-            alone and self.schedule.name != "lookahead"
-        )
+        had_one = number in {term.number for term in current.terms if not term.moved}
+        had_one = had_one or number in current.ascents or self.schedule.name == "lookahead"
+        frozen = passes.branch == self.clean_branch and (copy.of is None or had_one)
         where = route(passes.bare, [(passes.branch, count)])
-        once = buffers_as_they_are(self.model) if current.terms else nullcontext()
-        with once, where:
+        with self._once(current), where:
             outputs = passes.substitution.run(
                 weights, lambda: self.model(copy.images.detach()), frozen=frozen
             )
@@ -398,6 +401,11 @@ class WeightAdversary(Continued):
         current.trained += count
         plain = map_tensors(lambda tensor: tensor.detach(), outputs)
         current.terms.append(Term(loss * factor, loss.detach(), count, plain, True, number))
+
+    def _once(self, current: RoundState) -> AbstractContextManager[None]:
+        """Around each pass: DDP shares rank 0's buffers before the first of a round alone."""
+        first, current.began = not current.began, True
+        return nullcontext() if first else buffers_as_they_are(self.model)
 
     def _tap(
         self, current: RoundState, weights: dict[str, Tensor], batch: MicroBatch, factor: float

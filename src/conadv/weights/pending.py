@@ -80,8 +80,13 @@ class Pending:
                 self._total = self._space.total()
             add_to(self._total, kept)
 
-    def end_round(self, kept: list[Kept]) -> None:
-        """The round's own turn is over; what it keeps queues up."""
+    def end_round(self, kept: list[Kept], *, share_mean: bool = True) -> None:
+        """The round's own turn is over; what it keeps queues up.
+
+        Args:
+            kept: for `delay` rounds later.
+            share_mean: whether the ranks exchange the mean of a step that ends; the same on all.
+        """
         self.settle()
         if self._queue:
             self._queue.popleft()
@@ -90,9 +95,9 @@ class Pending:
         if self._round == 0:
             total, self._total = self._total, None
             new = [kept for entry in self._queue for kept in entry if kept.scale is not None]
-            if self.centred and total is None:  # all ranks have to call
+            if self.centred and share_mean and total is None:  # all ranks have to call
                 total = self._space.total()
-            self._over = _Over(new, total, self._group)
+            self._over = _Over(new, total, self._group if share_mean else None)
 
     @torch.no_grad()
     def settle(self) -> None:

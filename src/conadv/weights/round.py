@@ -138,6 +138,8 @@ class RoundState:
         self.autocast = AutocastState(micro_batches[0].images.device)
         self.factor: Tensor | None = None
         """What the backward began with, 0-dim: the scale of a GradScaler, say."""
+        self.began = False
+        """Whether the model has been called, as it is wrapped."""
         self.has_clean_pass = False
         self.compute = 0.0
         """Beside that of the clean passes."""
