@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,12 +80,24 @@ def test_slurm(slurm: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_slurm_requeues_what_was_interrupted(slurm: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    result = '{"status": "interrupted"}'
-    script(tmp_path / "torchrun", f"echo '{result}' > {tmp_path}/run/result.json; exit 1\n")
-    done = run(["bash", str(ROOT / "deploy/slurm.sbatch")], slurm)
-    assert done.returncode == 1
-    assert (tmp_path / "requeued").read_text() == "7\n"
+    """Signals as srun and SLURM send them: to the launcher and to its processes, twice."""
+    slurm["OVERRIDES"] = slurm["OVERRIDES"].replace("train.steps=3", "train.steps=100000")
+    job = subprocess.Popen(
+        ["bash", str(ROOT / "deploy/slurm.sbatch")],
+        env=slurm,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
+        assert job.poll() is None
+        time.sleep(0.05)
+    os.killpg(job.pid, signal.SIGTERM)
+    _, errors = job.communicate()
+    assert (tmp_path / "requeued").read_text() == "7\n", errors
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "interrupted"
 
 
 def test_slurm_names_what_is_missing(slurm: dict[str, str]) -> None:

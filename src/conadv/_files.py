@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,6 +46,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_beside(path: Path, value: Any) -> None:
+    """Write JSON beside a run that one may perhaps only read; a warning says where that failed.
+
+    What was measured is worth more than its copy on the disk: the caller goes on with it.
+    """
+    try:
+        write_json(path, value)
+    except OSError as error:
+        warnings.warn(
+            f"could not write {path}: {error.strerror or error}. The figures are returned and "
+            "shown all the same; they are kept nowhere else.",
+            stacklevel=3,
+        )
 
 
 def link(path: Path, name: Path) -> None:

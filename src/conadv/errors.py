@@ -30,6 +30,10 @@ class RunFolderError(ConadvError):
     """A run folder that holds another run, or lacks what the command needs."""
 
 
+class RunHeldError(RunFolderError):
+    """A run folder in which another process trains."""
+
+
 class NonFiniteError(ConadvError):
     """The loss became NaN or infinite and the recipe says to stop."""
 

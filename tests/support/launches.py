@@ -106,7 +106,7 @@ def start(
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     """What it printed, on both streams."""
     try:
-        return process.communicate(timeout=120)
+        return process.communicate(timeout=240)
     except subprocess.TimeoutExpired:
         process.terminate()  # the launcher ends its processes
         printed, errors = process.communicate()
@@ -116,7 +116,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
 def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
     """Wait until a run has logged a step."""
     metrics = out / "metrics.jsonl"
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "the run does not get on"

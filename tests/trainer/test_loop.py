@@ -1,6 +1,7 @@
 """A run is one thing, however often it is stopped: files and weights are the same to the bit."""
 
 import errno
+import io
 import json
 import os
 from pathlib import Path
@@ -9,20 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from conadv import _files as files
 from conadv.errors import (
     CheckpointError,
     Interrupted,
     NonFiniteError,
     RecipeError,
     RunFolderError,
+    RunHeldError,
 )
 from conadv.trainer.checkpoint.store import CheckpointStore
 from conadv.trainer.loop import Run
-from conadv.trainer.run import files
+from conadv.trainer.run import lines as run_lines
 from conadv.trainer.run.result import Result
 from conadv.trainer.trainer import Trainer
-from support.runs import StopAfter, assert_same_state, final_state, quietly, tiny
+from support.runs import StopAfter, assert_same_state, final_state, quietly, tiny, train
 
 METHODS: dict[str, list[str]] = {
     "vanilla": ["method.schedule=vanilla"],
@@ -57,6 +61,7 @@ def test_run_folder_holds_everything(unbroken: Path) -> None:
         "environment.json",
         "metrics.jsonl",
         "timing.jsonl",
+        "lock",
         "result.json",
         "pictures.npz",
         "checkpoints",
@@ -253,6 +258,98 @@ def test_full_disk_during_training_does_not_end_it(
     result = quietly(tiny("checkpoint.every_steps=2"), tmp_path / "a")
     assert attempts and result.status == "finished"
     assert_same_state(final_state(tmp_path / "a"), final_state(unbroken))
+
+
+def test_a_log_on_a_full_disk_loses_no_line(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def full(file: int, data: bytes) -> int:
+        calls.append(data)
+        if len(calls) < 9:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data)
+
+    write = os.write
+    monkeypatch.setattr(run_lines.os, "write", full)
+    said = io.StringIO()
+    result = train(tiny("checkpoint.every_steps=2"), tmp_path / "a", console=Console(file=said))
+    assert result.status == "finished" and len(calls) > 9
+    assert (tmp_path / "a/metrics.jsonl").read_bytes() == (unbroken / "metrics.jsonl").read_bytes()
+    assert said.getvalue().count("cannot be written (No space left on device)") == 2
+    assert said.getvalue().count("no line is missing") == 2
+
+
+def test_a_result_that_cannot_be_written_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(result: Result, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    said = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(Result, "write", full)
+        found = train(tiny(), tmp_path / "a", console=Console(file=said, width=10_000))
+    shown = next(line for line in said.getvalue().splitlines() if line.startswith("{"))
+    assert json.loads(shown)["test_accuracy"] == found.test_accuracy
+    assert f"conadv train {tmp_path / 'a'} --resume" in said.getvalue()
+    assert quietly(tiny(), tmp_path / "a", resume=True) == found
+
+
+# -- one run in a folder -------------------------------------------------------------------------
+
+
+def test_a_second_start_and_a_second_resume_are_refused(tmp_path: Path) -> None:
+    inner: list[str] = []
+
+    class Second(StopAfter):
+        """Starts the same once more while the first is at step 3."""
+
+        @property
+        def requested(self) -> bool:
+            if not inner and (tmp_path / "a/metrics.jsonl").exists():
+                for resume in (False, True):
+                    with pytest.raises(RunHeldError) as refused:
+                        quietly(tiny(), tmp_path / "a", resume=resume)
+                    inner.append(str(refused.value))
+            return super().requested
+
+    assert quietly(tiny(), tmp_path / "a", stop=Second(100)).status == "finished"
+    assert len(inner) == 2
+    assert all(f"process {os.getpid()} on" in text and "since" in text for text in inner)
+
+
+def test_a_run_that_was_taken_over_stops_and_writes_nothing(tmp_path: Path) -> None:
+    class Taken(StopAfter):
+        @property
+        def requested(self) -> bool:
+            lock = tmp_path / "a/lock/claim-0.json"
+            if not lock.with_name("claim-1.json").exists() and lines_so_far(tmp_path / "a") > 2:
+                lock.with_name("claim-1.json").write_text('{"pid": 7, "host": "far", "time": 0}')
+            return super().requested
+
+    with pytest.raises(RunHeldError, match="took this process for dead"):
+        run = tiny("train.steps=100", "checkpoint.every_steps=9", "evaluation.every_epochs=90")
+        quietly(run, tmp_path / "a", stop=Taken(10**6))
+    assert not (tmp_path / "a/result.json").exists()
+    assert not list((tmp_path / "a/checkpoints").glob("step*"))
+
+
+def lines_so_far(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
+
+
+def test_a_log_that_is_behind_its_checkpoint_is_noticed(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        quietly(tiny(), tmp_path / "a", stop=StopAfter(4))
+    timing = tmp_path / "a/timing.jsonl"
+    timing.write_text("".join(timing.read_text().splitlines(keepends=True)[:2]))
+    said = io.StringIO()
+    train(tiny(), tmp_path / "a", resume=True, console=Console(file=said))
+    text = said.getvalue()
+    assert "the checkpoint is of step 4" in text and "ends at step 2" in text
 
 
 def _poison(monkeypatch: pytest.MonkeyPatch, step: int) -> None:

@@ -15,12 +15,15 @@ from support.runs import final_state
 
 RANDOM = ("attack.random_start=0.5", "attack.target=random", "attack.epsilon_min=1/255")
 WHOLE_STEPS = ("data.order_tail=wrap", "optimizer.gsnr_momentum=0.5")
+IN_GROUPS = ("data.order_tail=wrap", "batch.norm_group=4")
 EQUAL: dict[str, tuple[str, ...]] = {
     "vanilla": ("method.schedule=vanilla",),
     "sequential": ("method.schedule=sequential", *RANDOM),
     "noise": ("method.schedule=noise", "attack.epsilon_min=0", "attack.block_size=2"),
     "lookahead": ("method.schedule=lookahead", "method.tau=1"),
     "lookahead3": ("method.schedule=lookahead", "method.tau=3", "method.share=0.5", *RANDOM),
+    "affine": ("method.schedule=sequential", "norm.statistics=affine", *IN_GROUPS),
+    "shared": ("method.schedule=noise", "norm.statistics=shared", *IN_GROUPS),
     "lars": ("method.schedule=vanilla", "optimizer.name=lars", "optimizer.lr=0.5"),
     "sam": ("method.schedule=vanilla", "method.sam=sam", "method.rho=0.2"),
     "async-sam": ("method.schedule=vanilla", "method.sam=async", "method.rho=0.2"),

@@ -1,11 +1,20 @@
-"""``--devices N``: start this command again as N processes, with PyTorch's own launcher."""
+"""Starting this command again: as N processes with PyTorch's own launcher, or later, by SLURM."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from conadv.errors import ConadvError
+
+CHECKPOINT_SECONDS = 600
+"""What processes get for a checkpoint after a signal, before the launcher kills them."""
+STOPPING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")
+"""Signals that the launcher hands on."""
 
 
 def launch(arguments: Sequence[str], devices: int, max_restarts: int = 0) -> int:
@@ -31,8 +40,14 @@ def launch(arguments: Sequence[str], devices: int, max_restarts: int = 0) -> int
     options = ["--standalone", "--nproc-per-node", str(devices)]
     options += ["--max-restarts", str(max_restarts), "-m", "conadv", *arguments]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(CHECKPOINT_SECONDS))
+    parsed = parser.parse_args(options)
+    known = [name for name in STOPPING if hasattr(signal, name)]
+    parsed.signals_to_handle = ",".join(
+        name for name in known if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN
+    )
     try:
-        run(parser.parse_args(options))
+        run(parsed)
     except ChildFailedError as error:
         # The launcher's own summary would bury what they said.
         codes = [failure.exitcode for failure in error.failures.values()]
@@ -54,6 +69,27 @@ def without(arguments: Sequence[str], option: str) -> list[str]:
         elif not argument.startswith(f"{option}="):
             kept.append(argument)
     return kept
+
+
+def slurm_job(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The job that this process belongs to, as ``scontrol`` names it."""
+    array, task = (environment.get(f"SLURM_ARRAY_{name}") for name in ("JOB_ID", "TASK_ID"))
+    return f"{array}_{task}" if array and task else environment.get("SLURM_JOB_ID")
+
+
+def requeue(job: str) -> None:
+    """Have SLURM start a job again.
+
+    Raises:
+        ConadvError: It does not.
+    """
+    command = ["scontrol", "requeue", job]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ConadvError(f"could not run {' '.join(command)}: {error.strerror}.") from error
+    if done.returncode != 0:
+        raise ConadvError(f"{' '.join(command)} failed: {done.stderr.strip()}")
 
 
 def own_arguments() -> list[str]:

@@ -76,6 +76,7 @@ def check(
     from dataclasses import replace
     from importlib.metadata import version
 
+    from conadv._files import write_text
     from conadv.lab.bench.model_checks import Results, listed, markdown_table, summary, targets
     from conadv.trainer.run.environment import environment
 
@@ -97,7 +98,7 @@ def check(
     if json is not None:
         typer.echo(f"written: {json}")
     if markdown is not None:
-        markdown.write_text(markdown_table(rows), encoding="utf-8")
+        write_text(markdown, markdown_table(rows))
         typer.echo(f"written: {markdown}")
     if failed:
         raise typer.Exit(1)

@@ -60,6 +60,13 @@ def train(
     max_restarts: Annotated[
         int, typer.Option(min=0, help="With --devices: start failed processes again so often.")
     ] = 0,
+    requeue: Annotated[
+        bool,
+        typer.Option(
+            "--requeue",
+            help="Under SLURM: put the job back in the queue when a signal stops it.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -71,8 +78,9 @@ def train(
     """Train a network as a recipe says.
 
     Progress goes to the terminal, to metrics.jsonl and to TensorBoard; result.json has the
-    outcome. Ctrl-C writes a checkpoint and says how to go on.
+    outcome. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 write a checkpoint and say how to go on.
     """
+    from conadv.commands._launch import slurm_job
     from conadv.trainer.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])  # before the imports that take seconds
@@ -86,6 +94,9 @@ def train(
         _dry_run(loaded, devices or 1, resume=resume, fitted=micro_batch == "auto")
         return
 
+    if requeue and slurm_job() is None:
+        raise typer.BadParameter("--requeue is for jobs of SLURM, and this is none. Leave it out.")
+
     if devices is not None and devices > 1 and "RANK" not in os.environ:
         from conadv.commands._launch import launch, own_arguments, without
         from conadv.trainer.distributed import World
@@ -94,23 +105,43 @@ def train(
         arguments = without(without(own_arguments(), "--devices"), "--max-restarts")
         raise typer.Exit(launch(arguments, devices, max_restarts))
 
-    from rich.console import Console
-
-    from conadv.trainer.start import train as run
-
     folder = out or _default_folder(recipe, loaded)
     # Started again by the launcher after a failure: the run is there already.
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    result = run(
-        loaded,
-        folder,
-        resume=resume,
-        fit_micro_batch=micro_batch == "auto",
-        trace=trace,
-        console=Console(stderr=True),
-    )
-    if int(os.environ.get("RANK", "0")) == 0:
-        typer.echo(_summary(result, folder))
+    _train(loaded, folder, resume, micro_batch == "auto", trace, slurm_job() if requeue else None)
+
+
+def _train(
+    recipe: Recipe, folder: Path, resume: bool, fit: bool, trace: Path | None, job: str | None
+) -> None:
+    """Make the run in this process; ``job`` goes back into SLURM's queue if a signal stops it."""
+    from rich.console import Console
+
+    from conadv.commands._launch import requeue
+    from conadv.errors import Interrupted
+    from conadv.trainer.run.output import steady_streams
+    from conadv.trainer.run.signals import StopRequest
+    from conadv.trainer.start import train as run
+
+    main = int(os.environ.get("RANK", "0")) == 0
+    stop = StopRequest()
+    with steady_streams():
+        try:
+            result = run(
+                recipe,
+                folder,
+                resume=resume,
+                fit_micro_batch=fit,
+                trace=trace,
+                console=Console(stderr=True),
+                stop=stop,
+            )
+        except Interrupted:
+            if job is not None and main and stop.reason != "SIGINT":
+                requeue(job)
+            raise
+        if main:
+            typer.echo(_summary(result, folder))
 
 
 def _dry_run(recipe: Recipe, devices: int, *, resume: bool, fitted: bool) -> None:

@@ -1,6 +1,6 @@
 """From a recipe to a trainer that is ready for its first step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ from torch import nn
 
 import conadv
 from conadv.errors import RecipeError
+from conadv.schedules import Noise, Sequential
 from conadv.trainer.distributed import World
 from conadv.trainer.distributed.data_parallel import DataParallel, Exchange, FullySharded
 from conadv.trainer.distributed.world import local_device
@@ -125,9 +126,17 @@ def build(recipe: Recipe, world: World | None = None, splits: Splits | None = No
         precision,
     )
     if world.size > 1 and not sharded:
-        trainer.warm_up_buckets()
+        trainer.warm_up_buckets(_unfilled(adversary, branches_of(recipe)))
     every = max(1, round(recipe.evaluation.every_epochs * recipe.steps_per_epoch(count)))
     return Built(recipe, world, device, splits, splits.validation(), adversary, trainer, every)
+
+
+def _unfilled(adversary: conadv.Adversary, branches: Sequence[str]) -> list[str]:
+    """Branches that have no images in a first round: before there are pending copies."""
+    filled = {adversary.clean_branch}
+    if isinstance(adversary.schedule, Noise | Sequential):  # makes its copies in the round itself
+        filled.add(adversary.adversarial_branch)
+    return [name for name in branches if name not in filled]
 
 
 def _mixed(recipe: Recipe, feed: Feed, facts: Facts) -> Feed:

@@ -2,8 +2,8 @@
 
 import json
 import math
+import os
 import statistics
-import sys
 import time
 import zlib
 from dataclasses import asdict
@@ -23,17 +23,15 @@ from conadv.trainer.distributed.agreement import (
     code_checksum,
     weights_checksum,
 )
+from conadv.trainer.distributed.shared_folder import check_same_folder
+from conadv.trainer.distributed.world import launched
 from conadv.trainer.recipe import Recipe, dump_recipe
 from conadv.trainer.run.environment import describe_environment
-from conadv.trainer.run.folder import (
-    JsonLines,
-    NoLines,
-    RunFolder,
-    read_lines,
-    truncate_after,
-)
+from conadv.trainer.run.folder import RunFolder
+from conadv.trainer.run.lines import JsonLines, NoLines, read_lines, truncate_after
+from conadv.trainer.run.output import tell
 from conadv.trainer.run.pictures import write_pictures
-from conadv.trainer.run.progress import make_watcher
+from conadv.trainer.run.progress import Lines, Watcher, make_watcher
 from conadv.trainer.run.result import Result, Status
 from conadv.trainer.run.signals import StopRequest
 from conadv.trainer.run.tensorboard import NoEvents, open_events
@@ -80,33 +78,37 @@ class Run:
         self.val_accuracy: float | None = None
         self.clock = 0.0
         """When the last thing ended that timing does not count, or the last step."""
+        self.watcher: Watcher = Lines(console, recipe.name, 0, self.total)
+        self._launcher = os.getppid() if launched() else None
         self._closers: list[Any] = [self.trainer.feed]
 
     def open(self, resuming: bool) -> None:
         """Create the folder, or bring everything back to the newest checkpoint."""
         self.world.on_main(lambda: self._open_folder(resuming))
+        check_same_folder(self.folder.checkpoints, self.world)
         self.saving: Saving = self._closing(
             Saving(
                 self.recipe.checkpoint,
                 self.folder.checkpoints,
                 self.world,
                 self._state,
-                lambda text: self.watcher.say(text),
+                self._say,
             )
         )
         if resuming:
             self._restore()
         self._check_agreement()
         main = self.world.main
-        self.metrics = self._closing(JsonLines(self.folder.metrics) if main else NoLines())
-        self.timing = self._closing(JsonLines(self.folder.timing) if main else NoLines())
-        self.events = self._closing(
-            open_events(self.folder.events, self.trainer.step) if main else NoEvents()
-        )
         self.watcher = self._closing(
             make_watcher(self.console, self.recipe.name, self.trainer.step, self.total)
         )
-        self.watcher.say(self._division())
+        say = self._say
+        self.metrics = self._closing(JsonLines(self.folder.metrics, say) if main else NoLines())
+        self.timing = self._closing(JsonLines(self.folder.timing, say) if main else NoLines())
+        self.events = self._closing(
+            open_events(self.folder.events, self.trainer.step, say) if main else NoEvents()
+        )
+        self._say(self._division())
         left = self.total - self.trainer.step
         self.trace: StepTrace | NoTrace = NoTrace()
         if self.trace_path is not None and left > 0:
@@ -149,6 +151,10 @@ class Run:
         while self._closers:
             self._closers.pop().close()
 
+    def _say(self, text: str) -> None:
+        """Show a message that stays; nothing on ranks other than the first."""
+        self.watcher.say(text)
+
     # -- a step and what follows it ------------------------------------------------------------
 
     def _open_folder(self, resuming: bool) -> None:
@@ -180,6 +186,9 @@ class Run:
 
     def _step(self) -> StepRequests:
         self.world.watchdog.doing(f"step {self.trainer.step + 1}")
+        self.folder.lock.check()
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self.stop.ask("the end of its launcher")
         requests = StepRequests(
             stop=self.world.size > 1 and self.stop.requested,
             checkpoint=self.world.main and self.saving.due(self.trainer.step + 1),
@@ -207,7 +216,7 @@ class Run:
             report.step, report.epoch, report.loss, report.accuracy, images_per_second
         )
         if report.skipped:
-            self.watcher.say(
+            self._say(
                 f"step {report.step}: loss {report.loss:g}, gradient norm "
                 f"{report.gradient_norm:g}: skipped, as train.nonfinite says"
             )
@@ -216,9 +225,9 @@ class Run:
     def _say_of_rank(self, text: str) -> None:
         """What only this rank knows."""
         if self.world.main:
-            self.watcher.say(text)
+            self._say(text)
         else:
-            print(f"rank {self.world.rank}: {text}", file=sys.stderr, flush=True)
+            tell(f"rank {self.world.rank}: {text}")
 
     def _log(self, report: StepReport) -> None:
         line = {"kind": "train", **_finite(asdict(report))}
@@ -243,9 +252,7 @@ class Run:
         }
         self.metrics.append(_finite(line))
         self.events.write("eval", step, line)
-        self.watcher.say(
-            f"step {step}: validation loss {found.loss:.4f}, accuracy {found.accuracy:.2%}"
-        )
+        self._say(f"step {step}: validation loss {found.loss:.4f}, accuracy {found.accuracy:.2%}")
         self.evaluated_step = step
         self.val_accuracy = found.accuracy
         self.saving.offer(step, found.accuracy)
@@ -260,6 +267,7 @@ class Run:
         shared = self.trainer.state_dict() if self.world.main or lockstep else None
         if not self.world.main:
             return snapshot(own)  # type: ignore[no-any-return]
+        self.folder.lock.check(look=True)
         self.metrics.sync()
         self.timing.sync()
         state = {
@@ -281,9 +289,16 @@ class Run:
         )
         step = 0 if state is None else int(state["trainer"]["step"])
         if self.world.main:
-            for path in (self.folder.metrics, self.folder.timing):
-                truncate_after(path, step)
+            truncate_after(self.folder.metrics, step)
+            logged = truncate_after(self.folder.timing, step)
+            if logged < step:
+                self._say(
+                    f"warning: the checkpoint is of step {step}, and the log of {self.folder.root} "
+                    f"ends at step {logged}: the lines between were lost with a full disk or a "
+                    "power cut. Training goes on from the checkpoint."
+                )
         if state is None:
+            self._say(f"{self.folder.root} has no finished checkpoint: the run begins anew")
             return
         if state["data"]["fingerprint"] != self.built.splits.facts.fingerprint:
             raise CheckpointError(
@@ -312,7 +327,7 @@ class Run:
         self.world.watchdog.doing("the last evaluation")
         seen = built.score(built.splits.train(TRAIN_IMAGES_SCORED))
         if not self.recipe.evaluation.test:
-            self.watcher.say(f"{self.recipe.name}: the test images are left alone, as asked")
+            self._say(f"{self.recipe.name}: the test images are left alone, as asked")
             return self._write_result(
                 "finished", train_accuracy=seen.accuracy, train_loss=seen.loss
             )
@@ -321,11 +336,14 @@ class Run:
         robust = built.robust_accuracy()
         if self.world.main or trainer.exchange.lockstep:
             path = self.folder.pictures if self.world.main else None
-            write_pictures(path, built.adversary, images, trainer.criterion, built.device)
+            try:
+                write_pictures(path, built.adversary, images, trainer.criterion, built.device)
+            except OSError as error:
+                self._say(f"warning: could not write {path}: {error.strerror or error}.")
         self.events.write(
             "test", trainer.step, {"accuracy": test.accuracy, "robust_accuracy": robust}
         )
-        self.watcher.say(
+        self._say(
             f"{self.recipe.name}: test accuracy {test.accuracy:.2%}, under attack {robust:.2%}, "
             f"compute {trainer.compute:,.0f} images"
         )
@@ -356,10 +374,19 @@ class Run:
             compute=round(trainer.compute, 3),  # thirds add up to rounding
             step_seconds_median=statistics.median(seconds) if seconds else None,
             val_accuracy=self.val_accuracy,
+            warnings=tuple(self.saving.warnings),
             **{**UNMEASURED, **_finite(measured)},
         )
         if self.world.main:
-            result.write(self.folder.result)
+            try:
+                result.write(self.folder.result)
+            except OSError as error:
+                # The figures are measured again from the last checkpoint, if nobody reads this.
+                self._say(f"{json.dumps(asdict(result))}")
+                self._say(
+                    f"warning: could not write {self.folder.result}: {error.strerror or error}. "
+                    f"Its content is above. To write it again: {self.folder.resume_command()}"
+                )
         return result
 
     def _closing(self, thing: Any) -> Any:

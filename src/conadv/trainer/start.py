@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from rich.console import Console
 
-from conadv.errors import ConadvError, DataError, DistributedError, RecipeError
+from conadv.errors import ConadvError, DataError, DistributedError, RecipeError, RunHeldError
 from conadv.trainer.distributed import World, join
 from conadv.trainer.distributed.world import is_lost_connection, local_device
 from conadv.trainer.loop import Run
@@ -18,6 +18,7 @@ from conadv.trainer.probe.micro_batch import fit, with_micro_batch
 from conadv.trainer.recipe import Recipe, change_recipe, differing_fields, load_recipe
 from conadv.trainer.run.device import keep_freed_memory, resolve_device
 from conadv.trainer.run.folder import RunFolder
+from conadv.trainer.run.output import steady
 from conadv.trainer.run.result import Result
 from conadv.trainer.run.signals import StopRequest
 
@@ -41,9 +42,9 @@ def train(
         recipe: What to train and how.
         out: The run folder; absent or empty, or with ``resume`` the folder of the run.
         resume: Continue the run in ``out`` bit for bit from its newest readable checkpoint. A run
-            that was stopped before its first checkpoint begins anew, a finished one is returned
-            as it is, and in an empty folder a run is started: so a job that may be restarted at
-            any time is always started with ``resume``.
+            that was stopped before its first checkpoint was whole begins anew, a finished one is
+            returned as it is, and in an empty folder a run is started: so a job that may be
+            restarted at any time is always started with ``resume``.
         fit_micro_batch: Take the largest micro-batch that fits into memory instead of the
             recipe's; the normalisation groups stay. A resumed run keeps what was found.
         trace: Write a profiler trace of a few steps into this file.
@@ -58,19 +59,27 @@ def train(
     Raises:
         DistributedError: The processes of the launch cannot work together.
         RunFolderError: ``out`` holds a run and ``resume`` is off, or cannot be written.
+        RunHeldError: Another process trains in ``out``.
         RecipeError: ``resume`` with another recipe than the run was started with.
         CheckpointError: No checkpoint of the run can be read, or the last could not be written.
         NonFiniteError: The loss was NaN or infinite and the recipe says stop.
         Interrupted: Asked to stop; a checkpoint is written and the message says how to go on.
     """
-    with join(recipe.hardware.device, recipe.hardware.timeout) as world:
+    with (
+        join(recipe.hardware.device, recipe.hardware.timeout) as world,
+        contextlib.ExitStack() as held,
+    ):
         folder = RunFolder(out)
-        console = (console or Console(stderr=True)) if world.main else Console(quiet=True)
+        console = steady(console or Console(stderr=True)) if world.main else Console(quiet=True)
+        resume = any(world.gather(resume))
         if fit_micro_batch:
             recipe = _on_every_rank(world, lambda: _fitted(folder, recipe, world, console))
-        done = _on_every_rank(world, lambda: _begin(folder, recipe, resume))
-        if isinstance(done, Result):
+        done = _on_every_rank(world, lambda: _finished(folder, recipe, resume))
+        if done is not None:
             return done
+        held.callback(folder.lock.release)
+        say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+        resuming = _on_every_rank(world, lambda: _begin(folder, recipe, resume, say))
         device = resolve_device(local_device(recipe.hardware.device, world))
         if device.type == "cpu":
             keep_freed_memory()
@@ -81,7 +90,7 @@ def train(
                 torch.set_num_threads(wanted)
             with torch.random.fork_rng(devices=streams), stop or StopRequest() as request:
                 make = partial(Run, recipe, folder, request, console, log_every, world, trace)
-                return _run(make, world, resuming=done)
+                return _run(make, world, resuming=resuming)
         finally:
             torch.set_num_threads(threads)
 
@@ -96,7 +105,7 @@ def _run(make: Callable[[], Run], world: World, *, resuming: bool) -> Result:
         except Exception as error:
             if world.size == 1:
                 raise
-            if isinstance(error, ConadvError) and not isinstance(error, DataError):
+            if isinstance(error, ConadvError) and not isinstance(error, DataError | RunHeldError):
                 error.on_every_rank = True
             elif is_lost_connection(error):
                 raise _stopped(world, error) from error
@@ -141,14 +150,22 @@ def _fitted(folder: RunFolder, recipe: Recipe, world: World, console: Console) -
     return with_micro_batch(recipe, found.micro_batch, found.norm_group)
 
 
-def _begin(folder: RunFolder, recipe: Recipe, resume: bool) -> Result | bool:
-    """The result of a finished run, or whether there is a run to be resumed."""
+def _finished(folder: RunFolder, recipe: Recipe, resume: bool) -> Result | None:
+    """The result of a run that is to be resumed and has ended."""
+    if not (resume and folder.recipe.exists() and folder.result.exists()):
+        return None
+    _check_same_recipe(folder, recipe)
+    result = Result.read(folder.result)
+    return result if result.status == "finished" else None
+
+
+def _begin(folder: RunFolder, recipe: Recipe, resume: bool, say: Callable[[str], None]) -> bool:
+    """Take the folder for this run; whether there is one to be resumed in it."""
+    folder.lock.take(say)
     if not (resume and folder.recipe.exists()):
         folder.require_free()
         return False
     _check_same_recipe(folder, recipe)
-    if folder.result.exists() and (done := Result.read(folder.result)).status == "finished":
-        return done
     return True
 
 

@@ -1,7 +1,7 @@
 """What changes during a run, and one step of it: the loop that a library user writes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from conadv._seeds import mixed_seed
 from conadv.attack import Criterion
-from conadv.branches import branch_names
 from conadv.errors import NonFiniteError
 from conadv.trainer.checkpoint.reshard import load_weights, spread_model, whole
 from conadv.trainer.distributed.data_parallel import Exchange
@@ -109,18 +108,21 @@ class Trainer:
         self.step += 1
         return report
 
-    def warm_up_buckets(self) -> None:
+    def warm_up_buckets(self, branches: Sequence[str]) -> None:
         """Take one round that leaves no trace, before the first step of several whole copies.
 
         DistributedDataParallel orders its buckets by the first backward pass it sees. That must be
         one through every branch, or nothing would travel before the end of each later one; and
         the same in a run that is resumed, for the order decides how sums are rounded.
+
+        Args:
+            branches: Those to which the adversary gives no images of its own in such a round.
         """
         self.model.train()
         restore_buffers, before = remember_buffers(self.model), self.adversary.state_dict()
         self.exchange.begin()
         images, labels = self.feed.micro_batch(0, 0)
-        views = {name: (images, labels) for name in branch_names(self.model)[1:]}
+        views = {name: (images, labels) for name in branches}
         self._loss(images, labels, 0.0, views).backward()
         self.adversary.skip()
         self._exchanged(StepMetrics())

@@ -22,7 +22,6 @@ from conadv.lab.report import gather
 from conadv.lab.report.content import content as report_content
 from conadv.lab.study import Plan, StudyFolder, load_study, make_plan, run_study
 from conadv.lab.study.__main__ import REPLACE_ME
-from conadv.lab.study.claims import Claims
 from conadv.lab.study.outcomes import read_outcomes
 from conadv.lab.study.search import Search
 from conadv.lab.study.status import Watch
@@ -31,6 +30,7 @@ from conadv.lab.study.tables import write_tables
 from conadv.lab.study.worker import Worker
 from conadv.trainer.input.resident_splits import ResidentSplits
 from conadv.trainer.recipe import load_recipe
+from conadv.trainer.run.lock.claims import Claims
 from conadv.trainer.run.result import Result
 from conadv.trainer.start import train
 from support.studies import TINY_IMAGES, prepared, study

@@ -11,13 +11,13 @@ import pytest
 
 from conadv.errors import DataError, Interrupted, NonFiniteError, RecipeError
 from conadv.lab.study import Plan, StudyFolder
-from conadv.lab.study.claims import Claims
 from conadv.lab.study.outcomes import Outcome, read_outcomes
 from conadv.lab.study.search import Search
 from conadv.lab.study.status import Watch
 from conadv.lab.study.tables import write_tables
 from conadv.lab.study.worker import ProcessUnusable
 from conadv.trainer.recipe import Recipe
+from conadv.trainer.run.lock.claims import Claims
 from conadv.trainer.run.result import Result
 from support.studies import MadeUp, prepared, study, worker
 

@@ -1,6 +1,8 @@
 """Reading a run back: evaluation through either branch, and the plain model by name."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import conadv
+from conadv import _files
 from conadv.errors import CheckpointError, Interrupted, RunFolderError
 from conadv.trainer.checkpoint.load_run import load_run
 from conadv.trainer.evaluation.evaluate import evaluate_run
@@ -33,6 +36,18 @@ def test_evaluation_finds_what_the_run_found(run: Path) -> None:
     assert found["images"] == 16 and found["attacked_images"] == 8 and found["step"] == 6
     assert found["epsilon"] == 4 / 255 and found["branch"] == "clean"
     assert json.loads((run / "evaluation.json").read_text()) == found
+
+
+def test_figures_of_a_run_that_one_may_only_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, value: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(_files, "write_json", refuse)
+    with pytest.warns(UserWarning, match=r"could not write .*evaluation\.json: Permission denied"):
+        found = evaluate_run(run, steps=0)
+    assert found["test_accuracy"] == Result.read(run / "result.json").test_accuracy
 
 
 def test_either_branch(run: Path) -> None:

@@ -125,3 +125,31 @@ def test_settling_raises_where_it_cannot_be_written(saving: Saving, said: list[s
 def test_before_the_first_step_there_is_something_to_resume(saving: Saving, tmp_path: Path) -> None:
     saving.settle(0)
     assert steps(tmp_path) == [0]
+
+
+class Pair(World):
+    """Two ranks in this process; what the other says is set by the test."""
+
+    others: list[Any]
+
+    def gather(self, value: Any) -> list[Any]:
+        other = self.others.pop(0) if isinstance(value, str | None) and self.others else value
+        return [value, other]
+
+    def first(self, value: Any) -> Any:
+        return value
+
+
+def test_a_failure_of_another_rank_is_told_and_counts_here(tmp_path: Path, said: list[str]) -> None:
+    world = Pair(0, 2)
+    object.__setattr__(world, "others", [None, "could not write its part.", None])
+    settings = CheckpointSection(every_steps=4, every_minutes=None)
+    saving = Saving(settings, tmp_path, world, lambda: {"step": 0}, said.append)
+    saving.start(4)
+    assert said == []
+    saving.start(8)
+    assert said == ["warning: rank 1: could not write its part. Training goes on."]
+    assert saving.warnings == ["rank 1: could not write its part."]
+    saving.settle(8)
+    assert steps(tmp_path) == [4, 8] and len(said) == 1
+    saving.close()

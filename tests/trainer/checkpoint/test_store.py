@@ -5,8 +5,11 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +20,7 @@ from conadv.trainer.checkpoint.store import (
     load_checkpoint,
     save_checkpoint,
 )
+from conadv.trainer.distributed import World
 
 STATE = {"step": 3, "model": {"weight": torch.arange(4000.0)}, "nothing": None}
 
@@ -36,7 +40,9 @@ def test_truncated_file_is_refused_with_advice(tmp_path: Path, share: float) -> 
     save_checkpoint(path, STATE)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(CheckpointError, match=r"truncated, damaged.*Delete it and resume"):
+    with pytest.raises(
+        CheckpointError, match=r"truncated, damaged.*newest checkpoint of the run that is in order"
+    ):
         load_checkpoint(path)
 
 
@@ -48,6 +54,98 @@ def test_one_flipped_byte_is_found(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"checksum|CRC"):
         load_checkpoint(path)
+
+
+def test_every_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:
+    """Also in the directory of the zip file, where a flip can exchange two tensors."""
+    path = tmp_path / "a.pt"
+    state = {"step": 3, "a": torch.arange(9.0), "b": torch.ones(9), "name": "x", "z": [None, 1.5]}
+    save_checkpoint(path, state)
+    whole = path.read_bytes()
+    random, found = np.random.default_rng(0), 0
+    for position in sorted({*random.integers(0, len(whole), 150), *range(-24, 0)}):
+        content = bytearray(whole)
+        content[position] ^= 1 << int(random.integers(8))
+        path.write_bytes(content)
+        try:
+            back = load_checkpoint(path)
+        except CheckpointError:
+            found += 1
+            continue
+        assert all(torch.equal(back[name], state[name]) for name in "ab")
+        assert all(back[name] == state[name] for name in ("step", "name", "z"))
+    assert found > 150
+
+
+def test_damage_of_any_kind_falls_back(tmp_path: Path) -> None:
+    """Checkpoints of earlier versions have no checksum behind them."""
+    store = CheckpointStore(tmp_path, keep=2)
+    old = {"format": "conadv-checkpoint", "version": 1, "step": 1, "a": torch.arange(9.0)}
+    torch.save(old, store.path(1))
+    torch.save({**old, "step": 2}, store.path(2))
+    assert load_checkpoint(store.path(2))["step"] == 2
+    whole = store.path(2).read_bytes()
+    random = np.random.default_rng(1)
+    for position in random.integers(0, len(whole), 60):
+        content = bytearray(whole)
+        content[position] ^= 0xFF
+        store.path(2).write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = store.load_newest()
+        assert found is not None and found["step"] in (1, 2)
+
+
+def test_permission_does_not_fall_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    store.save({"step": 1}, 1)
+    newest = store.save({"step": 2}, 2)
+    real = Path.open
+
+    def refuse(path: Path, *arguments: object, **options: object) -> object:
+        if path == newest:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match="may not be read: Permission denied"):
+        store.load_newest()
+
+
+class Two(World):
+    """A world of two ranks in which the other one agrees with this one."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, value]
+
+    def first(self, value: Any) -> Any:
+        return value
+
+
+def own(ranks: int, read: Any) -> dict[str, Any]:
+    return {"parts": [read(rank) for rank in range(ranks)]}
+
+
+def test_a_first_checkpoint_that_was_never_finished_is_a_fresh_start(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2, world=Two(0, 2))
+    store.save({"step": 7, "own": {}}, 7)
+    with pytest.warns(UserWarning, match="was not finished: the part of rank 1 of 2 is missing"):
+        assert store.load_newest(own) is None
+    CheckpointStore(tmp_path, keep=2, world=Two(1, 2)).save({"step": 7, "own": {}}, 7)
+    found = store.load_newest(own)
+    assert found is not None and len(found["own"]["parts"]) == 2
+
+
+def test_parts_that_never_come_do_not_pile_up(tmp_path: Path) -> None:
+    """And what is finished stays, also that of another number of ranks."""
+    for rank in range(3):
+        CheckpointStore(tmp_path, keep=1, world=Two(rank, 3)).save({"step": 1}, 1)
+    store = CheckpointStore(tmp_path, keep=1, world=Two(0, 3))
+    for step in range(2, 8):
+        CheckpointStore(tmp_path, keep=1, world=Two(1, 3)).save({"step": step}, step)
+        store.save({"step": step}, step)
+    steps = [int(path.stem[5:]) for path in store.steps()]
+    assert steps[0] == 7 and steps[-1] == 1 and len(steps) <= 5
 
 
 def test_missing_file(tmp_path: Path) -> None:

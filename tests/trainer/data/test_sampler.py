@@ -36,6 +36,7 @@ def test_the_order_is_frozen() -> None:
     assert sample_indices(3, 5, 4, 10).tolist() == [8, 2, 4, 1]
     weights = torch.arange(50_000)
     assert int((permutation(1, 2, 50_000) * weights % 1_000_003).sum()) == 25_064_580_780
+    assert sample_indices(3, 5, 4, 10**9).tolist() == [90533148, 402288298, 625435490, 969727529]
 
 
 def test_steps_are_frozen() -> None:

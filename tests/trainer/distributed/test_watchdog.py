@@ -141,6 +141,54 @@ def test_without_a_store_nothing_is_stopped(groups: Callable[..., Group]) -> Non
     assert group.ended == {}
 
 
+class Counting:
+    """A store in memory that counts the keys that each call touches."""
+
+    def __init__(self, store: dist.Store) -> None:
+        self.store, self.keys = store, 0
+
+    def __getattr__(self, name: str) -> Any:
+        def call(first: Any, *more: Any) -> Any:
+            self.keys += len(first) if isinstance(first, list) else 1
+            return getattr(self.store, name)(first, *more)
+
+        return call
+
+
+@pytest.mark.parametrize("silent", [0, 1, 2])
+def test_control_traffic_of_a_process_does_not_grow(
+    silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys touched per beat, with the first judges alive or silent; one judge reads them all."""
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
+    monkeypatch.setattr(threading.Thread, "join", lambda thread, timeout=None: None)
+    now = [0.0]
+    monkeypatch.setattr(watching.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watching, "_line_of", lambda thread: "")
+    touched: dict[int, tuple[int, int]] = {}
+    for size in (16, 64, 256, 4096):
+        store = dist.HashStore()
+        counted = [Counting(store) for _ in range(size)]
+        ranks = [Watchdog(counted[rank], rank, size, 300.0) for rank in range(size)]
+        quiet = watching.judges(size)[:silent]
+        for watched in ranks:
+            watched._put()
+        for _ in range(12):
+            now[0] += ranks[0]._interval
+            for one in counted:
+                one.keys = 0
+            for rank, watched in enumerate(ranks):
+                if rank not in quiet:
+                    watched._put()
+                    watched._hear()
+        keys = sorted(one.keys for one in counted)
+        touched[size] = keys[-2], keys[-1]
+        assert keys[-1] >= 2 * size  # the judge
+        assert size / ranks[0]._interval <= 1000
+    most = [others for others, _ in touched.values()]
+    assert most == [most[0]] * 4 and most[0] <= 10
+
+
 def test_where_the_main_thread_is() -> None:
     assert watching._line_of(threading.get_ident()) == ""  # tests are not the package
     inside = _on_every_rank(World(), lambda: watching._line_of(threading.get_ident()))

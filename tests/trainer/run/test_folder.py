@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from conadv.errors import RunFolderError
-from conadv.trainer.run.folder import JsonLines, RunFolder, read_lines, truncate_after
+from conadv.trainer.run.folder import RunFolder
+from conadv.trainer.run.lines import JsonLines, read_lines, truncate_after
 
 
 def test_create_makes_the_files(tmp_path: Path) -> None:
@@ -86,6 +87,22 @@ def test_reopen_notes_the_new_start_and_clears_partial_files(tmp_path: Path) -> 
     folder.reopen({"commit": "two"})
     assert '"one"' in folder.environment.read_text() and '"two"' in folder.environment.read_text()
     assert not list(folder.checkpoints.iterdir())
+
+
+def test_the_command_to_go_on_names_the_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "a b")
+    folder.create("", {"hardware": {"processes": 2}})
+    alone = f"conadv train '{folder.root}' --resume"
+    assert folder.resume_command() == f"{alone} --devices 2"
+    folder.reopen({"hardware": {"processes": 1}})
+    assert folder.resume_command() == alone
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    command = folder.resume_command()
+    assert command.startswith("torchrun --nnodes 3 --nproc-per-node 8 ")
+    assert command.endswith(f"-m {alone}")
 
 
 def test_lines_after_the_checkpoint_are_dropped_byte_for_byte(tmp_path: Path) -> None:

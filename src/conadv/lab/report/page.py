@@ -8,6 +8,7 @@ from pathlib import Path
 import jinja2
 from plotly.offline import get_plotlyjs
 
+from conadv._files import write_text
 from conadv.errors import RunFolderError
 from conadv.lab.report.charts.curves import cost_bars, curves, shared_axes
 from conadv.lab.report.content import Content, content
@@ -149,7 +150,7 @@ def page(material: Content) -> str:
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except OSError as error:
         raise RunFolderError(
             f"cannot write the report {path}: {error.strerror}. Give a file you can write to."

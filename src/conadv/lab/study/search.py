@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from conadv.lab.study.journal import Journal
 from conadv.lab.study.outcomes import Outcome
 from conadv.lab.study.plan import Cell, Plan, Range
 from conadv.lab.study.schema import Study
@@ -57,7 +57,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+            self._storage = optuna.storages.JournalStorage(Journal(path))
         self._settings = study.tuning
 
     def values(self, cell: Cell, number: int) -> dict[str, float]:

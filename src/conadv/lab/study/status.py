@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conadv.lab.study.claims import Claims
 from conadv.lab.study.cost import work
 from conadv.lab.study.files import StudyFolder
 from conadv.lab.study.outcomes import Outcome, read_outcome
 from conadv.lab.study.plan import Plan, Task
 from conadv.trainer.input.random_images import images_of
 from conadv.trainer.run.folder import RunFolder
+from conadv.trainer.run.lock.claims import Claims
 
 _TAIL = 400
 """Bytes at the end of a file in which its last line lies."""

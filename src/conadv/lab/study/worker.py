@@ -15,8 +15,7 @@ from typing import Protocol
 from rich.console import Console
 
 from conadv._files import write_text
-from conadv.errors import ConadvError, DataError, Interrupted, NonFiniteError
-from conadv.lab.study.claims import Claim, Claims
+from conadv.errors import ConadvError, DataError, Interrupted, NonFiniteError, RunHeldError
 from conadv.lab.study.files import StudyFolder
 from conadv.lab.study.hypotheses.registration import register
 from conadv.lab.study.outcomes import Outcome, Status, outcome_path, read_outcomes
@@ -25,6 +24,7 @@ from conadv.lab.study.search import WORST, Search, finalists
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.run.environment import standing_for
 from conadv.trainer.run.folder import RunFolder
+from conadv.trainer.run.lock.claims import Claim, Claims
 from conadv.trainer.run.result import Result
 from conadv.trainer.run.signals import StopRequest
 from conadv.trainer.start import train
@@ -189,6 +189,9 @@ class Worker:
                 if not claim.owned():
                     return  # the other one goes on with it
                 raise
+            except RunHeldError:
+                claim.release()
+                return  # somebody else is at it, or was until a moment ago
             except DataError:
                 raise  # no other run would fare better
             except NonFiniteError as error:

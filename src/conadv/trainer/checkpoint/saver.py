@@ -17,6 +17,9 @@ from conadv.trainer.checkpoint.store import CheckpointStore
 from conadv.trainer.distributed import World
 from conadv.trainer.recipe.sections import CheckpointSection
 
+SHOWN = 20
+"""How many failures are kept for the run's result."""
+
 
 @dataclass(frozen=True)
 class _Saved:
@@ -56,6 +59,9 @@ class Saving:
         self._saved = self._before = _Saved()
         self._tried = 0
         self._time = time.monotonic()
+        self._problem: str | None = None
+        self.warnings: list[str] = []
+        """What failed on any rank, as far as it is known."""
 
     @property
     def best_accuracy(self) -> float:
@@ -79,14 +85,14 @@ class Saving:
     def start(self, step: int) -> None:
         """Start writing one; :meth:`look` sees to what goes wrong."""
         if self._saved.step != step:
-            self.look(wait=True)
+            self._look_everywhere()
             self._start(_Saved(step, self._saved.best_accuracy))
 
     def offer(self, step: int, accuracy: float) -> None:
         """Start writing one if no evaluation has been better."""
         # Rank 0's word: after a failed write ranks may remember another best one.
         if self._world.first(accuracy > self._saved.best_accuracy):
-            self.look(wait=True)
+            self._look_everywhere()
             self._start(_Saved(step, accuracy), best=True)
 
     def look(self, *, wait: bool = False) -> None:
@@ -94,9 +100,33 @@ class Saving:
         try:
             self._writer.finished(wait=wait)
         except CheckpointError as error:
-            self._tried = self._saved.step
-            self._saved = self._before  # the next that is as good gets its chance
-            self._say(f"warning: {error} Training goes on.")
+            self._give_up()
+            self._problem = str(error)
+            if self._world.main:
+                self._tell(self._problem)
+
+    def _look_everywhere(self) -> None:
+        """See to the last write on all ranks; they have to ask together.
+
+        One that failed on any rank counts as not made on all of them, and rank 0 tells of it.
+        """
+        self.look(wait=True)
+        problems = self._world.gather(self._problem)
+        if any(problems) and self._problem is None:
+            self._give_up()
+        self._problem = None
+        for rank, problem in enumerate(problems):
+            if self._world.main and rank and problem:
+                self._tell(f"rank {rank}: {problem}")
+
+    def _give_up(self) -> None:
+        self._tried = self._saved.step
+        self._saved = self._before  # the next that is as good gets its chance
+
+    def _tell(self, problem: str) -> None:
+        self._say(f"warning: {problem} Training goes on.")
+        if len(self.warnings) < SHOWN:
+            self.warnings.append(problem)
 
     def settle(self, step: int) -> None:
         """Wait until the checkpoint of ``step`` is there, on every rank.
@@ -104,7 +134,7 @@ class Saving:
         Raises:
             CheckpointError: It could not be written.
         """
-        self.look(wait=True)
+        self._look_everywhere()
         # A write that failed on one rank: all of them try again.
         if any(self._world.gather(self._saved.step != step or step == 0)):
             self._write_now(step)

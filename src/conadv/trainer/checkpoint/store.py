@@ -1,7 +1,8 @@
 """Checkpoints: whole or absent, read without executing anything, and the last ones kept.
 
-A checkpoint is one file in torch's zip format. Its CRC sums find truncation and flipped bits;
-``weights_only=True`` refuses every pickle that is not made of tensors and plain containers.
+A checkpoint is one file in torch's zip format with a checksum of all its bytes behind it
+(`conadv.trainer.checkpoint.seal`); ``weights_only=True`` refuses every pickle that is not made of
+tensors and plain containers.
 """
 
 import pickle
@@ -10,17 +11,27 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
 from conadv._files import link, write_atomic
 from conadv.errors import CheckpointError
+from conadv.trainer.checkpoint.seal import Sealing, sealed_well
 from conadv.trainer.distributed import World
 
 FORMAT = "conadv-checkpoint"
 VERSION = 1
 _STEP_NAME = re.compile(r"step_(\d+)\.pt")
+_PART_NAME = re.compile(r"rank_\d+_of_(\d+)")
+
+
+class UnfinishedError(CheckpointError):
+    """A checkpoint that not all ranks have written."""
+
+
+class ForbiddenError(CheckpointError):
+    """A checkpoint that is there, and that this user may not read."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -33,7 +44,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: The disk is full or not writable. What ``path`` held before is intact.
     """
-    whole = {"format": FORMAT, "version": VERSION, **state}
+    whole = {"format": FORMAT, "version": VERSION, "sealed": True, **state}
     try:
         write_atomic(path, lambda file: _torch_save(whole, file))
     except OSError as error:
@@ -51,8 +62,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: The file is missing, truncated, damaged, unsafe, or not one of ours.
+        ForbiddenError: It is there and may not be read.
     """
-    _check_archive(path)
+    sealed = _check_bytes(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -61,13 +73,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "checkpoint of conadv never does. It was refused and nothing was run. "
             "Do not load it elsewhere unless you trust where it comes from."
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # torch and zlib have many words for damage
         raise CheckpointError(_damaged(path, str(error))) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a checkpoint of conadv. Give the run folder, or a file from its "
             "checkpoints folder; weights from elsewhere go into a model with load_state_dict."
         )
+    if state.get("sealed", False) and not sealed:
+        raise CheckpointError(_damaged(path, "its checksum is missing"))
     if state.get("version") != VERSION:
         raise CheckpointError(
             f"{path} has checkpoint version {state.get('version')}; this conadv reads version "
@@ -132,7 +148,7 @@ class CheckpointStore:
     def load_newest(
         self, own: Callable[[int, Callable[[int], dict[str, Any]]], dict[str, Any]] | None = None
     ) -> dict[str, Any] | None:
-        """The newest checkpoint that every rank can read, or None when there never was one.
+        """The newest checkpoint that every rank can read, or None when none was ever finished.
 
         Warns about each newer one that is damaged or was not finished.
 
@@ -141,7 +157,8 @@ class CheckpointStore:
                 of the run that wrote it had, ``read(rank)``; its outcome becomes ``state["own"]``.
 
         Raises:
-            CheckpointError: There are checkpoints, and none can be read.
+            CheckpointError: There are finished checkpoints, and none can be read.
+            ForbiddenError: One may not be read: to take an earlier one would lose what it holds.
         """
         problem: CheckpointError | None = None
         for name in self.world.first([path.name for path in self.steps()]):
@@ -149,9 +166,14 @@ class CheckpointStore:
             failed = [e for e in self.world.gather(_error_of(found)) if e is not None]
             if not failed and isinstance(found, dict):
                 return found
-            problem = failed[0]
+            for error in failed:
+                if isinstance(error, ForbiddenError):
+                    raise error
+            lacking = [e for e in failed if isinstance(e, UnfinishedError)]
+            newest = (lacking or failed)[0]
             if self.world.main:
-                warnings.warn(f"{problem} Trying the checkpoint before it.", stacklevel=2)
+                warnings.warn(f"{newest} Trying the checkpoint before it.", stacklevel=2)
+            problem = problem or (None if lacking else newest)
         if problem is not None:
             raise problem
         return None
@@ -165,23 +187,39 @@ class CheckpointStore:
                 def read(rank: int) -> dict[str, Any]:
                     if rank == 0:
                         return dict(state["own"])
-                    step = int(state["step"])
-                    return dict(load_checkpoint(self.path(step, rank, ranks))["own"])
+                    part = self.path(int(state["step"]), rank, ranks)
+                    if not part.exists():
+                        raise UnfinishedError(
+                            f"{path} was not finished: the part of rank {rank} of {ranks} is "
+                            "missing."
+                        )
+                    return dict(load_checkpoint(part)["own"])
 
                 state["own"] = own(ranks, read)
         except CheckpointError as error:
             return error
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            return CheckpointError(_damaged(path, f"{type(error).__name__}: {error}"))
         return state
 
     def _prune(self) -> None:
         complete = 0
-        for path in self.steps():
-            if complete >= self.keep:
+        for number, path in enumerate(self.steps()):
+            parts = self._parts(path)
+            finished = self._finished(parts)
+            # One of which parts are missing while later ones are written was given up.
+            given_up = bool(parts) and not finished and number > self.keep + 1
+            if complete >= self.keep or given_up:
                 path.unlink(missing_ok=True)  # first: without it the parts mean nothing
-                for part in self._parts(path):
+                for part in parts:
                     part.unlink(missing_ok=True)
-            elif len(self._parts(path)) == self.world.size - 1:
+            elif finished:
                 complete += 1
+
+    def _finished(self, parts: list[Path]) -> bool:
+        """Whether every rank has written; the run may have had another number of them."""
+        sizes = [int(found[1]) for part in parts if (found := _PART_NAME.search(part.name))]
+        return self.world.size == 1 if not sizes else any(sizes.count(n) == n - 1 for n in sizes)
 
     def _parts(self, path: Path) -> list[Path]:
         return list(self.folder.glob(f"{path.stem}.rank_*_of_*.pt"))
@@ -193,7 +231,9 @@ def _error_of(found: dict[str, Any] | CheckpointError) -> CheckpointError | None
 
 def _torch_save(state: dict[str, Any], file: BinaryIO) -> None:
     try:
-        torch.save(state, file)
+        sealing = Sealing(file)
+        torch.save(state, cast(BinaryIO, sealing))
+        sealing.finish()
     except RuntimeError as error:
         # torch's zip writer reports a failed write of the file object as a RuntimeError.
         raise OSError(
@@ -201,23 +241,36 @@ def _torch_save(state: dict[str, Any], file: BinaryIO) -> None:
         ) from error
 
 
-def _check_archive(path: Path) -> None:
+def _check_bytes(path: Path) -> bool:
+    """Look for damage; whether the file has a checksum, which those of earlier versions lack."""
     if not path.is_file():
         raise CheckpointError(
             f"there is no checkpoint {path}. Give the folder of a run that has one."
         )
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        sealed = sealed_well(path)
+        if sealed is None:
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+            if broken is not None:
+                raise CheckpointError(_damaged(path, f"wrong checksum of {broken}"))
+    except PermissionError as error:
+        raise ForbiddenError(
+            f"{path} may not be read: {error.strerror}. Correct the permissions of the file and "
+            "its folder."
+        ) from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile has many words for damage
         raise CheckpointError(_damaged(path, str(error))) from error
-    if broken is not None:
-        raise CheckpointError(_damaged(path, f"wrong checksum of {broken}"))
+    if sealed is False:
+        raise CheckpointError(_damaged(path, "wrong checksum"))
+    return sealed is True
 
 
 def _damaged(path: Path, detail: str) -> str:
     first = detail.splitlines()[0] if detail else "unreadable"
     return (
-        f"{path} is truncated, damaged or not a checkpoint ({first}). Delete it and resume: "
-        "the run then continues from the checkpoint before it."
+        f"{path} is truncated, damaged or not a checkpoint ({first}). Resuming goes on from the "
+        "newest checkpoint of the run that is in order; the file can be restored from a copy."
     )

@@ -2,7 +2,8 @@
 
 The order is a concatenation of epochs, each a permutation of its own; step s with `count` images
 takes positions [s * count, (s + 1) * count) of it. Ranks and micro-batches cut what a step takes,
-they never choose: any number of devices sees the same global batches.
+they never choose: any number of devices sees the same global batches. A step's cost does not grow
+with the data set: beyond `WHOLE` images no table of the order is made.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import torch
 from torch import Tensor
 
 from conadv.errors import DataError
+from conadv.trainer.data.keyed_order import keyed_order
 
 Tail = Literal["wrap", "drop", "keep"]
+WHOLE = 2**25
+"""Up to so many images an epoch's order is a table; of more it is computed place by place."""
 TAILS: tuple[Tail, ...] = ("wrap", "drop", "keep")
 
 
@@ -74,15 +78,22 @@ def sample_indices(seed: int, step: int, count: int, size: int, tail: Tail = "wr
         raise ValueError(f"step={step}: steps count from 0.")
     if tail != "wrap":
         epoch, place = divmod(step, int(steps_per_epoch(count, size, tail)))
-        return permutation(seed, epoch, size)[place * count : (place + 1) * count].clone()
+        return _order(seed, epoch, size, place * count, min(size, (place + 1) * count))
     first, last = step * count, (step + 1) * count
     parts = []
     while first < last:
         epoch, offset = divmod(first, size)
         stop = min(size, offset + last - first)
-        parts.append(permutation(seed, epoch, size)[offset:stop])
+        parts.append(_order(seed, epoch, size, offset, stop))
         first += stop - offset
-    return torch.cat(parts)  # a copy, also of one part: what is kept must not change
+    return torch.cat(parts)
+
+
+def _order(seed: int, epoch: int, size: int, first: int, last: int) -> Tensor:
+    """Places [first, last) of the order of an epoch, a tensor of its own."""
+    if size > WHOLE:
+        return torch.from_numpy(keyed_order(seed, epoch, size, first, last))
+    return permutation(seed, epoch, size)[first:last].clone()
 
 
 def rank_slice(samples: Tensor, rank: int, world_size: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 A collective that another process never enters waits for ever, or ends in as many stack traces as
 there are processes. Here a thread of each process writes a beat into the launch's store every
-second, rank 0 reads them all, and what is found out is left in the store for everyone.
+second, rank 0 (or when that is silent, the next of a few judges) reads them all, and what is found
+out is left in the store for everyone.
 """
 
 from __future__ import annotations
@@ -29,10 +30,21 @@ TAIL = (
     " All processes were stopped. Nothing since the last checkpoint is kept; the same command "
     "with --resume goes on from there."
 )
+BEATS_PER_SECOND = 1000
+"""Of all processes together, at most; of one, one."""
 GRACE = 5.0
 """Seconds that the main thread gets to end by itself, once the verdict is known."""
 _PACKAGE = str(Path(__file__).parents[2])
 _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
+
+
+def judges(size: int) -> list[int]:
+    """The few ranks that look at everybody, should those before them be silent.
+
+    Their machines differ where there are several. Every further rank costs a beat and a look for
+    the verdict, whatever the number of processes.
+    """
+    return list(dict.fromkeys((0, size - 1, size // 2, 1 % size)))
 
 
 class NoWatchdog:
@@ -80,13 +92,16 @@ class Watchdog(NoWatchdog):
         stop: Callable[[int], Any] = os._exit,
     ) -> None:
         self._store, self._rank, self._size, self._stop = store, rank, size, stop
-        self._interval = min(1.0, timeout / 5)
-        self._judge = Judge(size, timeout)
+        # The store is one process: many processes share what it can answer.
+        self._interval = max(min(1.0, timeout / 5), size / BEATS_PER_SECOND)
+        self._judge = Judge(size, timeout, evidence=max(5.0, 3 * self._interval))
+        self._before = judges(size)[: judges(size).index(rank)] if rank in judges(size) else None
+        """Who judges before this one; None: it does not."""
         self._said = Beat(name=f"process {os.getpid()} on {socket.gethostname()}")
         """Written by the main thread alone."""
         self._sequence = 0
-        self._seen_first = ("", time.monotonic())
-        """Rank 0's last new beat, and when it was seen."""
+        self._seen: dict[int, tuple[bytes, float]] = {}
+        """Earlier judges' last new beats, and when they were seen."""
         self._main = threading.main_thread().ident
         self._verdict: Verdict | None = None
         self._told = self._closing = False
@@ -157,10 +172,32 @@ class Watchdog(NoWatchdog):
                 self._put()
         verdict = self._verdict
         if verdict is not None and verdict.teller == self._rank and not self._told:
-            print(f"error: {verdict.message}{TAIL}", file=sys.stderr, flush=True)
+            self._tell(verdict.message)
         self._known.set()  # after it is told: the main thread may end the process now
         if verdict is not None:
             self._end()
+        elif not self._closing:
+            self._watch_alone()
+
+    def _watch_alone(self) -> None:
+        """Without a store, as after the launcher's end: do not wait for the others for ever."""
+        seen, since = self._said.waits, time.monotonic()
+        while not self._closing:
+            now = time.monotonic()
+            if self._said.state == "working" or self._said.waits != seen:
+                seen, since = self._said.waits, now
+            elif now - since > self._judge.timeout:
+                self._tell(
+                    f"rank {self._rank} ({self._said.name}): the launcher is gone, and the others "
+                    f"did not come within {self._judge.timeout:g} s."
+                )
+                self._stop(EXIT_CODE)
+                return
+            self._wake.wait(self._interval)
+
+    def _tell(self, message: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+            print(f"error: {message}{TAIL}", file=sys.stderr, flush=True)
 
     def _put(self) -> None:
         self._sequence += 1
@@ -168,8 +205,8 @@ class Watchdog(NoWatchdog):
         self._store.set(f"beat/{self._rank}", beat.packed())
 
     def _hear(self) -> Verdict | None:
-        """What rank 0 has found out; the others look for themselves when it is silent."""
-        if self._rank == 0 or self._first_is_silent():
+        """What the first judge that is not silent has found out."""
+        if self._before is not None and all(map(self._is_silent, self._before)):
             keys = [f"beat/{rank}" for rank in range(self._size)]
             if self._store.check(keys):  # the rendezvous finds those who never begin
                 beats = [Beat.unpacked(text) for text in self._store.multi_get(keys)]
@@ -180,13 +217,13 @@ class Watchdog(NoWatchdog):
             return Verdict.unpacked(self._store.get("verdict"))
         return None
 
-    def _first_is_silent(self) -> bool:
-        if not self._store.check(["beat/0"]):
+    def _is_silent(self, judge: int) -> bool:
+        if not self._store.check([f"beat/{judge}"]):
             return False
-        beat, now = self._store.get("beat/0"), time.monotonic()
-        if beat != self._seen_first[0]:
-            self._seen_first = (beat, now)
-        return now - self._seen_first[1] > 3 * self._interval
+        beat, now = self._store.get(f"beat/{judge}"), time.monotonic()
+        if beat != self._seen.get(judge, (b"", 0.0))[0]:
+            self._seen[judge] = (beat, now)
+        return now - self._seen[judge][1] > 3 * self._interval
 
     def _leave(self, verdict: Verdict) -> Verdict:
         """Leave a verdict for all; the one that counts, which is the first."""

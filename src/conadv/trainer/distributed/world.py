@@ -27,6 +27,7 @@ import torch.distributed.nn.functional
 from torch.distributed.rendezvous import rendezvous
 
 from conadv.errors import DistributedError
+from conadv.trainer.distributed.attempt import agree_on_attempt
 from conadv.trainer.distributed.watchdog import NoWatchdog, Watchdog
 
 LETTING_GO = 0.2
@@ -233,8 +234,7 @@ def _own_stores(world: World, timeout: float) -> tuple[Any, Any]:
     After a restart torchrun hands out the store of the attempt before, with the addresses of the
     processes that are gone: reading one of these, a process would wait for them for ever.
     """
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    own, wait = f"conadv/attempt-{attempt}-of-{world.size}", timedelta(seconds=timeout)
+    wait = timedelta(seconds=timeout)
     meeting = rendezvous("env://", world.rank, world.size, timeout=wait)
     store, _, _ = next(iter(meeting))
     base = store
@@ -244,6 +244,7 @@ def _own_stores(world: World, timeout: float) -> tuple[Any, Any]:
     again = dist.TCPStore(  # type: ignore[attr-defined]
         base.host, base.port, is_master=False, timeout=wait
     )
+    own = f"conadv/{agree_on_attempt(again, world.rank, world.size, timeout)}"
     return dist.distributed_c10d.PrefixStore(own, store), dist.distributed_c10d.PrefixStore(
         f"{own}/notes", again
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from conadv._files import write_json
+from conadv._files import write_beside
 from conadv.attack import Attack
 from conadv.trainer.checkpoint.load_run import load_run
 from conadv.trainer.evaluation.robustness import robust_accuracy
@@ -90,5 +90,5 @@ def evaluate_run(
         "pgd_restarts": restarts,
         "pgd_accuracy": accuracy_under(steps, 1.0, restarts) if steps else None,
     }
-    write_json(saved.folder.root / "evaluation.json", found)
+    write_beside(saved.folder.root / "evaluation.json", found)
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conadv._files import write_json
+from conadv._files import write_beside
 from conadv.attack.forward import evaluation_mode
 from conadv.branches import branch_names, route
 from conadv.errors import RunFolderError
@@ -71,7 +71,7 @@ def evaluate_sets(
     branch = saved.branch(branch)
     scores = [_score(saved, images, branch, workers) for images in found]
     result = summary(scores, model=saved.recipe.name)
-    write_json(saved.folder.root / "imagenet.json", result)
+    write_beside(saved.folder.root / "imagenet.json", result)
     return result
 
 

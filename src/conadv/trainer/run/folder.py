@@ -3,10 +3,8 @@
 import json
 import os
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from conadv._files import (
     is_partial,
@@ -15,6 +13,7 @@ from conadv._files import (
     write_text,
 )
 from conadv.errors import RunFolderError
+from conadv.trainer.run.lock.run_lock import LOCK, RunLock
 
 
 class RunFolder:
@@ -34,6 +33,7 @@ class RunFolder:
         self.pictures = self.root / "pictures.npz"
         self.checkpoints = self.root / "checkpoints"
         self.events = self.root / "events"
+        self.lock = RunLock(self.root)
 
     def holds_run(self) -> bool:
         """Whether a run was ever started here."""
@@ -56,7 +56,7 @@ class RunFolder:
                 f"{self.root} already holds a run. To continue it: {self.resume_command()}. "
                 "To start another one, give a new folder with --out."
             )
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        if self.root.exists() and (not self.root.is_dir() or self._names() - {LOCK}):
             raise RunFolderError(
                 f"{self.root} exists and is not an empty folder, and it is not a run either. "
                 "Give a new folder with --out."
@@ -66,8 +66,11 @@ class RunFolder:
         """Whether :meth:`create`, which writes the recipe last, began here and did not end."""
         if self.recipe.exists() or not self.checkpoints.is_dir() or any(self.checkpoints.iterdir()):
             return False
-        made = (self.checkpoints.name, self.environment.name)
+        made = {LOCK, self.checkpoints.name, self.environment.name}
         return all(path.name in made or is_partial(path) for path in self.root.iterdir())
+
+    def _names(self) -> set[str]:
+        return {path.name for path in self.root.iterdir()}
 
     def create(self, recipe_text: str, environment: dict[str, Any]) -> None:
         """Start a new run.
@@ -109,82 +112,23 @@ class RunFolder:
             )
 
     def resume_command(self) -> str:
-        """What a user types to continue this run."""
-        return f"conadv train {shlex.quote(str(self.root))} --resume"
+        """What a user types to continue this run on as many processes as it last had."""
+        command = f"conadv train {shlex.quote(str(self.root))} --resume"
+        machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+        if machines > 1:
+            each = os.environ.get("LOCAL_WORLD_SIZE", "1")
+            return (
+                f"torchrun --nnodes {machines} --nproc-per-node {each} --rdzv-backend c10d "
+                f"--rdzv-endpoint HOST:PORT -m {command}"
+            )
+        processes = self._processes()
+        return command + (f" --devices {processes}" if processes > 1 else "")
 
-
-class NoLines:
-    """What ranks other than the first write: nothing."""
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def sync(self) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-class JsonLines:
-    """An append-only file of one JSON object per line, each handed to the system at once.
-
-    Lines are cheap and survive a killed process; :meth:`sync` makes them survive a power cut, and
-    is called before each checkpoint so that the file is never behind the checkpoint.
-
-    Args:
-        path: The file to append to.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("a", encoding="utf-8")
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Write one line."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-
-    def sync(self) -> None:
-        """Force everything written so far to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file; calling it twice does nothing."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Read a file of JSON lines, leaving out a last line that a kill cut short."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if not line.endswith("\n"):
-                return
-            yield json.loads(line)
-
-
-def truncate_after(path: Path, step: int) -> None:
-    """Drop the lines of later steps, so that a resumed run writes them once and only once.
-
-    Args:
-        path: A file of JSON lines, each with a ``step``; a missing file is left missing.
-        step: The last step to keep.
-    """
-    if not path.exists():
-        return
-    kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
-    write_text(path, "".join(kept))
+    def _processes(self) -> int:
+        """On how many the run was begun or last continued."""
+        try:
+            known = json.loads(self.environment.read_text(encoding="utf-8"))
+            last = [known, *known.get("resumed", [])][-1]
+            return int(last["hardware"]["processes"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return 1

@@ -46,6 +46,8 @@ class Result:
     test_loss: float | None = None
     test_images: int | None = None
     """Images of ``test_accuracy``: those of the data set, and with ``data.test_unused`` more."""
+    warnings: tuple[str, ...] = ()
+    """What went wrong on any process and stopped nothing, such as checkpoints not written."""
 
     def write(self, path: Path) -> None:
         """Write the JSON file."""
@@ -59,7 +61,8 @@ class Result:
             RunFolderError: It is missing, or lacks a field.
         """
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+            return dataclasses.replace(found, warnings=tuple(found.warnings))
         except FileNotFoundError as error:
             raise RunFolderError(
                 f"there is no {path}: the run has not ended yet. Continue it with --resume."

@@ -1,5 +1,7 @@
 """TensorBoard: the same numbers as ``metrics.jsonl``, for people who watch curves grow."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,9 +51,49 @@ class TensorBoard:
         self._writer.close()
 
 
-def open_events(folder: Path, step: int) -> Events:
-    """TensorBoard's events if the package is there."""
-    try:
-        return TensorBoard(folder, step)
-    except ImportError:
-        return NoEvents()
+class Dispensable:
+    """Events that end at their first failure, a full disk say: it stops no run.
+
+    Args:
+        open_: opens the events.
+        say: told once why there are no more.
+    """
+
+    def __init__(self, open_: Callable[[], Events], say: Callable[[str], None]) -> None:
+        self._say = say
+        self._events: Events = NoEvents()
+        with self._tolerant():
+            self._events = open_()
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Send the numbers, if that is still possible."""
+        with self._tolerant():
+            self._events.write(kind, step, values)
+
+    def close(self) -> None:
+        """Flush and close."""
+        with self._tolerant():
+            self._events.close()
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever TensorBoard's thread met
+            self._events = NoEvents()
+            self._say(
+                f"warning: no more TensorBoard events ({error}). Training goes on; metrics.jsonl "
+                "has the same numbers."
+            )
+
+
+def open_events(folder: Path, step: int, say: Callable[[str], None]) -> Events:
+    """TensorBoard's events if the package is there; what goes wrong with them is told, once."""
+
+    def opened() -> Events:
+        try:
+            return TensorBoard(folder, step)
+        except ImportError:
+            return NoEvents()
+
+    return Dispensable(opened, say)

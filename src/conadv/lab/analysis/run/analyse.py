@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from conadv._files import write_json
+from conadv._files import write_beside
 from conadv.errors import RunFolderError
 from conadv.lab.analysis.run.analyses import (
     ANALYSES,
@@ -95,7 +95,7 @@ def analyse_run(
             "seconds": round(seconds, 3),
             "result": plain_values(result),
         }
-        write_json(path, kept)
+        write_beside(path, kept)
         shown.done(name, seconds, result)
     return kept
 

@@ -22,7 +22,8 @@ from conadv.trainer.build import make_attack
 from conadv.trainer.checkpoint.load_run import SavedRun
 from conadv.trainer.checkpoint.reshard import load_weights
 from conadv.trainer.checkpoint.store import CheckpointStore, load_checkpoint
-from conadv.trainer.run.folder import RunFolder, read_lines
+from conadv.trainer.run.folder import RunFolder
+from conadv.trainer.run.lines import read_lines
 
 
 def staleness(

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from conadv._files import write_text
 from conadv.errors import ConadvError
 from conadv.lab.report.charts.palette import Colour, MethodKey, colours
 from conadv.lab.report.charts.plan_svg import (
@@ -73,7 +74,7 @@ def write_plan_chart(record: Record, out: Path) -> Path:
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(plan_page(record), encoding="utf-8")
+        write_text(out, plan_page(record))
     except OSError as error:
         raise ConadvError(
             f"cannot write the chart {out}: {error.strerror}. Give a file you can write to."

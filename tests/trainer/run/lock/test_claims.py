@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conadv.lab.study.claims import Claim, Claims, process_start
+from conadv.trainer.run.lock.claims import Claim, Claims, process_start
 
 TASK = "cell/seed-0"
 
@@ -80,7 +80,7 @@ def test_signs_of_life_keep_a_claim(tmp_path: Path) -> None:
 def test_a_dead_process_of_this_machine_is_seen_at_once(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from conadv.lab.study.claims import Claims\n"
+        "from conadv.trainer.run.lock.claims import Claims\n"
         f"assert Claims(Path(sys.argv[1]), 1e9).take({TASK!r})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -1,4 +1,4 @@
-"""Who works at which run, on one machine or many that share a folder.
+"""Who works at what, on one machine or many that share a folder: runs of a study, a run's folder.
 
 A claim is a file that only one process can create. Its owner touches it now and then. Taking over
 means creating the file of the next *generation*: again only one can, so there is no lock to be
@@ -36,7 +36,14 @@ class Claim:
 
     def owned(self) -> bool:
         """Whether nobody has taken over."""
-        return not Claim(self.folder, self.generation + 1).path.exists()
+        return self.path.exists() and not Claim(self.folder, self.generation + 1).path.exists()
+
+    def forget_earlier(self) -> None:
+        """Remove the files of all earlier generations but the last."""
+        for generation, path in _generations(self.folder):
+            if generation < self.generation - 1:
+                path.unlink(missing_ok=True)
+                path.with_suffix(f".{RELEASED}").unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let the next one go on at once."""
@@ -70,22 +77,30 @@ class Claim:
 
 
 class Claims:
-    """The claims of a study, as one process sees them.
+    """The claims on the tasks in a folder, as one process sees them.
 
     Args:
         root: Folder of all tasks.
         stale_after: Seconds without a sign of life after which an owner counts as dead. One on
             this machine counts as dead as soon as its process is gone.
         clock: Seconds, for tests.
+        launch: Name of the launch that this process belongs to. The owners of its earlier attempts
+            count as dead: a launcher starts none before those before have ended.
     """
 
     def __init__(
-        self, root: Path, stale_after: float, clock: Callable[[], float] = time.monotonic
+        self,
+        root: Path,
+        stale_after: float,
+        clock: Callable[[], float] = time.monotonic,
+        launch: str | None = None,
     ) -> None:
         self.root = root
         self.stale_after = stale_after
+        self.launch = launch
         self._clock = clock
         self._seen: dict[Path, tuple[int, float]] = {}
+        self._living: set[Path] = set()
 
     def take(self, task: str) -> Claim | None:
         """Claim a task, or take it over from the dead; None while another works at it."""
@@ -96,12 +111,18 @@ class Claims:
         generation = 0 if newest is None else newest.generation + 1
         claim = Claim(folder, generation)
         folder.mkdir(parents=True, exist_ok=True)
-        return claim if _create(claim.path, _self()) else None
+        made = _create(claim.path, _self() | ({"launch": self.launch} if self.launch else {}))
+        return claim if made and claim.owned() else None
 
     def working(self, task: str) -> dict[str, Any] | None:
         """Who works at a task now, or None."""
         newest = self.newest(self.root / task)
         return None if newest is None or self._is_over(newest) else _read(newest.path)
+
+    def lives(self, task: str) -> bool:
+        """Whether the owner is known to live: its process is there, or a sign of life was seen."""
+        newest = self.newest(self.root / task)
+        return newest is not None and not self._is_over(newest) and newest.path in self._living
 
     def deaths(self, claim: Claim) -> int:
         """How many owners before this one ended without giving the task back."""
@@ -111,23 +132,24 @@ class Claims:
     @staticmethod
     def newest(folder: Path) -> Claim | None:
         """The claim that counts."""
-        found = None
-        generation = 0
-        while Claim(folder, generation).path.exists():
-            found = Claim(folder, generation)
-            generation += 1
-        return found
+        newest = max((number for number, _ in _generations(folder)), default=None)
+        return None if newest is None else Claim(folder, newest)
 
     def _is_over(self, claim: Claim) -> bool:
         if claim.path.with_suffix(f".{RELEASED}").exists():
             return True
-        owner = _read(claim.path)
+        owner = _read(claim.path)  # opening asks a network file system for the present time stamp
+        if self.launch is not None and owner.get("launch") == self.launch:
+            return True
         if owner.get("place") == place() and "started" in owner:
             if process_start(int(owner["pid"])) != owner["started"]:
                 return True
+            self._living.add(claim.path)
         beat = claim.path.stat().st_mtime_ns
-        last, since = self._seen.get(claim.path, (-1, 0.0))
+        last, since = self._seen.get(claim.path, (None, 0.0))
         if beat != last:
+            if last is not None:
+                self._living.add(claim.path)
             self._seen[claim.path] = (beat, self._clock())
             return False
         return self._clock() - since > self.stale_after
@@ -141,12 +163,21 @@ def place() -> str:
         return socket.gethostname()
 
 
+def _generations(folder: Path) -> list[tuple[int, Path]]:
+    return [
+        (int(number), path)
+        for path in folder.glob("claim-*.json")
+        if (number := path.stem.removeprefix("claim-")).isdigit()
+    ]
+
+
 def _self() -> dict[str, Any]:
     pid = os.getpid()
     started = process_start(pid)
-    known = {} if started is None else {"started": started}
+    known: dict[str, Any] = {} if started is None else {"started": started}
     host = socket.gethostname()
-    return {"host": host, "pid": pid, "place": place(), **known, "time": time.time()}
+    known |= {"host": host, "pid": pid, "parent": os.getppid(), "place": place()}
+    return {**known, "time": time.time()}
 
 
 def process_start(pid: int) -> str | None:
@@ -163,6 +194,17 @@ def process_start(pid: int) -> str | None:
         return None
     fields = text.rpartition(")")[2].split()  # the name before may hold anything
     return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
+
+
+def is_orphan(owner: dict[str, Any]) -> bool:
+    """Whether a claim's owner is a process of this machine that has lost its parent."""
+    if owner.get("place") != place() or "parent" not in owner:
+        return False
+    try:
+        text = Path(f"/proc/{owner['pid']}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[1] != str(owner["parent"])
 
 
 def _create(path: Path, content: dict[str, Any]) -> bool:

@@ -1,0 +1,1 @@
+"""Who works at what, where several machines share a folder."""
