@@ -82,8 +82,9 @@ def main() -> int:
     differing = [
         f"{case}: {part}"
         for case in digests
-        for part in digests[case]
-        if case in before and digests[case][part] != before[case].get(part)
+        if case in before
+        for part, value in before[case].items()
+        if digests[case].get(part) != value
     ]
     compared = [case for case in digests if case in before]
     print(f"{len(compared)} runs compared: {'all equal' if not differing else 'NOT EQUAL'}")
@@ -91,19 +92,25 @@ def main() -> int:
     return 1 if differing or not compared else 0
 
 
-def digest(folder: Path, name: str, ranks: int) -> tuple[str, dict[str, str]]:
-    """Train one case; digests of its weights, its metrics and its result."""
+def digest(folder: Path, name: str, ranks: int) -> tuple[str, dict[str, Any]]:
+    """Train one case: digests of its weights and of each kind of metrics, numbers of its result.
+
+    What a later commit adds to metrics or results has a name of its own, so it changes nothing.
+    """
     run = folder / f"{name}-{ranks}"
     devices = ["--devices", str(ranks)] if ranks > 1 else []
     _conadv("train", "smoke", *CASES[name], *COMMON, "--out", str(run), *devices)
     weights = folder / f"{name}-{ranks}.safetensors"
     _conadv("export", str(run), str(weights))
-    metrics = [_numbers(json.loads(line)) for line in (run / "metrics.jsonl").open()]
+    columns: dict[str, list[Any]] = {}
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        for key, value in _numbers(json.loads(line)).items():
+            columns.setdefault(key, []).append(value)
     result = _numbers(json.loads((run / "result.json").read_text()))
     return f"{name} x{ranks}", {
         "weights": _tensors(weights),
-        "metrics": _sha(json.dumps(metrics, sort_keys=True).encode()),
-        "result": _sha(json.dumps(result, sort_keys=True).encode()),
+        **{f"metrics.{key}": _sha(json.dumps(values).encode()) for key, values in columns.items()},
+        **{f"result.{key}": value for key, value in result.items()},
     }
 
 
