@@ -321,7 +321,7 @@ class Run:
         robust = built.robust_accuracy()
         if self.world.main or trainer.exchange.lockstep:
             path = self.folder.pictures if self.world.main else None
-            write_pictures(path, built.adversary, images, trainer.criterion, built.device)
+            write_pictures(path, built.of_images, images, trainer.criterion, built.device)
         self.events.write(
             "test", trainer.step, {"accuracy": test.accuracy, "robust_accuracy": robust}
         )
