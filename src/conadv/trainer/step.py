@@ -16,8 +16,8 @@ from conadv.attack import Criterion
 class StepAdversary(Protocol):
     """What the trainer asks of an adversary: all that it needs to know of a method.
 
-    :class:`conadv.Adversary` is one, :class:`conadv.WeightAdversary` another. A round is one micro-batch of this rank: `loss`, a backward
-    pass, and then `collect` or `skip`; or `idle`.
+    :class:`conadv.Adversary` is one, :class:`conadv.WeightAdversary` another. A round is one
+    micro-batch of this rank: `loss`, a backward pass, and then `collect` or `skip`; or `idle`.
     """
 
     key: int | None
