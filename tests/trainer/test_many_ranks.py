@@ -16,6 +16,7 @@ from support.runs import final_state
 RANDOM = ("attack.random_start=0.5", "attack.target=random", "attack.epsilon_min=1/255")
 WHOLE_STEPS = ("data.order_tail=wrap", "optimizer.gsnr_momentum=0.5")
 IN_GROUPS = ("data.order_tail=wrap", "batch.norm_group=4")
+WEIGHTS = ("method.schedule=vanilla", "weights.rho=0.05")
 EQUAL: dict[str, tuple[str, ...]] = {
     "vanilla": ("method.schedule=vanilla",),
     "sequential": ("method.schedule=sequential", *RANDOM),
@@ -28,6 +29,9 @@ EQUAL: dict[str, tuple[str, ...]] = {
     "sam": ("method.schedule=vanilla", "method.sam=sam", "method.rho=0.2"),
     "async-sam": ("method.schedule=vanilla", "method.sam=async", "method.rho=0.2"),
     "vr-sgd": ("method.schedule=vanilla", "optimizer.variance_reduction=true", *WHOLE_STEPS),
+    "weights-sequential": (*WEIGHTS, "weights.schedule=sequential", "weights.weight=0.5"),
+    "weights-recycled": (*WEIGHTS, "weights.schedule=recycled", "weights.share=0.5"),
+    "both": ("method.schedule=sequential", "weights.schedule=recycled", "weights.rho=0.05"),
     "ema": ("method.schedule=vanilla", "train.ema_decay=0.9", "train.clip_grad_norm=0.5"),
 }
 """What must not depend on the number of ranks."""
@@ -35,6 +39,7 @@ RECYCLED = ("method.schedule=recycled",)
 LATER = {"resume": True}
 STOPS: list[Case] = [
     ("stopped-lookahead", EQUAL["lookahead3"], {"stop_after": 10}),
+    ("stopped-weights", EQUAL["both"], {"stop_after": 10}),
     ("stopped-recycled", RECYCLED, {"stop_after": 10}),
 ]
 SIZES = (1, 2, 4)
@@ -117,17 +122,26 @@ def test_one_rank_writes(runs: dict[int, Path]) -> None:
     assert parts == ["step_00000020.pt", *ranks]
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 2), (2, 4), (4, 1), (4, 2), (4, 4)])
-def test_lookahead_goes_on_with_any_number_of_ranks(
-    before: int, after: int, runs: dict[int, Path], tmp_path: Path
+CHANGES = [(1, 2), (2, 2), (2, 4), (4, 1), (4, 2), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stopped", "name"),
+    [
+        *((*change, "stopped-lookahead", "lookahead3") for change in CHANGES),
+        *((*change, "stopped-weights", "both") for change in CHANGES[1:4]),
+    ],
+)
+def test_what_is_kept_by_micro_batch_goes_on_with_any_number_of_ranks(
+    before: int, after: int, stopped: str, name: str, runs: dict[int, Path], tmp_path: Path
 ) -> None:
-    """Pending copies move with their micro-batches: not one is lost or changed."""
-    shutil.copytree(runs[before] / "stopped-lookahead", tmp_path / "run")
-    problems = on_ranks(after, tmp_path, [("run", EQUAL["lookahead3"], LATER)])
+    """Pending copies and gradients move with their micro-batches: not one is lost or changed."""
+    shutil.copytree(runs[before] / stopped, tmp_path / "run")
+    problems = on_ranks(after, tmp_path, [("run", EQUAL[name], LATER)])
     assert problems == [{}] * after
-    assert_close(tmp_path / "run", runs[1] / "lookahead3")
+    assert_close(tmp_path / "run", runs[1] / name)
     if before == after:
-        same = runs[before] / "lookahead3"
+        same = runs[before] / name
         assert (tmp_path / "run/metrics.jsonl").read_bytes() == (
             same / "metrics.jsonl"
         ).read_bytes()

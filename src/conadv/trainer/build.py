@@ -38,10 +38,16 @@ class Built:
     device: torch.device
     splits: Splits
     validation: EvalImages | None
-    adversary: conadv.Adversary
+    adversary: conadv.Adversary | conadv.WeightAdversary
     trainer: Trainer
     evaluate_every: int
     """Steps between looks at the validation split."""
+
+    @property
+    def of_images(self) -> conadv.Adversary:
+        """What makes copies of images, if anything does; its attack is the recipe's."""
+        made = self.adversary
+        return made if isinstance(made, conadv.Adversary) else made.adversary
 
     def score(self, images: EvalImages) -> Score:
         """Loss and accuracy of the model as it is now (its average, with EMA).
@@ -196,25 +202,36 @@ def make_model(recipe: Recipe, facts: Facts) -> nn.Module:
     )
 
 
-def make_adversary(recipe: Recipe, model: nn.Module, facts: Facts, rounds: int) -> conadv.Adversary:
+def make_adversary(
+    recipe: Recipe, model: nn.Module, facts: Facts, rounds: int
+) -> conadv.Adversary | conadv.WeightAdversary:
     """The adversary on the model, or on what it is wrapped in.
 
     Args:
-        recipe: Schedule and attack.
+        recipe: Schedules and attacks.
         model: Bare, compiled or in DistributedDataParallel.
         facts: Mean and std of the data set.
         rounds: Micro-batches of a step on this rank.
     """
-    schedule = recipe.method.make(rounds)
     # Where there is no adversarial branch, pictures of the attack are taken through the clean one.
     branch = BRANCHES[-1] if BRANCHES[-1] in branches_of(recipe) else BRANCHES[0]
-    return conadv.Adversary(
+    of_images = conadv.Adversary(
         model,
         make_attack(recipe, facts),
-        schedule,
+        recipe.method.make(rounds),
         seed=recipe.seed,
         adversarial_branch=branch,
         track_agreement=recipe.method.track_agreement,
+    )
+    if not recipe.weights.on:
+        return of_images
+    return conadv.WeightAdversary(
+        model,
+        recipe.weights.attack(),
+        recipe.weights.make(),
+        adversary=of_images,
+        rounds=rounds,
+        seed=recipe.seed,
     )
 
 

@@ -337,7 +337,7 @@ class Run:
         if self.world.main or trainer.exchange.lockstep:
             path = self.folder.pictures if self.world.main else None
             try:
-                write_pictures(path, built.adversary, images, trainer.criterion, built.device)
+                write_pictures(path, built.of_images, images, trainer.criterion, built.device)
             except OSError as error:
                 self._say(f"warning: could not write {path}: {error.strerror or error}.")
         self.events.write(

@@ -16,18 +16,20 @@ from conadv.attack import Criterion
 class StepAdversary(Protocol):
     """What the trainer asks of an adversary: all that it needs to know of a method.
 
-    :class:`conadv.Adversary` is one. A round is one micro-batch of this rank: `loss`, a backward
-    pass, and then `collect` or `skip`; or `idle`.
+    :class:`conadv.Adversary` is one, :class:`conadv.WeightAdversary` another. A round is one
+    micro-batch of this rank: `loss`, a backward pass, and then `collect` or `skip`; or `idle`.
     """
 
     key: int | None
     """The micro-batch's place in the run, set before each round: names its random numbers."""
     progress: float
     """Share of training done, in [0, 1], set before each step."""
-    compute: float
-    """Total cost so far, in units of one forward and backward over one image."""
     diagnostics: Diagnostics
     """Of the last round."""
+
+    @property
+    def compute(self) -> float:
+        """Total cost so far, in units of one forward and backward over one image."""
 
     @property
     def seed(self) -> int:

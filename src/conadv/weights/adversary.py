@@ -52,7 +52,8 @@ class WeightAdversary(Continued):
         schedule: a name (``"none"``, ``"sequential"``, ``"recycled"``, ``"lookahead"``,
             ``"slot"``, ``"noise"``) or an object of `conadv.weights`.
         adversary: copies of images as well: an `Adversary` on the same model, which then makes
-            the clean part of the loss. Use it through this object only.
+            the clean part of the loss. Use it through this object only. One call of `loss` is one
+            micro-batch then, unless its schedule makes no copies.
         rounds: calls of `loss` between two steps of the optimizer, on each rank. With
             accumulation the object has to know where a step ends.
         seed: of its random streams.
@@ -84,7 +85,7 @@ class WeightAdversary(Continued):
         self.attack = attack
         self.schedule = resolve_schedule(schedule)
         self.rounds = rounds
-        self._alone = adversary is None
+        self._alone = adversary is None or not adversary.schedule.makes_copies
         self.adversary = adversary or Adversary(model, Attack(0.0, pixel_range=None), Vanilla())
         """Makes the clean part of the loss."""
         bare = unwrap(model)[0]

@@ -50,7 +50,7 @@ def check_together(
         raise ValueError("adversary= is of another model: make both with the same one.")
     if adversary.schedule.reads_ahead and schedule.reads_ahead(rounds):
         raise ValueError("Images and weights cannot both look ahead: use 'recycled' for one.")
-    if attack.micro_batch is not None:
+    if attack.micro_batch is not None and adversary.schedule.makes_copies:
         raise ValueError(
             f"micro_batch={attack.micro_batch} with adversary=: one call of loss() is one "
             "micro-batch then. Accumulate: call it for each, with fraction= and rounds=."

@@ -80,6 +80,8 @@ class WeightSchedule:
     """Whether directions are centred by default."""
     takes: ClassVar[bool] = False
     """Whether the training pass shall also give each micro-batch's own gradient."""
+    ascents: ClassVar[int] = 0
+    """Passes that a direction costs."""
     default_weight: ClassVar[float | None] = 1.0
 
     def __init__(self, share: Scheduled = 1.0, weight: Scheduled | None = None) -> None:
@@ -111,6 +113,22 @@ class WeightSchedule:
         """False where share or weight is zero: then nothing is made and nothing costs."""
         return self.share_at(progress) > 0 and self.weight_at(progress) != 0
 
+    def passes(self, progress: float, *, alone: bool = True) -> float:
+        """Forward and backward passes of a step for each of its fresh images.
+
+        Args:
+            progress: share of training done.
+            alone: whether no adversary of images makes the clean part.
+        """
+        share = self.share_at(progress) if self.active(progress) else 0.0
+        weight = self.weight_at(progress)
+        clean = 1.0 if self.takes_clean_pass(weight, alone) else 1.0 - share
+        return clean + share * (1.0 + self.ascents)
+
+    def takes_clean_pass(self, weight: float | None, alone: bool) -> bool:
+        """Whether micro-batches with a pass at moved weights have a clean one of their own too."""
+        return not alone or weight != 1
+
     def chosen(self, batch: MicroBatch, progress: float) -> bool:
         """Whether this micro-batch is one of the share."""
         share, number = self.share_at(progress), batch.number
@@ -137,6 +155,11 @@ class Sequential(WeightSchedule):
     """
 
     name: ClassVar[str] = "sequential"
+    ascents: ClassVar[int] = 1
+
+    def takes_clean_pass(self, weight: float | None, alone: bool) -> bool:
+        """The ascent's gradient is that of the clean loss."""
+        return not alone
 
     def copies(self, round: Round) -> list[Copy]:
         """Each chosen micro-batch along the gradient that it has at these weights."""
@@ -264,6 +287,7 @@ class Lookahead(WeightSchedule):
 
     name: ClassVar[str] = "lookahead"
     centred: ClassVar[bool] = True
+    ascents: ClassVar[int] = 1
 
     def __init__(
         self, tau: int = 1, share: Scheduled = 1.0, weight: Scheduled | None = None

@@ -36,6 +36,7 @@ def test_rows_have_what_a_reader_needs(result: dict) -> None:
 def test_images_per_step(result: dict) -> None:
     images = {row["schedule"]: row["images"] for row in result["rows"]}
     assert images["vanilla"] == images["recycled-budget"] == 16
+    assert images["recycled weights"] == 32 and images["recycled-budget weights"] == 16
     assert images["sequential"] == images["lookahead"] == images["recycled"] == 32
 
 
@@ -47,6 +48,9 @@ def test_operations_are_those_of_the_schedules(result: dict) -> None:
     assert 1.0 < ratio["recycled-budget"] < 1.04
     assert 2.6 < ratio["sequential"] == ratio["lookahead"] < 2.72
     assert ratio["noise"] == pytest.approx(2.0)
+    for name in ("sequential", "recycled", "lookahead"):
+        assert ratio[f"{name} weights"] == pytest.approx(2.0, abs=0.02)
+    assert ratio["recycled-budget weights"] == pytest.approx(1.0, abs=0.02)
 
 
 def test_operations_of_depthwise_convolutions_are_those_of_the_planner() -> None:

@@ -8,15 +8,22 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 import conadv
+from conadv import weights
 from conadv.optim import LARS, param_groups
 from conadv.schedules import VARIANTS, Schedule
 from conadv.trainer.probe.memory import synchronise
+from conadv.weights import WeightSchedule
 
-SCHEDULES: dict[str, Callable[[], Schedule]] = {
-    name: partial(cls, **settings) for name, (cls, settings) in VARIANTS.items()
+SCHEDULES: dict[str, Callable[[], Schedule | WeightSchedule]] = {
+    **{name: partial(cls, **settings) for name, (cls, settings) in VARIANTS.items()},
+    "sequential weights": weights.Sequential,
+    "recycled weights": weights.Recycled,
+    "recycled-budget weights": partial(weights.Recycled, budget="fixed"),
+    "lookahead weights": weights.Lookahead,
 }
 """What is measured, by the name in the table. Each entry makes a new schedule object."""
 
@@ -40,10 +47,20 @@ class Settings:
         return torch.autocast(self.device, dtype=dtype, enabled=enabled)
 
 
+def _adversary(
+    model: nn.Module, schedule: Schedule | WeightSchedule
+) -> conadv.Adversary | conadv.WeightAdversary:
+    if isinstance(schedule, Schedule):
+        attack = conadv.Attack(4 / 255, mean=(0.5,) * 3, std=(0.25,) * 3)
+        return conadv.Adversary(model, attack, schedule)
+    # The batch is one device's micro-batch, whose own part needs those of others.
+    return conadv.WeightAdversary(model, conadv.WeightAttack(centred=False), schedule)
+
+
 class Stepper:
     """One schedule's model, optimizer and data, ready to take training steps."""
 
-    def __init__(self, settings: Settings, schedule: Schedule) -> None:
+    def __init__(self, settings: Settings, schedule: Schedule | WeightSchedule) -> None:
         from conadv.trainer.models.zoo import create_model
 
         torch.manual_seed(0)
@@ -54,8 +71,7 @@ class Stepper:
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.compile:
             model.compile()
-        attack = conadv.Attack(4 / 255, mean=(0.5,) * 3, std=(0.25,) * 3)
-        self.adversary = conadv.Adversary(model, attack, schedule)
+        self.adversary = _adversary(model, schedule)
         self.optimizer = LARS(param_groups(model, weight_decay=5e-5), lr=0.1)
         fresh = self.adversary.fresh_images(settings.batch)
         shape = (fresh, 3, settings.image_size, settings.image_size)

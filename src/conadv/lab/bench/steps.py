@@ -17,9 +17,10 @@ from conadv.lab.bench.stepper import SCHEDULES, Settings, Stepper
 from conadv.lab.planning.operations import operation_counter
 from conadv.schedules import Schedule
 from conadv.trainer.run import environment as machine
+from conadv.weights import WeightSchedule
 
 
-def count_flops(settings: Settings, schedule: Schedule) -> int:
+def count_flops(settings: Settings, schedule: Schedule | WeightSchedule) -> int:
     """Floating-point operations of one step in its steady state."""
     # A compiled graph hides its operations from the counter; the mathematics is the same.
     stepper = Stepper(replace(settings, compile=False, dtype="float32"), schedule)

@@ -41,30 +41,43 @@ def redeal(
     newest = (now[-1] + 1) // before - 1
     # The last micro-batch of an earlier rank that is among this rank's, if there is one.
     heir = newest if newest >= 0 and (newest + 1) * before - 1 in now else None
-    state = read(now[0] // before if heir is None else heir)
-    adversary = dict(state["adversary"])
+    source = now[0] // before if heir is None else heir
+
+    def of_images(rank: int) -> dict[str, Any]:
+        """The state of the copies of images, which one of weights may hold."""
+        own: dict[str, Any] = read(rank)["adversary"]
+        return own["adversary"] if "adversary" in own else own
+
+    state, adversary = read(source), dict(of_images(source))
     if queued:
-        pending = _by_slot(read, adversary["state"], before, now)
-        adversary["state"] = {**adversary["state"], "pending": pending}
+        adversary["state"] = _by_slot(of_images, source, before, now)
     elif heir is None and "pending" in adversary["state"]:
         adversary["state"] = {**adversary["state"], "pending": []}
+    if "adversary" in state["adversary"]:  # old gradients are kept by micro-batch
+        pending = _by_slot(lambda rank: read(rank)["adversary"], source, before, now)
+        adversary = {**state["adversary"], "state": pending, "adversary": adversary}
     return {**state, "adversary": adversary}
 
 
 def _by_slot(
-    read: Callable[[int], dict[str, Any]], example: dict[str, Any], before: int, now: range
-) -> list[Any]:
-    """A queue of rounds: the copies of a rank's micro-batches of one step, then of the next."""
-    queues = {
-        rank: read(rank)["adversary"]["state"]["pending"]
-        for rank in sorted({slot // before for slot in now})
-    }
-    steps = len(example["pending"]) // before
-    return [
-        queues[slot // before][step * before + slot % before]
-        for step in range(steps)
+    read: Callable[[int], dict[str, Any]], example: int, before: int, now: range
+) -> dict[str, Any]:
+    """A state with a queue of rounds: those of a rank's micro-batches of one step, then the next.
+
+    Args:
+        read: An adversary's state, by its rank.
+        example: Of which rank the rest of the state is taken.
+        before: Micro-batches that a rank had.
+        now: Those of this rank.
+    """
+    states = {rank: read(rank)["state"] for rank in sorted({slot // before for slot in now})}
+    state = states.get(example) or read(example)["state"]
+    pending = [
+        states[slot // before]["pending"][step * before + slot % before]
+        for step in range(len(state["pending"]) // before)
         for slot in now
     ]
+    return {**state, "pending": pending}
 
 
 def whole(value: Any, *, keep: bool = True) -> Any:

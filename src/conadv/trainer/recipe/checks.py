@@ -12,6 +12,7 @@ from conadv.trainer.data.augment import own_function
 from conadv.trainer.recipe.method import owners, settings
 from conadv.trainer.recipe.recipe import Recipe
 from conadv.trainer.recipe.update_checks import update_problems
+from conadv.trainer.recipe.weights_checks import weights_problems
 
 SMALLEST_DEFAULT_MICRO_BATCH = 16
 
@@ -26,6 +27,7 @@ def problems(recipe: Recipe) -> list[str]:
         _branches,
         _schedule,
         update_problems,
+        weights_problems,
         _length,
         _parallel,
         _images,

@@ -23,6 +23,7 @@ from conadv.trainer.recipe.sections import (
 )
 from conadv.trainer.recipe.updates import update_labels
 from conadv.trainer.recipe.values import Flag, Number, Section, Text, Whole
+from conadv.trainer.recipe.weights import WeightsSection
 from conadv.trainer.recipe.yaml12 import one_line
 
 LARGEST_DEFAULT_MICRO_BATCH = 128
@@ -55,6 +56,8 @@ class Recipe(Section):
     """Adversarial copies."""
     attack: AttackSection = AttackSection()
     """The adversarial step."""
+    weights: WeightsSection = WeightsSection()
+    """Copies of the weights."""
     optimizer: OptimizerSection = OptimizerSection()
     """Weight update."""
     lr_schedule: LrScheduleSection = LrScheduleSection()
@@ -88,11 +91,14 @@ class Recipe(Section):
     @property
     def fresh_per_micro_batch(self) -> int:
         """Fresh images per forward pass: with a fixed budget, what the copies leave."""
-        return self.method.make().fresh_images(self.micro_batch)
+        trained = self.weights.make().fresh_images(self.micro_batch) if self.weights.on else None
+        return self.method.make().fresh_images(trained or self.micro_batch)
 
     @property
     def reads_ahead(self) -> int:
-        """Steps that the schedule reads ahead."""
+        """Steps that the schedules read ahead."""
+        if self.weights.schedule == "lookahead":
+            return self.weights.tau
         return self.method.make().reads_ahead
 
     @property
@@ -176,6 +182,8 @@ def method_label(recipe: Recipe) -> str:
     own = update_labels(recipe)
     if method.view != "none":
         own.append("extra view")
+    if recipe.weights.on:
+        own.append(f"{recipe.weights.schedule} weights")
     schedule = method.make()
     names = own if own and not schedule.makes_copies else [*own, schedule.label]
     longer = recipe.train.steps_factor

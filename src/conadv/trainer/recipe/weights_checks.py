@@ -1,0 +1,76 @@
+"""What is impossible about how a recipe moves weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from conadv.trainer.recipe.recipe import Recipe
+
+
+def weights_problems(recipe: Recipe) -> Iterator[str]:
+    """Everything that is impossible about the section ``weights`` and what stands beside it."""
+    weights = recipe.weights
+    given = f"weights.schedule={weights.schedule}"
+    for name, owner, usual in (("budget", "recycled", "extra"), ("tau", "lookahead", 1)):
+        value = getattr(weights, name)
+        if value != usual and weights.schedule != owner:
+            yield (
+                f"weights.{name}={value} with {given}: only {owner} has this setting. Set "
+                f"weights.{name}={usual}, or weights.schedule={owner}."
+            )
+    if not weights.on:
+        return
+    try:
+        schedule = weights.make()
+        schedule.fresh_images(recipe.micro_batch)
+    except ValueError as error:
+        yield f"weights.{error}"
+        return
+    if weights.centres and weights.schedule == "sequential":
+        yield (
+            f"weights.centred=true with {given}: a step's micro-batches come one after the other, "
+            "and it needs the mean of all before the first. Set weights.centred=null, or "
+            "weights.schedule=recycled."
+        )
+    elif weights.centres and recipe.micro_steps < 2:
+        yield (
+            f"{given} with one micro-batch of {recipe.micro_batch} images per step: without the "
+            "mean of all nothing of its gradient is left. Give batch.micro_batch, at most "
+            f"{recipe.batch.global_batch // 2}, or weights.centred=false."
+        )
+    copies, view = recipe.method.kind.makes_copies, recipe.method.view != "none"
+    whole = schedule.weight_at(0.0) == 1 and (weights.weight is not None or not copies)
+    if (copies or view) and whole:
+        what = f"method.schedule={recipe.method.schedule}" if copies else "method.view"
+        yield (
+            f"{given} with {what}: passes at moved weights have all the weight, and nothing is "
+            "left for the rest. Set weights.weight=0.5, or another number below 1."
+        )
+    for name, refused, why, instead in (
+        (
+            "method.sam",
+            recipe.method.sam != "none",
+            "both move the weights",
+            "method.sam=none",
+        ),
+        (
+            "optimizer.variance_reduction",
+            recipe.optimizer.variance_reduction,
+            "the noise of a gradient at moved weights is not what its paper measures",
+            "optimizer.variance_reduction=false",
+        ),
+        (
+            "hardware.parallel=fsdp",
+            recipe.hardware.parallel == "fsdp",
+            "a part of a weight cannot be moved alone",
+            "hardware.parallel=ddp",
+        ),
+        (
+            f"method.schedule={recipe.method.schedule}",
+            weights.schedule == "lookahead" and recipe.method.make().reads_ahead > 0,
+            "only one of the two can look ahead",
+            "weights.schedule=recycled",
+        ),
+    ):
+        if refused:
+            yield f"{given} with {name}: {why}. Set {instead}, or weights.schedule=none."
