@@ -16,7 +16,7 @@ def test_it_writes_into_the_first_folder(
     folder = make_study()
     assert main(["report", str(folder)]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("Within 0.5 points of the best small-batch accuracy")
+    assert told.startswith("By the means, within 0.5 points of the best small-batch accuracy")
     assert f"{folder}/report.html  " in told
     assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 

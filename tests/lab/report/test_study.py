@@ -272,6 +272,18 @@ def test_unfinished_training_is_said(make_study: MakeStudy, tmp_path: Path) -> N
     assert "unfinished" not in page.partition('id="batch-1000"')[2].partition("</table>")[0]
 
 
+def test_images_that_no_run_trains_on_are_said(make_study: MakeStudy) -> None:
+    more = {"data": {"test_unused": True}}
+    methods = {
+        name: (s, {**settings, **more}, g, c) for name, (s, settings, g, c) in METHODS.items()
+    }
+    folder = make_study(methods=methods)
+    for path in folder.rglob("result.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"test_images": 50_000}))
+    said = "Test accuracies are over 50,000 images: the test images, and the training images that"
+    assert any(note.startswith(said) for note in report_of(folder).findings.caveats)
+
+
 def test_failed_runs_and_a_study_that_goes_on(make_study: MakeStudy, tmp_path: Path) -> None:
     folder = make_study(failed=("sequential-b1000/seed-0", "sequential-b1000/seed-1"))
     summary = json.loads((folder / "summary.json").read_text())

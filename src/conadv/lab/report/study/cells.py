@@ -53,6 +53,11 @@ class Cell:
         return self.key.family.attacks
 
     @property
+    def tests_unused(self) -> bool:
+        """Whether unused training images are among its test images (``data.test_unused``)."""
+        return bool(self.setting("data.test_unused"))
+
+    @property
     def length(self) -> float:
         """Steps as a multiple of what the recipe's epochs ask for (``train.steps_factor``)."""
         factor = self.setting("train.steps_factor")

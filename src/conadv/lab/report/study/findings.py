@@ -285,6 +285,12 @@ def _caveats(scale: LargeBatch, gains: Sequence[Gains]) -> list[str]:
         "than chance” is an interval of 95 % (paired by seed, Student's t) without zero; many "
         "comparisons are made, so that some of them pass by chance all the same."
     )
+    tested = sorted({cell.mean("test_images") or 0 for cell in cells if cell.tests_unused})
+    if tested:
+        notes.append(
+            f"Test accuracies are over {joined([count(images) for images in tested])} images: the "
+            "test images, and the training images that a run neither trains on nor holds out."
+        )
     notes += _marked(gains)
     names = [item.ordinary.name for item in gains if unfinished(item.ordinary)]
     if names:
