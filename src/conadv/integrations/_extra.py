@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from conadv.errors import install_command
 
 
-def need(module: str, extra: str) -> ModuleType:
-    """Import `module`, which the extra brings.
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Around the imports that an extra brings.
 
     Raises:
         ModuleNotFoundError: in one line, with the command that installs it.
     """
     try:
-        return importlib.import_module(module)
+        yield
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing != module.partition(".")[0]:
-            raise
         raise ModuleNotFoundError(
-            f"conadv.integrations.{extra} needs {missing}, which is not installed. "
-            f"Type: {install_command(extra)}",
+            f"conadv.integrations.{name} needs {error.name}, which is not installed. "
+            f"Type: {install_command(name)}",
             name=error.name,
         ) from None
