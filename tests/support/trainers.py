@@ -42,6 +42,7 @@ def plain_loop(
     accumulation: int = 1,
     clip: float | None = None,
     ddp: bool = False,
+    criterion: Any = cross_entropy,
 ) -> tuple[nn.Module, conadv.Adversary]:
     """Train by hand."""
     model = network() if model is None else model
@@ -52,7 +53,7 @@ def plain_loop(
         last = number % accumulation == 0
         with wrapped.no_sync() if ddp and not last else nullcontext():
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                loss = adversary.loss(images, labels, cross_entropy, fraction=1 / accumulation)
+                loss = adversary.loss(images, labels, criterion, fraction=1 / accumulation)
             loss.backward()
         adversary.collect()
         if last:
