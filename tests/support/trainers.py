@@ -43,11 +43,12 @@ def plain_loop(
     clip: float | None = None,
     ddp: bool = False,
     criterion: Any = cross_entropy,
+    forward: Any = "joint",
 ) -> tuple[nn.Module, conadv.Adversary]:
     """Train by hand."""
     model = network() if model is None else model
     wrapped = DistributedDataParallel(model) if ddp else model
-    adversary = conadv.Adversary(wrapped, ATTACK, schedule, forward="joint")
+    adversary = conadv.Adversary(wrapped, ATTACK, schedule, forward=forward)
     optimizer = sgd(model)
     for number, (images, labels) in enumerate(adversary.batches(micro_batches), 1):
         last = number % accumulation == 0
