@@ -33,7 +33,7 @@ model = conadv.split_norms(network)
 adversary = conadv.Adversary(model, conadv.Attack(4 / 255, mean=0.5, std=0.25))
 optimizer = LARS(param_groups(model, weight_decay=5e-5), lr=1.0)
 for _ in range(3):
-    images, labels = torch.randn(4, 3, 6, 6), torch.randint(64, (4,))
+    images, labels = (torch.rand(4, 3, 6, 6) - 0.5) / 0.25, torch.randint(64, (4,))
     loss = adversary.loss(images, labels, torch.nn.functional.cross_entropy)
     loss.backward()
     adversary.collect()
