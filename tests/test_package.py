@@ -1,6 +1,7 @@
 """The package as others meet it: what an import costs, who may import whom, what a wheel holds."""
 
 import ast
+import email
 import importlib.metadata
 import importlib.util
 import json
@@ -77,6 +78,7 @@ LIBRARY: dict[str, set[str]] = {
     "adversary": {"attack", "branches", "schedules"},
     "weights": {"adversary", "attack", "branches", "schedules"},
     "optim": set(),
+    "integrations": {"adversary", "attack", "branches", "schedules"},
 }
 """For a training loop of one's own: torch and numpy alone."""
 TRAINER: dict[str, set[str]] = {
@@ -231,7 +233,8 @@ def test_arrows_point_one_way(path: Path) -> None:
     names = imports_of(path)
     outside = {n.partition(".")[0] for n in names} - set(sys.stdlib_module_names) - {"conadv"}
     if room in {*LIBRARY, *SHARED, "__init__"}:
-        assert outside - {"torch", "numpy"} == set(), f"{room} stands on torch and numpy"
+        allowed = {"torch", "numpy"} | ({path.stem} if room == "integrations" else set())
+        assert outside - allowed == set(), f"{room} stands on torch and numpy"
 
 
 def test_wings_point_one_way() -> None:
@@ -310,12 +313,17 @@ def test_public_names_are_few_documented_and_there() -> None:
         assert re.search(rf"`{name}\b", reference), f"{name} is not in docs/reference.md"
 
 
-def test_version_and_metadata_agree() -> None:
-    metadata = importlib.metadata.metadata("conadv")
+def test_version_and_metadata_agree(wheel_file: Path) -> None:
+    with zipfile.ZipFile(wheel_file) as archive:
+        [name] = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        metadata = email.message_from_bytes(archive.read(name))
     assert conadv.__version__ == metadata["Version"]
+    assert f"version: {conadv.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    changes = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert changes[0] == conadv.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    plain = [r for r in importlib.metadata.requires("conadv") or [] if "extra ==" not in r]
+    plain = [r for r in metadata.get_all("Requires-Dist") or [] if "extra ==" not in r]
     assert {re.split(r"[<>=]", r)[0] for r in plain} == {"torch", "numpy"}
 
 
@@ -323,8 +331,8 @@ def test_version_and_metadata_agree() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Names of the files in a wheel that the build backend makes of this folder."""
+def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel that the build backend makes of this folder."""
     if importlib.util.find_spec("hatchling") is None:
         pytest.skip("hatchling, the build backend, is not installed (extra dev)")
     folder = tmp_path_factory.mktemp("wheel")
@@ -333,7 +341,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, timeout=120
     )
     [file] = folder.glob("*.whl")
-    with zipfile.ZipFile(file) as archive:
+    return file
+
+
+@pytest.fixture(scope="module")
+def wheel(wheel_file: Path) -> list[str]:
+    """Names of the files in it."""
+    with zipfile.ZipFile(wheel_file) as archive:
         return archive.namelist()
 
 

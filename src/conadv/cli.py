@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from conadv.errors import ConadvError, Interrupted
+from conadv.errors import ConadvError, Interrupted, install_command
 
 USAGE = 2
 INTERRUPTED = 130
@@ -95,10 +95,8 @@ def _missing(error: ModuleNotFoundError) -> str | None:
     if name in ("conadv", ""):
         return None
     others = {"jinja2": "report", "plotly": "report", "optuna": "study"}
-    extras = f"train,{others[name]}" if name in others else "train"
-    return (
-        f'error: {name} is not installed, and this needs it. Type: pip install "conadv[{extras}]"'
-    )
+    extras = ["train", *([others[name]] if name in others else [])]
+    return f"error: {name} is not installed, and this needs it. Type: {install_command(*extras)}"
 
 
 def _help(error: Any) -> str:

@@ -4,6 +4,12 @@ Each message says what was given, what is allowed and what to do next. The comma
 them without a traceback; a library user can catch :class:`ConadvError`.
 """
 
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
 
 class ConadvError(Exception):
     """Base of every error that conadv raises on purpose outside argument checks."""
@@ -52,3 +58,36 @@ class Interrupted(ConadvError):
 
 class PlanError(ConadvError, ValueError):
     """Hardware that is not known, or a number of devices that cannot carry the batch."""
+
+
+def install_command(*extras: str) -> str:
+    """The command that installs conadv with `extras`, from where it came.
+
+    An installation from a folder, a file or a repository says so in its ``direct_url.json`` (PEP
+    610); without one it came from an index, which then knows the name.
+    """
+    wanted = f"[{','.join(extras)}]"
+    origin = _origin()
+    if origin is None:
+        return f'pip install "conadv{wanted}"'
+    url = str(origin["url"])
+    if "dir_info" in origin:
+        editable = "--editable " if origin["dir_info"].get("editable") else ""
+        return f'pip install {editable}"{url2pathname(urlsplit(url).path)}{wanted}"'
+    vcs = origin.get("vcs_info")
+    if vcs:
+        revision = vcs.get("requested_revision")
+        url = f"{vcs['vcs']}+{url}" + (f"@{revision}" if revision else "")
+    return f'pip install "conadv{wanted} @ {url}"'
+
+
+def _origin() -> dict[str, Any] | None:
+    """What ``direct_url.json`` says; a checkout that is imported as it lies is such a folder."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        text = distribution("conadv").read_text("direct_url.json")
+    except PackageNotFoundError:
+        root = Path(__file__).resolve().parents[2]
+        return {"url": root.as_uri(), "dir_info": {"editable": True}}
+    return None if text is None else json.loads(text)

@@ -13,7 +13,7 @@ import pytest
 import conadv
 from conadv import cli
 from conadv.cli import main
-from conadv.errors import DataError, Interrupted
+from conadv.errors import DataError, Interrupted, install_command
 from conadv.trainer.recipe import load_recipe, recipe_names
 
 Fake = Callable[..., dict[str, Any]]
@@ -120,8 +120,8 @@ def test_a_bug_keeps_its_traceback(fake: Fake, monkeypatch: pytest.MonkeyPatch) 
         (Interrupted("stopped. To continue: conadv train"), 130, "stopped. To continue: conadv"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (OSError(28, "No space left on device", "a.pt"), 2, "a.pt: No space left on device"),
-        (ModuleNotFoundError("No module", name="timm.data"), 2, 'pip install "conadv[train]"'),
-        (ModuleNotFoundError("No module", name="plotly"), 2, '"conadv[train,report]"'),
+        (ModuleNotFoundError("No module", name="timm.data"), 2, install_command("train")),
+        (ModuleNotFoundError("No module", name="plotly"), 2, install_command("train", "report")),
     ],
 )
 def test_how_it_ends(
@@ -152,9 +152,8 @@ def test_without_the_trainers_packages(
     monkeypatch.setitem(sys.modules, "typer", None)
     assert main(["train", "smoke"]) == 2
     shown = capsys.readouterr().err
-    assert shown == (
-        'error: typer is not installed, and this needs it. Type: pip install "conadv[train]"\n'
-    )
+    command = install_command("train")
+    assert shown == f"error: typer is not installed, and this needs it. Type: {command}\n"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, Callable[[Any], Any] | None]:
             compiler, model = wrapper.dynamo_ctx, wrapper._orig_mod
         elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
+        elif type(model).__name__ == "_FabricModule":
+            wrapper = model
+            model = wrapper._forward_module
         else:
             # nn.Module.compile() compiles in place and leaves the class as it is.
             call = getattr(model, "_compiled_call_impl", None)

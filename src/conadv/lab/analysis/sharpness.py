@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from conadv.attack import Criterion
-from conadv.errors import ConadvError
+from conadv.errors import ConadvError, install_command
 from conadv.lab.analysis.passes import (
     Batches,
     Progress,
@@ -208,7 +208,7 @@ def _operator_class() -> Any:
     except ModuleNotFoundError as error:
         raise ConadvError(
             f"{error.name} is not installed, and Hessian eigenvalues need it. "
-            'Type: pip install "conadv[sharpness]"'
+            f"Type: {install_command('sharpness')}"
         ) from error
     return HessianLinearOperator
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from conadv.errors import ConadvError
+from conadv.errors import ConadvError, install_command
 from conadv.optim import LAMB, LARS, param_groups
 from conadv.trainer.probe.memory import synchronise
 from conadv.trainer.recipe.updates import OPTIMIZERS
@@ -202,7 +202,7 @@ def _network(name: str) -> nn.Module:
     except ImportError as error:
         raise ConadvError(
             "This benchmark divides by timm's optimizers, and timm is not installed. "
-            "pip install 'conadv[train]'"
+            f"Type: {install_command('train')}"
         ) from error
     from conadv.trainer.models.zoo import create_model
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conadv.errors import DataError
+from conadv.errors import DataError, install_command
 from conadv.trainer.data.cache import Say, scratch, sha256_of
 
 Arrays = dict[str, npt.NDArray[np.uint8]]
@@ -51,7 +51,9 @@ def from_torchvision(folder: Path, say: Say) -> Arrays:
         from torchvision.datasets import CIFAR10
         from torchvision.datasets.utils import check_integrity, download_url
     except ImportError as error:
-        raise DataError(f'torchvision is missing ({error}): pip install "conadv[train]"') from error
+        raise DataError(
+            f"torchvision is missing ({error}). Type: {install_command('train')}"
+        ) from error
     if (folder / CIFAR10.base_folder).is_dir():
         try:
             return _read_torchvision(folder)

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from conadv._words import did_you_mean, nearest
 from conadv.branches.branches import SampleNorms
-from conadv.errors import ConadvError, RecipeError
+from conadv.errors import ConadvError, RecipeError, install_command
 from conadv.trainer.models.small_resnet import SMALL_NETWORKS
 
 LIBRARIES = ("cifar", "torchvision", "timm")
@@ -157,8 +157,8 @@ def import_library(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ConadvError(
-            f"{error.name or name} is not installed, and this needs it. Type: "
-            'pip install "conadv[train]"'
+            f"{error.name or name} is not installed, and this needs it. "
+            f"Type: {install_command('train')}"
         ) from error
     except (RuntimeError, ImportError, OSError) as error:
         raise ConadvError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from conadv.attack import Attack
+from conadv.errors import install_command
 from conadv.lab.analysis import (
     Progress,
     corruption_accuracy,
@@ -141,7 +142,8 @@ def sharpness(request: Request) -> Values:
     batches = request.batches(chosen.split, chosen.images)
     sam = sam_sharpness(request.saved.model, batches, radii=chosen.radii, branch=request.branch)
     if not can_do_hessians():
-        note = 'No Hessian: curvlinops is not installed. Type: pip install "conadv[sharpness]"'
+        command = install_command("sharpness")
+        note = f"No Hessian: curvlinops is not installed. Type: {command}"
         return {"hessian": None, "sam": asdict(sam), "note": note}
     hessian = hessian_summary(
         request.saved.model,

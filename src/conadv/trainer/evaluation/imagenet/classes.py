@@ -6,7 +6,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from conadv.errors import DataError
+from conadv.errors import DataError, install_command
 
 CLASSES = 1000
 """Outputs of a network that can be scored here."""
@@ -79,7 +79,7 @@ def shipped(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
             "timm is not installed, and the lists of ImageNet's classes and labels come with it. "
-            'Type: pip install "conadv[train]"'
+            f"Type: {install_command('train')}"
         )
     path = Path(spec.submodule_search_locations[0]) / "data" / "_info" / name
     if not path.is_file():

@@ -1,0 +1,28 @@
+"""Mixed precision: autocast around the loss, and nothing else.
+
+python examples/by_feature/bf16.py
+"""
+
+import torch
+from base import ATTACK, batches, criterion, network, report
+
+import conadv
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    model = conadv.split_norms(network())
+    adversary = conadv.Adversary(model, ATTACK)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for images, labels in batches():
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # + on a GPU: "cuda"
+            loss = adversary.loss(images, labels, criterion)
+        loss.backward()
+        adversary.collect()
+        optimizer.step()
+        optimizer.zero_grad()
+    report(adversary)
+
+
+if __name__ == "__main__":
+    main()

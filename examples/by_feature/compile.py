@@ -1,0 +1,28 @@
+"""torch.compile: split, compile, hand over the compiled model.
+
+python examples/by_feature/compile.py
+"""
+
+import torch
+from base import ATTACK, batches, criterion, network, report
+
+import conadv
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    model = conadv.split_norms(network())
+    compiled = torch.compile(model, backend="eager")  # + without backend=: faster
+    adversary = conadv.Adversary(compiled, ATTACK)  # +
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for images, labels in batches():
+        loss = adversary.loss(images, labels, criterion)
+        loss.backward()
+        adversary.collect()
+        optimizer.step()
+        optimizer.zero_grad()
+    report(adversary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What is pending on each rank of a run, in checkpoints that others write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from conadv._tree import map_tensors
+from conadv.adversary import Adversary
+
+
+def world() -> tuple[int, int]:
+    """This process's rank and the number of ranks; (0, 1) without a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def gathered_state(adversary: Any) -> dict[str, Any]:
+    """The state of every rank's adversary, the same on all: every rank has to call it."""
+    state = map_tensors(lambda tensor: tensor.cpu(), adversary.state_dict())
+    _, size = world()
+    states: list[Any] = [state]
+    if size > 1:
+        states = [None] * size
+        dist.all_gather_object(states, state)
+    return {"ranks": states}
+
+
+def load_gathered(adversary: Any, state: dict[str, Any]) -> None:
+    """Give a rank its own part of `gathered_state`.
+
+    Raises:
+        ValueError: the state is of another number of ranks.
+    """
+    rank, size = world()
+    states = state["ranks"]
+    if len(states) != size:
+        raise ValueError(_other_size(len(states), size))
+    adversary.load_state_dict(states[rank])
+
+
+def save_rank(adversary: Adversary, folder: str | Path) -> None:
+    """Write this rank's state to a file of its own in a checkpoint's folder."""
+    rank, size = world()
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    torch.save(adversary.state_dict(), path / _name(rank, size))
+
+
+def load_rank(adversary: Adversary, folder: str | Path) -> None:
+    """Read what `save_rank` wrote.
+
+    Raises:
+        ValueError: the folder holds no such file, or those of another number of ranks.
+    """
+    rank, size = world()
+    path = Path(folder) / _name(rank, size)
+    if not path.exists():
+        others = sorted(Path(folder).glob("conadv-*-of-*.pt"))
+        if others:
+            raise ValueError(_other_size(int(others[0].stem.rpartition("-")[2]), size))
+        raise ValueError(
+            f"{folder} holds no {path.name}: it was written without conadv, so the copies that "
+            "are due in the next step are not there. Begin a new run from its weights instead."
+        )
+    adversary.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _name(rank: int, size: int) -> str:
+    return f"conadv-{rank:05}-of-{size:05}.pt"
+
+
+def _other_size(saved: int, now: int) -> str:
+    return (
+        f"The checkpoint holds the adversarial copies of {saved} processes, and this run has "
+        f"{now}: continue on as many as before, or begin a new run from its weights."
+    )

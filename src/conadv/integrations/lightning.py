@@ -1,0 +1,144 @@
+"""conadv in Lightning: a callback for the Trainer, and `setup` for Fabric."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import Tensor, nn, optim
+
+from conadv.adversary import Adversary
+from conadv.attack import Attack
+from conadv.integrations._extra import extra
+from conadv.integrations._ranks import gathered_state, load_gathered
+from conadv.schedules import Schedule
+
+with extra("lightning"):
+    from lightning.fabric import Fabric
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class ConAdv(Callback):
+    """Takes the images' gradients after each backward pass, and keeps them in checkpoints.
+
+    The module splits its network and makes its adversary in ``__init__``, and its
+    ``training_step`` returns ``self.adversary.loss(images, labels, criterion)``; nothing else
+    changes, with automatic and with manual optimisation. A checkpoint holds what is pending on
+    every rank. The adversary is given the bare network, for Lightning puts DDP around the module.
+
+    Args:
+        attribute: of the module, which holds the adversary.
+
+    Raises:
+        ValueError: there is no adversary, or it reads ahead (lookahead), which the Trainer's
+            loop does not let it.
+
+    Example:
+        >>> trainer = Trainer(max_epochs=90, callbacks=[ConAdv()])
+    """
+
+    def __init__(self, attribute: str = "adversary") -> None:
+        self.attribute = attribute
+        self._resumed: dict[str, Any] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look whether there is an adversary, and one that can work here."""
+        adversary = getattr(pl_module, self.attribute, None)
+        if not isinstance(adversary, Adversary):
+            raise ValueError(
+                f"{type(pl_module).__name__}.{self.attribute} is no Adversary: make one in "
+                "__init__, self.adversary = conadv.Adversary(self.network, attack)."
+            )
+        if adversary.schedule.reads_ahead:
+            raise ValueError(
+                "lookahead has to see the next batch, which Lightning's loop does not show in "
+                "step: use schedule='recycled', or Fabric, where the loop is yours."
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give each rank its copies back, now that the network is on its device."""
+        if self._resumed is not None:
+            load_gathered(self._adversary(pl_module), self._resumed)
+            self._resumed = None
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collect."""
+        self._adversary(pl_module).collect()
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Every rank's copies, which only rank 0 writes."""
+        checkpoint["conadv"] = gathered_state(self._adversary(pl_module))
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep them until training starts."""
+        self._resumed = checkpoint.get("conadv")
+        if self._resumed is None:
+            warnings.warn(
+                "The checkpoint was written without the callback ConAdv: the first step of the "
+                "resumed run has no adversarial copies.",
+                stacklevel=2,
+            )
+
+    def _adversary(self, module: LightningModule) -> Adversary:
+        return getattr(module, self.attribute)  # type: ignore[no-any-return]
+
+
+class FabricAdversary(Adversary):
+    """An adversary in Fabric's precision, whose state holds what is pending on every rank."""
+
+    def __init__(self, fabric: Fabric, model: nn.Module, *arguments: Any, **options: Any) -> None:
+        super().__init__(model, *arguments, **options)
+        self._fabric = fabric
+
+    def loss(self, *arguments: Any, **options: Any) -> Tensor:
+        """See `Adversary.loss`; attacks run in the precision of the forward pass too."""
+        with self._fabric.autocast():
+            return super().loss(*arguments, **options)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all ranks, for `fabric.save`, which writes rank 0's: every rank has to call it."""
+        return gathered_state(super())
+
+    def load_state_dict(self, state: Any) -> None:
+        """Give each rank its own part."""
+        load_gathered(super(), state)
+
+
+def setup(
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    attack: Attack,
+    schedule: str | Schedule = "recycled",
+    **options: Any,
+) -> tuple[nn.Module, Any, FabricAdversary]:
+    """`fabric.setup` for model and optimizer, and the adversary that goes with them.
+
+    ``fabric.save(path, {"model": model, "optimizer": optimizer, "adversary": adversary})`` holds
+    what is pending on every rank, and ``fabric.load`` gives it back.
+
+    Args:
+        fabric: of the run.
+        model: split with `split_norms`, not yet set up.
+        optimizer: of the split model.
+        attack: what one adversarial step is.
+        schedule: a name or a schedule object.
+        **options: more for `Adversary`.
+
+    Returns:
+        The model and optimizer that `fabric.setup` gives, and the adversary.
+
+    Example:
+        >>> model, optimizer, adversary = setup(fabric, model, optimizer, attack)
+        >>> for images, labels in adversary.batches(fabric.setup_dataloaders(loader)):
+        ...     fabric.backward(adversary.loss(images, labels, criterion))
+        ...     adversary.collect()
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+    """
+    model, optimizer = fabric.setup(model, optimizer)
+    return model, optimizer, FabricAdversary(fabric, model, attack, schedule, **options)
