@@ -180,6 +180,8 @@ class Schedule:
     """Settings that benchmarks and plans list as a method of their own, by its name."""
     makes_copies: ClassVar[bool] = True
     """Whether it needs an adversarial branch beside the clean one."""
+    copies_at_once: ClassVar[bool] = False
+    """Whether copies are made in the round that trains on them, so that the first has some too."""
     control: ClassVar[bool] = False
     """Whether its copies are made without an attack, for comparison."""
     gradients_in_sequence: ClassVar[int] = 1

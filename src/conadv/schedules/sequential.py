@@ -21,6 +21,7 @@ class Sequential(Schedule):
     """
 
     name: ClassVar[str] = "sequential"
+    copies_at_once = True
     gradients_in_sequence: ClassVar[int] = 2
 
     def work(self, share: float, attack_steps: int = 1) -> Work:
@@ -52,6 +53,7 @@ class Noise(Schedule):
     """
 
     name: ClassVar[str] = "noise"
+    copies_at_once = True
     control: ClassVar[bool] = True
 
     def copies(self, current: Round) -> list[Copies]:

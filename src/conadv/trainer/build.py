@@ -9,7 +9,6 @@ from torch import nn
 
 import conadv
 from conadv.errors import RecipeError
-from conadv.schedules import Noise, Sequential
 from conadv.trainer.distributed import World
 from conadv.trainer.distributed.data_parallel import DataParallel, Exchange, FullySharded
 from conadv.trainer.distributed.world import local_device
@@ -46,8 +45,7 @@ class Built:
     @property
     def of_images(self) -> conadv.Adversary:
         """What makes copies of images, if anything does; its attack is the recipe's."""
-        made = self.adversary
-        return made if isinstance(made, conadv.Adversary) else made.adversary
+        return _of_images(self.adversary)
 
     def score(self, images: EvalImages) -> Score:
         """Loss and accuracy of the model as it is now (its average, with EMA).
@@ -132,15 +130,19 @@ def build(recipe: Recipe, world: World | None = None, splits: Splits | None = No
         precision,
     )
     if world.size > 1 and not sharded:
-        trainer.warm_up_buckets(_unfilled(adversary, branches_of(recipe)))
+        trainer.warm_up_buckets(_unfilled(_of_images(adversary), branches_of(recipe)))
     every = max(1, round(recipe.evaluation.every_epochs * recipe.steps_per_epoch(count)))
     return Built(recipe, world, device, splits, splits.validation(), adversary, trainer, every)
+
+
+def _of_images(adversary: conadv.Adversary | conadv.WeightAdversary) -> conadv.Adversary:
+    return adversary if isinstance(adversary, conadv.Adversary) else adversary.adversary
 
 
 def _unfilled(adversary: conadv.Adversary, branches: Sequence[str]) -> list[str]:
     """Branches that have no images in a first round: before there are pending copies."""
     filled = {adversary.clean_branch}
-    if isinstance(adversary.schedule, Noise | Sequential):  # makes its copies in the round itself
+    if adversary.schedule.copies_at_once:
         filled.add(adversary.adversarial_branch)
     return [name for name in branches if name not in filled]
 
