@@ -9,11 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from conadv.branches.structure import modules_of
+
 
 def forward_of(layer: nn.Module) -> tuple[str, str]:
     """Module and qualified name of the forward that `layer` runs."""
     forward = type(layer).forward
     return forward.__module__, getattr(forward, "__qualname__", "")
+
+
+def writes_buffers(model: nn.Module) -> bool:
+    """Whether a forward pass in training mode may write to buffers that have to be put back."""
+    return any(
+        m._buffers and m.training and not obeys_track_running_stats(m) for m in modules_of(model)
+    )
 
 
 def obeys_track_running_stats(layer: nn.Module) -> bool:
@@ -39,11 +48,11 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     layers in eval mode keep their running statistics. Whatever other layers write to their
     buffers (spectral norm, instance norm, layers of your own) is put back.
     """
-    modules = list(model.modules())
+    modules = modules_of(model)
     tracking = [
         m for m in modules if isinstance(m, _BatchNorm) and m.training and m.track_running_stats
     ]
-    with unchanged_buffers(m for m in modules if not obeys_track_running_stats(m)):
+    with unchanged_buffers(m for m in modules if m._buffers and not obeys_track_running_stats(m)):
         try:
             for norm in tracking:
                 norm.track_running_stats = False
