@@ -25,14 +25,17 @@ def writes_buffers(model: nn.Module) -> bool:
     )
 
 
+_OBEDIENT = {
+    ("torch.nn.modules.batchnorm", "_BatchNorm.forward"),
+    ("torch.nn.modules.batchnorm", "SyncBatchNorm.forward"),
+    ("timm.layers.norm_act", "BatchNormAct2d.forward"),
+    ("timm.layers.norm_act", "SyncBatchNormAct.forward"),
+}
+
+
 def obeys_track_running_stats(layer: nn.Module) -> bool:
     """Whether `layer` is a batch norm known to leave its buffers alone when tracking is off."""
-    return isinstance(layer, _BatchNorm) and forward_of(layer) in (
-        ("torch.nn.modules.batchnorm", "_BatchNorm.forward"),
-        ("torch.nn.modules.batchnorm", "SyncBatchNorm.forward"),
-        ("timm.layers.norm_act", "BatchNormAct2d.forward"),
-        ("timm.layers.norm_act", "SyncBatchNormAct.forward"),
-    )
+    return isinstance(layer, _BatchNorm) and forward_of(layer) in _OBEDIENT
 
 
 def _is_inference(tensor: Tensor) -> bool:
@@ -54,12 +57,12 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     ]
     with unchanged_buffers(m for m in modules if m._buffers and not obeys_track_running_stats(m)):
         try:
-            for norm in tracking:
-                norm.track_running_stats = False
+            for norm in tracking:  # past nn.Module's own setter, which takes a microsecond each
+                norm.__dict__["track_running_stats"] = False
             yield
         finally:
             for norm in tracking:
-                norm.track_running_stats = True
+                norm.__dict__["track_running_stats"] = True
 
 
 @contextmanager
