@@ -168,6 +168,13 @@ def test_a_mixed_batch_trains_the_same_model(ranks, schedule: str, wrapper: str)
 
 
 @every_schedule
+def test_a_run_goes_on_from_the_state_of_all_ranks(ranks, schedule: str) -> None:
+    for found in gloo.of_case(ranks, "gathered", schedule):
+        assert_same_parameters(found["parameters"], found["unbroken"])
+        assert found["same"]
+
+
+@every_schedule
 def test_ranks_of_which_one_has_no_copies_do_not_wait_for_each_other(ranks, schedule: str) -> None:
     one, two = gloo.of_case(ranks, "skip", schedule)
     assert_same_parameters(one["parameters"], two["parameters"])

@@ -155,3 +155,37 @@ def test_separate_forwards_and_reentrant_checkpointing_are_refused():
     loss = adversary.loss(x, torch.arange(4), nn.functional.cross_entropy)
     with pytest.raises(RuntimeError, match="use_reentrant=False.*forward='joint'"):
         loss.backward()
+
+
+def test_a_reentrant_checkpoint_after_two_branches_is_refused():
+    """Which of the two forwards is run again cannot be told: a wrong gradient would be silent."""
+    _, checkpointed = pair(True)
+    x = inputs()
+    outputs = []
+    for branch in ("clean", "adversarial"):
+        with conadv.route(checkpointed, branch):
+            outputs.append(checkpointed(x).square().sum())
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        sum(outputs).backward()
+
+
+def test_a_reentrant_checkpoint_with_one_branch_after_another_trained():
+    plain, checkpointed = pair(True)
+    x = inputs()
+    for model in (plain, checkpointed):
+        for branch in ("clean", "adversarial"):
+            with conadv.route(model, branch):
+                outputs = model(x)
+            outputs.square().sum().backward()
+    assert_same_gradients(plain, checkpointed)
+
+
+def test_a_new_round_of_an_adversary_forgets_forwards_that_nobody_ran_back():
+    model = Checkpointed(perturb_norms(conadv.split_norms(conv_net())), True, "tail")
+    adversary = conadv.Adversary(model, conadv.Attack(0.1, pixel_range=None), forward="joint")
+    for _ in range(3):
+        with conadv.route(model, "adversarial"):
+            model(images())
+        outputs = adversary.loss(images(), torch.zeros(8), lambda o, _: o.square().mean())
+        outputs.backward()
+        adversary.collect()

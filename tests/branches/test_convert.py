@@ -272,3 +272,17 @@ def test_a_plain_checkpoint_is_loaded_before_the_split():
     for branch in NAMES:
         with conadv.route(model, branch):
             assert torch.equal(model(x), pretrained(x))
+
+
+@pytest.mark.parametrize("statistics", ["separate", "affine"])
+def test_tied_affine_parameters_stay_tied_in_every_branch(statistics):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4))
+    net[3].weight = net[1].weight
+    conadv.split_norms(net, statistics=statistics)
+    first, second = net[1].trainable(), net[3].trainable()
+    for branch in ("clean", "adversarial"):
+        assert first[branch][0] is second[branch][0], branch
+        assert first[branch][1] is not second[branch][1], "the biases were two"
+    assert first["clean"][0] is not first["adversarial"][0]
+    restored = conadv.plain(net, "adversarial")
+    assert restored[1].weight is restored[3].weight

@@ -3,10 +3,12 @@
 The functions here run in the child processes; `tests/distributed` looks at what they leave.
 """
 
+import copy
 from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -119,6 +121,40 @@ def skip_on_one_rank(rank: int, schedule: str) -> dict[str, Any]:
     return result_of(model, adversary, had_copies=had_copies)
 
 
+def gathered(rank: int, schedule: str) -> dict[str, Any]:
+    """Two sessions: an unbroken one, and one that goes on from what rank 0 has saved."""
+
+    def session() -> tuple[nn.Module, conadv.Adversary, torch.optim.Optimizer]:
+        model = network()
+        return (
+            model,
+            conadv.Adversary(DistributedDataParallel(model), ATTACK, SCHEDULES[schedule]()),
+            sgd(model),
+        )
+
+    def steps(parts: Any, data: Any) -> None:
+        _, adversary, optimizer = parts
+        for number, (images, labels) in enumerate(data):
+            if adversary.reads_ahead and number + adversary.reads_ahead < len(data):
+                adversary.peek(*data[number + adversary.reads_ahead])
+            adversary.loss(images, labels, cross_entropy).backward()
+            adversary.collect()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    data, one, two = part_of(rank), session(), session()
+    steps(one, data[:3])
+    saved = [one[1].gathered_state_dict()]
+    dist.broadcast_object_list(saved, src=0)  # as a file would carry it
+    two[0].load_state_dict(one[0].state_dict())
+    two[2].load_state_dict(copy.deepcopy(one[2].state_dict()))
+    two[1].load_gathered(saved[0])
+    steps(one, data[3:])
+    steps(two, data[3:])
+    same = all(torch.equal(a, b) for a, b in zip(pending(one[1]), pending(two[1]), strict=True))
+    return result_of(two[0], two[1], same=same, unbroken=result_of(*one[:2])["parameters"])
+
+
 def refuse(rank: int) -> dict[str, Any]:
     ddp = DistributedDataParallel(network(), find_unused_parameters=True)
     try:
@@ -148,6 +184,7 @@ def cases(world: int) -> dict[tuple[str, ...], Any]:
         found["auto", schedule] = lambda r, s=schedule: train(r, s)
         found["overlap", schedule] = lambda r, s=schedule: train(r, s, "bucket view", overlap=True)
         found["accumulate", schedule] = lambda r, s=schedule: accumulate(r, s)
+        found["gathered", schedule] = lambda r, s=schedule: gathered(r, s)
         found["skip", schedule] = lambda r, s=schedule: skip_on_one_rank(r, s)
     found["refuse",] = refuse
     return found

@@ -234,7 +234,7 @@ def test_ema_averages_weights_and_statistics() -> None:
             torch.testing.assert_close(value, expected)
 
 
-VOID_GRADIENT = pytest.mark.filterwarnings("ignore:.*input gradient is exactly zero")
+VOID_GRADIENT = pytest.mark.filterwarnings("ignore:.*input gradient is (exactly zero|NaN)")
 
 
 # -- NaN ----------------------------------------------------------------------------------------

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from conadv._tree import joined, map_tensors, rows
+from conadv._tree import joined, map_tensors
 from conadv.adversary.after_backward import (
     entrance,
     finished_steps,
@@ -19,13 +19,12 @@ from conadv.adversary.after_backward import (
 from conadv.adversary.checks import (
     check_branch,
     check_model,
-    checking,
+    check_optimizers,
     no_criterion,
-    warn_of_zeros,
     warn_unsplit,
+    warn_unwrapped,
 )
 from conadv.adversary.mixing import (
-    Part,
     concatenated,
     find_distributed,
     finds_unused,
@@ -33,30 +32,23 @@ from conadv.adversary.mixing import (
     forward_separate,
     is_fully_sharded,
     mean_loss,
-    parameters_without_images,
     weights_of,
     why_joint,
     with_zero_gradients,
 )
+from conadv.adversary.notices import Notices, TrainedBranches
 from conadv.adversary.read_ahead import ReadAhead
-from conadv.adversary.round import Again, Diagnostics, Mixed, RoundState, Streams
-from conadv.adversary.state import Continued
+from conadv.adversary.round import Diagnostics, Mixed, Streams
+from conadv.adversary.rounds import Rounds
 from conadv.attack import Attack, Criterion
-from conadv.attack.checks import check_images, check_rows
 from conadv.attack.forward import BareForward
-from conadv.attack.pixels import ordinary
 from conadv.branches.branches import find_routers
 from conadv.schedules import Schedule, resolve_schedule
 
 __all__ = ["Adversary", "Diagnostics"]
 
-PREVIEW_IMAGES = 16
-"""How many of the last copies `Adversary.preview` holds."""
-ZERO_CHECK_EVERY = 100
-"""Rounds between two looks at the share of zero gradients: each waits for the device."""
 
-
-class Adversary(Continued):
+class Adversary(Rounds):
     """Concurrent adversarial learning for a training loop of your own.
 
     Each round trains on the images given plus adversarial copies, in one loss: a weighted mean of
@@ -127,8 +119,8 @@ class Adversary(Continued):
         if self.schedule.makes_copies:
             check_branch(self._routers, adversarial_branch, "adversarial_branch")
             check_branch(self._routers, self.attack.branch, "Attack(branch=...)")
-        if not self._routers and self.schedule.makes_copies:
             warn_unsplit(self._bare.module)
+        warn_unwrapped(model)
         must_join = why_joint(model)
         if forward == "separate" and must_join is not None:
             raise ValueError(f"forward='separate' {must_join}: use forward='joint'.")
@@ -152,8 +144,11 @@ class Adversary(Continued):
         # fully_shard gathers and frees the weights for one pass at a time, on one stream.
         self._streams = Streams(seed, beside=not sharded)
         self._rounds = 0
-        self._round: RoundState | None = None
-        self._again: Again | None = None
+        self._round = None
+        self._again = None
+        self._notices = Notices()
+        watched = self._bare.module if self.schedule.makes_copies else None
+        self._trained = TrainedBranches(watched)
         self._ahead = ReadAhead(self.schedule.reads_ahead)
         self.auto_collect = auto_collect
         if auto_collect:
@@ -168,6 +163,17 @@ class Adversary(Continued):
     def reads_ahead(self) -> int:
         """For the batch of how many rounds later copies are made: lookahead's tau, otherwise 0."""
         return self.schedule.reads_ahead
+
+    def check(self, *optimizers: torch.optim.Optimizer) -> None:
+        """Raise ValueError where the optimizers train one branch of a layer and not another.
+
+        An optimizer made before `split_norms` does not know the new parameters: the adversarial
+        branch would never learn. Without this call a warning says so after the first step.
+
+        Args:
+            optimizers: all that train the model, together.
+        """
+        check_optimizers(self._bare.module, optimizers)
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -216,8 +222,10 @@ class Adversary(Continued):
             labels: what `criterion` takes: integers, probabilities, tuples of tensors.
             criterion: ``criterion(outputs, labels)`` -> mean loss over the images it is given.
             fraction: factor on the loss. With gradient accumulation the images of this
-                micro-batch over the images of the whole step, so that every image counts the
-                same, also in a ragged last micro-batch.
+                micro-batch over the images of the whole step: every micro-batch then counts by
+                its images, also a ragged last one. Its copies share that weight: beside more or
+                fewer copies than images, those of a micro-batch of another size, an image counts
+                a little less or more.
             views: further views, {branch: (images, labels)}, each through its own branch.
 
         Returns:
@@ -333,22 +341,6 @@ class Adversary(Continued):
             raise RuntimeError("collect() without a loss(): call loss(), backward(), collect().")
         self._again = None  # a round that was collected by itself is final with this
 
-    def _collect(self, current: RoundState) -> None:
-        current.take_gradients()
-        with current.autocast():
-            agreement = current.agreement() if self.track_agreement else None
-            self.schedule.collect(current)
-        self.diagnostics = replace(
-            self.diagnostics,
-            zero_share=current.zero_share,
-            agreement=agreement,
-            compute=current.compute,
-        )
-        self._keep_preview(current)
-        self._warn_of_zeros(current)
-        self.images += len(current.images)
-        self._end_round()
-
     def skip(self) -> None:
         """Instead of `collect`, where the round is void (NaN loss): nothing of it is kept.
 
@@ -374,117 +366,7 @@ class Adversary(Continued):
         self.schedule.idle()
         self._end_round()
 
-    def _end_round(self) -> None:
-        if self._round is not None:
-            self.compute += self._round.compute
-        self._forget_round()
-        self._ahead.end_round()
-        self._rounds += 1
-
-    # -- inside --------------------------------------------------------------------------------
-
-    def _begin(
-        self,
-        images: Tensor,
-        labels: Any,
-        criterion: Criterion,
-        views: Mapping[str, tuple[Tensor, Any]] | None,
-    ) -> RoundState:
-        """A round up to its forward: what it is given is checked, its parts are put together."""
-        check_images(images)
-        check_rows(images, labels)
-        again = self._again
-        if again is not None and again.given is images and again.steps == finished_steps.count:
-            self._begin_again(again)
-        self._again = None
-        given = images
-        images, labels = ordinary(images), map_tensors(ordinary, labels)
-        self._ahead.begin_round()
-        if self._round is not None:  # begun anew: what it cost was paid
-            self.compute += self._round.compute
-            self._forget_round()
-        current = RoundState(
-            self._bare,
-            self.attack,
-            self._streams,
-            self._rounds if self.key is None else self.key,
-            self.key is None,
-            images,
-            labels,
-            criterion if self._checked else checking(criterion),
-            self.progress,
-            self.track_agreement,
-            self._ahead.future,
-        )
-        current.given = given
-        current.copies = self.schedule.copies(current)
-        current.parts = self._parts(current, views)
-        return current
-
-    # -- rounds that are collected by themselves -------------------------------------------------
-
-    def _backward_ended(self, current: RoundState) -> None:
-        """Collect, unless the pass was another round's, a second one or one for some gradients."""
-        if not self.auto_collect or self._round is not current or not current.has_gradients:
-            return
-        again = Again(
-            current.given,
-            finished_steps.count,
-            self.schedule.state_dict(),
-            self._rounds,
-            self.images,
-            self._ahead.remember(),
-        )
-        self._collect(current)
-        self._again = again
-
-    def _begin_again(self, again: Again) -> None:
-        """Take a collected round back: a closure evaluates it once more, or it is void."""
-        self.schedule.load_state_dict(again.schedule, again.given.device)
-        self._rounds, self.images = again.rounds, again.images
-        self._ahead.restore(again.ahead)
-        self._again = None
-
-    def _forget_round(self) -> None:
-        super()._forget_round()
-        self._again = None
-
     def _is_joint(self, images: Tensor) -> bool:
         if self.forward == "auto":
             return self._prefers_joint or images.device.type != "cpu"
         return self.forward == "joint"
-
-    def _without_images(self, parts: list[Part]) -> list[nn.Parameter]:
-        names = {name for router in self._routers for name in router.branches}
-        present = {part.branch for part in parts}
-        return [] if names <= present else parameters_without_images(self._bare.module, present)
-
-    def _parts(
-        self, current: RoundState, views: Mapping[str, tuple[Tensor, Any]] | None
-    ) -> list[Part]:
-        wants = self.schedule.wants_gradient(self.progress)
-        parts = [Part(self.clean_branch, current.images, current.labels, False, wants)]
-        for branch, (images, labels) in (views or {}).items():
-            check_images(images)
-            check_rows(images, labels)
-            labels = map_tensors(ordinary, labels)
-            parts.append(Part(branch, ordinary(images), labels, False))
-        refine = self.schedule.wants_copy_gradients()
-        for copies in current.copies:
-            parts.append(Part(self.adversarial_branch, copies.images, copies.labels, True, refine))
-        return parts
-
-    def _keep_preview(self, current: RoundState) -> None:
-        if not current.copies:
-            return
-        copies = current.copies[-1]
-        few = min(PREVIEW_IMAGES, len(copies))
-        origins = None if copies.origins is None else copies.origins[:few].clone()
-        labels = rows(copies.labels, 0, few, len(copies))
-        self.preview = (origins, copies.images[:few].clone(), labels)
-
-    def _warn_of_zeros(self, current: RoundState) -> None:
-        """Now and then look at the zero share: an attack that went out must not stay unseen."""
-        if current.zero_share is None or self._rounds % ZERO_CHECK_EVERY:
-            return
-        warn_of_zeros(float(current.zero_share))

@@ -18,6 +18,7 @@ from conadv.attack.checks import check_loss
 from conadv.branches import route
 from conadv.branches.routing import Router
 from conadv.branches.split_norm import SplitNorm
+from conadv.branches.structure import modules_of
 
 
 @dataclass
@@ -65,6 +66,13 @@ def concatenated(parts: Sequence[Part]) -> tuple[Tensor, list[tuple[str, int]]]:
     (cohorts of copies) are normalised together.
     """
     images = [part.images.detach() for part in parts]
+    for other in images[1:]:
+        if other.shape[1:] != images[0].shape[1:]:
+            raise ValueError(
+                f"Images of shape {tuple(images[0].shape[1:])} and, as copies of an earlier batch "
+                f"or another view, {tuple(other.shape[1:])} cannot be one batch: keep one size, "
+                "or use Adversary(..., forward='separate'), one forward per branch."
+            )
     mixed = images[0] if len(images) == 1 else torch.cat(images)
     start = 0
     for part in parts:
@@ -150,7 +158,7 @@ def mean_loss(
 
 def find_distributed(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
     """The DistributedDataParallel wrapper around the model or within another one, or None."""
-    for module in model.modules():
+    for module in modules_of(model):
         if isinstance(module, nn.parallel.DistributedDataParallel):
             return module
     return None
@@ -159,7 +167,7 @@ def find_distributed(model: nn.Module) -> nn.parallel.DistributedDataParallel | 
 def is_fully_sharded(model: nn.Module) -> bool:
     """Whether the model or a part of it is in FSDP2's `fully_shard`."""
     fsdp = sys.modules.get("torch.distributed.fsdp")  # importing it only to ask would take a second
-    return fsdp is not None and any(isinstance(m, fsdp.FSDPModule) for m in model.modules())
+    return fsdp is not None and any(isinstance(m, fsdp.FSDPModule) for m in modules_of(model))
 
 
 def finds_unused(model: nn.Module) -> bool:
@@ -183,7 +191,7 @@ def why_joint(model: nn.Module) -> str | None:
 def parameters_without_images(model: nn.Module, present: Collection[str]) -> list[nn.Parameter]:
     """Trainable parameters of the branches other than those that this round goes through."""
     absent: dict[int, nn.Parameter] = {}
-    for module in model.modules():
+    for module in modules_of(model):
         if isinstance(module, SplitNorm) and module.statistics != "shared":
             for branches in (module.norms, module.affines):
                 for name, branch in branches.items():

@@ -13,6 +13,7 @@ from conadv._seeds import mixed_seed
 from conadv.adversary.mixing import Part
 from conadv.attack import Attack, Criterion, Perturbed
 from conadv.attack.forward import AutocastState, BareForward
+from conadv.branches.buffers import writes_buffers
 from conadv.branches.routing import Layout, Router
 from conadv.schedules import Copies
 from conadv.schedules.facts import ATTACK_STEP_COMPUTE
@@ -28,6 +29,8 @@ class Diagnostics:
     """Mean loss of the adversarial copies, unweighted, 0-dim; None where there were none."""
     zero_share: Tensor | None = None
     """Share of input-gradient values that were exactly zero or NaN, in [0, 1], 0-dim."""
+    nan_share: Tensor | None = None
+    """Share of them that were NaN, in [0, 1], 0-dim."""
     agreement: Tensor | None = None
     """Mean cosine between the copies' perturbations and fresh ones, in [-1, 1], 0-dim."""
     images: int = 0
@@ -103,6 +106,10 @@ class Streams:
             self._side = torch.cuda.Stream(device)
         return self._side
 
+    def is_beside(self, device: torch.device) -> bool:
+        """Whether work is being issued to the side stream now."""
+        return self._side is not None and self._side == torch.cuda.current_stream(device)
+
 
 class RoundState:
     """What a schedule sees of a round (`schedules.Round`), and what its diagnostics are made of."""
@@ -135,6 +142,7 @@ class RoundState:
         self.clean_gradient: Tensor | None = None
         self.copy_gradients: list[Tensor | None] = []
         self.zero_share: Tensor | None = None
+        self.nan_share: Tensor | None = None
         self.compute = 0.0
         self.outputs: Any = None
         self.unused: list[nn.Parameter] = []
@@ -155,7 +163,11 @@ class RoundState:
         """Run the attack at the current weights."""
         self.compute += ATTACK_STEP_COMPUTE * self.attack.steps * len(images)
         generator = self._generator(images.device)
-        found = self.attack.perturb(self._forward, images, labels, self.criterion, generator)
+        # Weights that are cast on another stream are not for the training pass to find.
+        cache = False if self._streams.is_beside(images.device) else None
+        with self.autocast(cache):
+            found = self.attack.perturb(self._forward, images, labels, self.criterion, generator)
+        self.nan_share = found.nan_share
         return found._replace(seed=generator.initial_seed())
 
     def noise(self, images: Tensor) -> Tensor:
@@ -170,7 +182,13 @@ class RoundState:
         return self.attack.draw_scales(count, self._generator(device), device)
 
     def side_stream(self) -> torch.cuda.Stream | None:
-        """The stream for work beside the training pass, or None on a CPU."""
+        """The stream for work beside the training pass, or None on a CPU.
+
+        None too for an attack that reads running statistics, or puts buffers back: the training
+        pass writes to them at the same time.
+        """
+        if self.attack.mode == "eval" or writes_buffers(self._forward.module):
+            return None
         return self._streams.side(self.images.device)
 
     def report_zero_share(self, share: Tensor) -> None:
@@ -223,6 +241,8 @@ class RoundState:
         self.copy_gradients = [part.gradient() for part in rest if part.adversarial]
         for part in self.parts:
             part.leaf = None
+        if self.nan_share is None and self.clean_gradient is not None:
+            self.nan_share = self.clean_gradient.isnan().float().mean()
         for parameter in self.unused:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

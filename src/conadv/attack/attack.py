@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from conadv._tree import map_tensors
 from conadv.attack import forward as _forward
 from conadv.attack import geometry
-from conadv.attack.checks import check_images, check_loss, is_finite
+from conadv.attack.checks import check_images, check_loss, check_units, doubt_units, is_finite
 from conadv.attack.fp16 import lift_output_gradient
-from conadv.attack.pixels import channel_tensor, channel_values, ordinary, wide
+from conadv.attack.pixels import channel_tensor, channel_values, ordinary, towards, wide
 from conadv.attack.targets import random_wrong_labels
 
 __all__ = ["Attack", "Criterion", "Perturbed", "check_images"]
@@ -31,6 +31,8 @@ class Perturbed(NamedTuple):
     """Share of input-gradient values that were zero or NaN in the last step, 0-dim."""
     direction: Tensor | None = None
     """Of the last step, of unit norm: for L-inf the signs, -1, 0 or 1."""
+    nan_share: Tensor | None = None
+    """Share of input-gradient values that were NaN in the last step, 0-dim."""
     seed: int | None = None
     """Of the random numbers, if nothing else was drawn from that stream before."""
 
@@ -149,6 +151,7 @@ class Attack:
             raise ValueError(f"pixel_range={self.pixel_range!r}: give (low, high), low < high.")
         low, high = (float(bound) for bound in self.pixel_range)
         object.__setattr__(self, "pixel_range", (low, high))
+        check_units(self.mean, self.std, low, high)
         for name, value in (("epsilon", self.epsilon), ("step_size", self.step_size)):
             if value is not None and self.norm == "linf" and value > high - low:
                 raise ValueError(
@@ -193,7 +196,7 @@ class Attack:
         radius = self._radius(origin, scales)
         if self.pixel_range is None:
             delta = geometry.project(delta, radius, self.norm)
-            return (origin + delta / std).to(dtype)
+            return towards(origin + delta / std, origin, dtype)
         low, high = self.pixel_range
         pixels = origin * std + mean
         # An image already outside the range by rounding (resizing, JPEG) may stay where it is.
@@ -208,7 +211,7 @@ class Attack:
         # units of the result.
         floor, roof = (low - mean) / std, (high - mean) / std
         bounded = (origin + delta / std).clamp(origin.clamp(max=floor), origin.clamp(min=roof))
-        return bounded.to(dtype)
+        return towards(bounded, origin, dtype)
 
     def check_images(self, images: Tensor) -> None:
         """Raise ValueError unless `images` are floating point and have what the attack needs."""
@@ -220,6 +223,14 @@ class Attack:
                 f"block_size={self.block_size} with inputs of shape {tuple(images.shape)}: only "
                 "images (N, C, H, W) have blocks of pixels. Use block_size=1."
             )
+
+    def why_not_pixels(self, images: Tensor) -> str | None:
+        """What is wrong with the units of `images`, or None. Waits for the device."""
+        if self.pixel_range is None or self.epsilon == 0:
+            return None
+        origin = wide(images)
+        pixels = origin * self._channel("std", origin) + self._channel("mean", origin)
+        return doubt_units(origin, pixels, self.mean is not None, self.pixel_range)
 
     # -- the pieces of an attack ---------------------------------------------------------------
 
@@ -263,7 +274,8 @@ class Attack:
         clean = wide(origin)
         std = self._channel("std", clean)
         gradient = wide(gradient)
-        zero_share = ((gradient == 0) | gradient.isnan()).float().mean()
+        nan = gradient.isnan()
+        zero_share, nan_share = ((gradient == 0) | nan).float().mean(), nan.float().mean()
         if self.norm == "l2":
             gradient = gradient / std  # d loss / d pixel
         direction = geometry.steepest(gradient, self.norm, self.block_size)
@@ -273,7 +285,7 @@ class Attack:
         if images is not origin:
             delta = delta + (wide(images) - clean) * std
         copies = self._rebuild(clean, delta, images.dtype, scales)
-        return Perturbed(copies, zero_share, direction)
+        return Perturbed(copies, zero_share, direction, nan_share)
 
     @property
     def is_one_sign_step(self) -> bool:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from conadv._tree import first_tensor
 
+OUTSIDE_SHARE = 0.2
+"""More pixels than that outside the valid range are no overshoot of resizing."""
+
 
 def check_images(images: Tensor) -> None:
     """Raise ValueError unless `images` is a non-empty floating-point batch."""
@@ -46,3 +49,44 @@ def check_rows(images: Tensor, labels: Any) -> None:
             f"{images.shape[0]} images but labels of shape {tuple(first.shape)}: give one label "
             "per image."
         )
+
+
+def check_units(mean: Any, std: Any, low: float, high: float) -> None:
+    """Raise ValueError for a mean or std that is not in the units of the pixel range."""
+    means = mean if isinstance(mean, tuple) else () if mean is None else (mean,)
+    stds = std if isinstance(std, tuple) else () if std is None else (std,)
+    for name, values, least, most in (
+        ("mean", means, low, high),
+        ("std", stds, 0.0, high - low),
+    ):
+        for value in values:
+            if not least <= value <= most:
+                raise ValueError(
+                    f"{name}={value:g} does not fit the pixel range {low:g} to {high:g}: it is in "
+                    f"units of pixels, not grey levels. Did you mean {name}={value:g}/255? Give "
+                    "pixel_range=(0, 255) where epsilon is in grey levels too."
+                )
+
+
+def doubt_units(
+    images: Tensor, pixels: Tensor, standardised: bool, pixel_range: tuple[float, float]
+) -> str | None:
+    """What speaks against `pixels` being the pixels of `images`, or None."""
+    low, high = pixel_range
+    margin = (high - low) / 10
+    outside = ((pixels < low - margin) | (pixels > high + margin)).float().mean()
+    if float(outside) > OUTSIDE_SHARE:
+        told = "with the mean and std given" if standardised else "and no mean and std were given"
+        return (
+            f"{float(outside):.0%} of the pixels are outside {low:g} to {high:g}: the images run "
+            f"from {float(images.min()):.3g} to {float(images.max()):.3g}, {told}. Give the "
+            "attack the mean and std that the images were standardised with, in the units of the "
+            "pixel range, or pixel_range=None for inputs without one."
+        )
+    if standardised and float(images.min()) >= 0 and float(pixels.min()) > low + margin:
+        return (
+            f"No image has a value below 0 (they run from {float(images.min()):.3g} to "
+            f"{float(images.max()):.3g}), as standardised ones have: if they are not standardised, "
+            "leave the attack's mean and std out, or epsilon counts for far less."
+        )
+    return None

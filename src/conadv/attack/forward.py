@@ -10,10 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from conadv._seeds import mixed_seed
 from conadv.branches import route
 from conadv.branches.branches import find_routers
 from conadv.branches.buffers import frozen_statistics
 from conadv.branches.split_norm import Router, SplitNorm
+from conadv.branches.structure import modules_of
 from conadv.branches.wrappers import unwrap
 
 
@@ -28,6 +30,10 @@ class BareForward:
 
     def __init__(self, model: nn.Module) -> None:
         self.module, compiler = unwrap(model)
+        # Fabric's wrapper says in which precision the model runs; nobody's autocast block does.
+        self._precision: Any = getattr(model, "_precision", None)
+        if not hasattr(self._precision, "forward_context"):
+            self._precision = None
         self.compiled = compiler is not None
         self._call: Any = None
         if compiler is not None:
@@ -38,6 +44,13 @@ class BareForward:
 
     def __call__(self, images: Tensor) -> Any:
         """Logits of the images."""
+        if self._precision is None:
+            return self._forward(images)
+        with self._precision.forward_context():
+            outputs = self._forward(self._precision.convert_input(images))
+        return self._precision.convert_output(outputs)
+
+    def _forward(self, images: Tensor) -> Any:
         if not self.compiled:
             # A view: tools that hook module inputs (the FLOP counter) refuse leaves in
             # autograd.grad. A compiler in turn warns of inputs that are no leaves.
@@ -59,7 +72,7 @@ class BareForward:
         layout: str | Sequence[tuple[str, int]] | None = branch
         if routers and any(
             module.group_size is not None
-            for module in self.module.modules()
+            for module in modules_of(self.module)
             if isinstance(module, SplitNorm)
         ):
             layout = [(branch or routers[0].branches[0], images)]
@@ -82,26 +95,26 @@ def _functional(module: nn.Module, parameters: dict[str, Tensor], images: Tensor
 @contextmanager
 def _same_last_layout(routers: list[Router]) -> Iterator[None]:
     """An attack between a forward and its backward must not change what is recomputed there."""
-    last = [router.last for router in routers]
+    last = [(router.last, set(router.seen)) for router in routers]
     try:
         yield
     finally:
-        for router, layout in zip(routers, last, strict=True):
-            router.last = layout
+        for router, (layout, seen) in zip(routers, last, strict=True):
+            router.last, router.seen = layout, seen
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards each module has its own flag back, also a frozen layer's."""
-    flags = [(module, module.training) for module in model.modules()]
+    training = [module for module in modules_of(model) if module.training]
     try:
         # Not model.eval(): a class of the user's may do more there than set the flag.
-        for module, _ in flags:
+        for module in training:
             module.training = False
         yield
     finally:
-        for module, training in flags:
-            module.training = training
+        for module in training:
+            module.training = True
 
 
 @contextmanager
@@ -109,17 +122,27 @@ def forked_rng(generator: torch.Generator) -> Iterator[None]:
     """Dropout inside draws from `generator`'s seed; the caller's random streams do not move."""
     device = generator.device
     devices = [device] if device.type == "cuda" else []
-    seed = torch.randint(2**62, (), generator=generator, device=device)
+    value = seed_from(generator)
     with torch.random.fork_rng(devices=devices):
         if devices:
-            # The seed must reach the host: one small copy, and only on the attack's own path.
-            value = int(seed)
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(value)
-            torch.default_generator.manual_seed(value)
-        else:
-            torch.default_generator.manual_seed(int(seed))
+        torch.default_generator.manual_seed(value)
         yield
+
+
+def seed_from(generator: torch.Generator) -> int:
+    """A seed that the generator's next numbers decide; it moves on.
+
+    Elsewhere a number is drawn. From a GPU a drawn number would have to be waited for, but its
+    generator is a counter, which the host knows: seed and offset, at the end of its state.
+    """
+    device = generator.device
+    if device.type != "cuda":
+        return int(torch.randint(2**62, (), generator=generator, device=device))
+    place = generator.get_state()
+    torch.rand((), generator=generator, device=device)
+    return mixed_seed(*(int(number) for number in place.view(torch.int64)[-2:]))
 
 
 class AutocastState:
@@ -134,6 +157,8 @@ class AutocastState:
         self.enabled = torch.is_autocast_enabled(device.type)
         self.dtype = torch.get_autocast_dtype(device.type)
 
-    def __call__(self) -> torch.autocast:
-        """The block to enter."""
-        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.enabled)
+    def __call__(self, cache: bool | None = None) -> torch.autocast:
+        """The block to enter; `cache`: whether it keeps cast weights, None: as torch does."""
+        return torch.autocast(
+            self.device_type, dtype=self.dtype, enabled=self.enabled, cache_enabled=cache
+        )

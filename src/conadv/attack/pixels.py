@@ -44,6 +44,19 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def towards(values: Tensor, origin: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round `values` to `dtype`, never further from `origin`, which `dtype` can hold.
+
+    To the nearest, and back by one place where that went outwards: so a copy in half precision
+    stays in every ball and box around its image that it was in.
+    """
+    rounded = values.to(dtype)
+    if rounded.dtype == values.dtype:
+        return rounded
+    too_far = (rounded.to(values.dtype) - origin).abs() > (values - origin).abs()
+    return torch.where(too_far, torch.nextafter(rounded, origin.to(dtype)), rounded)
+
+
 @lru_cache(maxsize=64)
 def channel_tensor(
     values: tuple[float, ...], ndim: int, device: torch.device, dtype: torch.dtype

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from conadv.branches.split_norm import STATISTICS, Layout, Router, SplitNorm, Statistics
-from conadv.branches.wrappers import deep_copy, is_optimized, unwrap
+from conadv.branches.split_norm import STATISTICS, Layout, Router, SplitNorm, Statistics, Ties
+from conadv.branches.structure import modules_of
+from conadv.branches.wrappers import deep_copy, inside, is_optimized, unwrap
 
 __all__ = ["Layout", "SplitNorm", "branch_names", "plain", "route", "split_norms"]
 
@@ -70,13 +71,13 @@ def split_norms(
     if group_size is not None and (not isinstance(group_size, int) or group_size < 1):
         raise ValueError(f"group_size={group_size!r}: a whole number of images, at least 1.")
     _check_splittable(model)
-    router = Router(names)
+    router, ties = Router(names), Ties()
 
     def convert(layer: nn.Module) -> nn.Module | None:
         if isinstance(layer, _BatchNorm):
-            return SplitNorm(layer, router, statistics, group_size)
+            return SplitNorm(layer, router, statistics, group_size, ties)
         if layer_norm and statistics != "shared" and _is_sample_norm(layer):
-            return SplitNorm(layer, router, "separate", None)
+            return SplitNorm(layer, router, "separate", None, ties)
         return None
 
     return _replace(model, convert)
@@ -117,7 +118,7 @@ def find_router(model: nn.Module) -> Router | None:
 
 def find_routers(model: nn.Module) -> list[Router]:
     """The routers of `model`: one, or one per part where parts were split on their own."""
-    found = [module.router for module in model.modules() if isinstance(module, SplitNorm)]
+    found = [module.router for module in modules_of(model) if isinstance(module, SplitNorm)]
     return list({id(router): router for router in found}.values())
 
 
@@ -169,8 +170,7 @@ def _check_names(branches: Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_splittable(model: nn.Module) -> None:
-    wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
-    if wrapped or is_optimized(model):
+    if inside(model) is not None or is_optimized(model):
         raise ValueError(
             f"The model is wrapped in {type(model).__name__}, which would not see the new "
             "parameters: call split_norms first, then wrap."

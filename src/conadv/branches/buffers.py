@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from conadv.branches.structure import modules_of
+
 
 def forward_of(layer: nn.Module) -> tuple[str, str]:
     """Module and qualified name of the forward that `layer` runs."""
@@ -16,14 +18,24 @@ def forward_of(layer: nn.Module) -> tuple[str, str]:
     return forward.__module__, getattr(forward, "__qualname__", "")
 
 
+def writes_buffers(model: nn.Module) -> bool:
+    """Whether a forward pass in training mode may write to buffers that have to be put back."""
+    return any(
+        m._buffers and m.training and not obeys_track_running_stats(m) for m in modules_of(model)
+    )
+
+
+_OBEDIENT = {
+    ("torch.nn.modules.batchnorm", "_BatchNorm.forward"),
+    ("torch.nn.modules.batchnorm", "SyncBatchNorm.forward"),
+    ("timm.layers.norm_act", "BatchNormAct2d.forward"),
+    ("timm.layers.norm_act", "SyncBatchNormAct.forward"),
+}
+
+
 def obeys_track_running_stats(layer: nn.Module) -> bool:
     """Whether `layer` is a batch norm known to leave its buffers alone when tracking is off."""
-    return isinstance(layer, _BatchNorm) and forward_of(layer) in (
-        ("torch.nn.modules.batchnorm", "_BatchNorm.forward"),
-        ("torch.nn.modules.batchnorm", "SyncBatchNorm.forward"),
-        ("timm.layers.norm_act", "BatchNormAct2d.forward"),
-        ("timm.layers.norm_act", "SyncBatchNormAct.forward"),
-    )
+    return isinstance(layer, _BatchNorm) and forward_of(layer) in _OBEDIENT
 
 
 def _is_inference(tensor: Tensor) -> bool:
@@ -39,18 +51,18 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     layers in eval mode keep their running statistics. Whatever other layers write to their
     buffers (spectral norm, instance norm, layers of your own) is put back.
     """
-    modules = list(model.modules())
+    modules = modules_of(model)
     tracking = [
         m for m in modules if isinstance(m, _BatchNorm) and m.training and m.track_running_stats
     ]
-    with unchanged_buffers(m for m in modules if not obeys_track_running_stats(m)):
+    with unchanged_buffers(m for m in modules if m._buffers and not obeys_track_running_stats(m)):
         try:
-            for norm in tracking:
-                norm.track_running_stats = False
+            for norm in tracking:  # past nn.Module's own setter, which takes a microsecond each
+                norm.__dict__["track_running_stats"] = False
             yield
         finally:
             for norm in tracking:
-                norm.track_running_stats = True
+                norm.__dict__["track_running_stats"] = True
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ class Router:
         """The layout in force, or None outside every block."""
         self.last: Layout | None = None
         """The layout of the last forward pass."""
+        self.seen: set[Layout] = set()
+        """Those of reentrant checkpoints' forwards that a backward may still run again."""
+        self._pass = -1
         self.ambiguous = False
         """Whether the next backward belongs to several forward passes of different layouts."""
         self._blocks: list[list[Layout]] = []
@@ -82,27 +86,41 @@ class Router:
         self._blocks = [other for other in self._blocks if other is not block]
         self.layout = self._blocks[-1][0] if self._blocks else None
 
+    def forget(self) -> None:
+        """A new round begins: no backward of an earlier forward pass is to come."""
+        self.seen.clear()
+
     def current(self) -> Layout:
         """The layout in force; without one, the plain branch takes everything.
 
         Activation checkpointing runs the forward again *during the backward*, when the routing
         block has ended. Without reentrant autograd it is told then which layout it had; a
-        reentrant one gets the layout of the last forward.
+        reentrant one gets the layout of the last forward, if there was but one.
+
+        Raises:
+            RuntimeError: a forward is run again, and several layouts may be meant.
         """
         plain = ((self.branches[0], -1),)
         if torch.compiler.is_compiling():
             return self.layout or plain
         if torch._C._current_graph_task_id() == -1:  # not inside a backward
             self.last = layout = self.layout or plain
+            if self._pass != -1:  # a backward has run forwards again: they are done with
+                self._pass = -1
+                self.seen.clear()
+            if not torch.is_grad_enabled() and _in_function():
+                self.seen.add(layout)
             self._route_recomputation(layout)
             return layout
         if self.layout is not None:
             return self.layout
-        if self.ambiguous:
+        self._pass = torch._C._current_graph_task_id()
+        if self.ambiguous or len(self.seen) > 1:
             raise RuntimeError(
                 "Activation checkpointing runs the forward again during the backward, where it "
-                "cannot be told which of two separate forwards is meant: use "
-                "checkpoint(..., use_reentrant=False), or Adversary(..., forward='joint')."
+                "cannot be told which of several forwards is meant, routed in different ways: use "
+                "checkpoint(..., use_reentrant=False), or one forward per backward "
+                "(Adversary(..., forward='joint'))."
             )
         return self.last or plain
 
@@ -114,6 +132,17 @@ class Router:
         frame = checkpoint_frame()
         if frame is not None and not isinstance(frame.recompute_fn, _Routed):
             frame.recompute_fn = _Routed(frame.recompute_fn, self, layout)
+
+
+def _in_function() -> bool:
+    """Whether an autograd function runs this that will have a backward: a reentrant checkpoint."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "forward" and code.co_varnames[:1] == ("ctx",):
+            return bool(getattr(frame.f_locals["ctx"], "next_functions", ()))
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 class _Routed:

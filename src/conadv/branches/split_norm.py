@@ -17,6 +17,10 @@ Statistics = Literal["separate", "affine", "shared"]
 STATISTICS: tuple[str, ...] = get_args(Statistics)
 
 
+Ties = dict[tuple[str, int], nn.Parameter]
+"""(branch, id of a parameter of the model as it was) -> what it became in that branch."""
+
+
 class Affine(nn.Module):
     """The affine parameters of one branch beside shared statistics."""
 
@@ -40,7 +44,12 @@ class SplitNorm(nn.Module):
     """
 
     def __init__(
-        self, norm: nn.Module, router: Router, statistics: Statistics, group_size: int | None
+        self,
+        norm: nn.Module,
+        router: Router,
+        statistics: Statistics,
+        group_size: int | None,
+        ties: Ties | None = None,
     ) -> None:
         super().__init__()
         self.router = router
@@ -55,6 +64,9 @@ class SplitNorm(nn.Module):
                 self.norms[name] = deep_copy(norm)
             elif statistics == "affine":
                 self.affines[name] = Affine(norm)
+            else:
+                continue
+            _tie(norm, self.norms[name] if name in self.norms else self.affines[name], name, ties)
         self.training = norm.training
 
     def __getattr__(self, name: str) -> Any:
@@ -71,6 +83,14 @@ class SplitNorm(nn.Module):
     def extra_repr(self) -> str:
         """Shown in print(model)."""
         return f"{', '.join(self.router.branches)}; {self.statistics}, group={self.group_size}"
+
+    def trainable(self) -> dict[str, list[nn.Parameter]]:
+        """Each branch's own parameters that require grad; empty where branches have none."""
+        if self.statistics == "shared":
+            return {}
+        first = self.router.branches[0]
+        branches: dict[str, nn.Module] = {first: self.norms[first], **self.norms, **self.affines}
+        return {n: [p for p in b.parameters() if p.requires_grad] for n, b in branches.items()}
 
     def to_plain(self, branch: str) -> nn.Module:
         """The ordinary layer with one branch's parameters and statistics."""
@@ -191,6 +211,17 @@ class SplitNorm(nn.Module):
                     outputs[branch] = self._apply_branch(branch, x)
         parts = [outputs[branch].split(sizes)[i] for i, (branch, _) in enumerate(layout)]
         return torch.cat(parts)
+
+
+def _tie(norm: nn.Module, branch: nn.Module, name: str, ties: Ties | None) -> None:
+    """Parameters that layers share stay shared, in every branch."""
+    if ties is None:
+        return
+    for own, parameter in norm._parameters.items():
+        if parameter is not None and own in branch._parameters:
+            new = branch._parameters[own]
+            assert new is not None
+            branch._parameters[own] = ties.setdefault((name, id(parameter)), new)
 
 
 def _normalise(norm: Any, x: Tensor) -> Tensor:

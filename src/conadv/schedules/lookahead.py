@@ -100,7 +100,7 @@ class Lookahead(Schedule):
             import torch
 
             # Both passes read the weights of this step; neither waits for the other.
-            side.wait_stream(torch.cuda.current_stream())
+            side.wait_stream(torch.cuda.current_stream(current.images.device))
             with torch.cuda.stream(side):
                 made = self._attack(current, current.future)
                 self._early = (current, made, side.record_event())
@@ -118,7 +118,7 @@ class Lookahead(Schedule):
             _, made, event = self._early
             import torch
 
-            stream = torch.cuda.current_stream()
+            stream = torch.cuda.current_stream(current.images.device)
             stream.wait_event(event)
             if made is not None:
                 # Made on the other stream: its memory must outlive this stream's reads.

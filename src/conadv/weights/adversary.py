@@ -177,9 +177,10 @@ class WeightAdversary(Continued):
         check_images(images)
         check_rows(images, labels)
         images, labels = ordinary(images), map_tensors(ordinary, labels)
-        self._ahead.begin_round()
+        self._ahead.begin_round(images)
         if self._round is not None:  # begun anew: what it cost was paid
             self._compute += self._round.compute
+            self.adversary.restart()
         self.adversary.progress, self.adversary.key = self.progress, self.key
         self._round = current = self._begin(images, labels, criterion, fraction)
         if self._is_active():

@@ -1,0 +1,132 @@
+"""What an attack beside the training pass must wait for, recorded without a GPU."""
+
+import contextlib
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import conadv
+from conadv.attack.forward import seed_from
+from support.loops import ATTACK, EPSILON, MEAN, STD, batches, cross_entropy, network, sgd
+
+
+class Recorder:
+    """Fake CUDA streams and events that write down who waited for whom, and when."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, adversary: conadv.Adversary) -> None:
+        self.log: list[str] = []
+        self.main, self.side = FakeStream("main", self.log), FakeStream("side", self.log)
+        self.current = self.main
+        self.caches: list[bool] = []
+        monkeypatch.setattr(torch.cuda, "current_stream", self._current)
+        monkeypatch.setattr(torch.cuda, "stream", self._enter)
+        adversary._streams.side = lambda device: self.side
+        adversary._streams._side = self.side
+        adversary.model.register_forward_pre_hook(self._forward)
+        monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+
+    def _current(self, device: Any = None) -> Any:
+        assert device is not None, "the images' device need not be the current one"
+        return self.current
+
+    @contextlib.contextmanager
+    def _enter(self, stream: Any):
+        self.current, before = stream, self.current
+        yield
+        self.current = before
+
+    def _forward(self, *_: Any) -> None:
+        self.log.append(f"forward on {self.current.name}")
+        if self.current is self.side:
+            self.caches.append(torch.is_autocast_cache_enabled())
+
+
+class FakeStream:
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def wait_stream(self, other: Any) -> None:
+        self.log.append(f"{self.name} waits for {other.name}")
+
+    def wait_event(self, event: str) -> None:
+        self.log.append(f"{self.name} waits for {event}")
+
+    def record_event(self) -> str:
+        self.log.append(f"event of {self.name}")
+        return f"event of {self.name}"
+
+
+def two_rounds(monkeypatch, model: nn.Module, attack: conadv.Attack = ATTACK) -> Recorder:
+    adversary = conadv.Adversary(model, attack, "lookahead", forward="joint")
+    recorder, optimizer = Recorder(monkeypatch, adversary), sgd(model)
+    for images, labels in adversary.batches(batches(2)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = adversary.loss(images, labels, cross_entropy)
+        loss.backward()
+        adversary.collect()
+        recorder.log.append("step")
+        optimizer.step()
+    return recorder
+
+
+def test_the_attack_runs_between_the_last_step_and_its_use(monkeypatch) -> None:
+    recorder = two_rounds(monkeypatch, network())
+    assert recorder.log[:6] == [
+        "side waits for main",
+        "forward on side",
+        "event of side",
+        "forward on main",
+        "main waits for event of side",
+        "step",
+    ]
+
+
+def test_weights_cast_beside_the_training_pass_are_kept_by_nobody(monkeypatch) -> None:
+    """Autocast's cache would hand them to the training pass, which does not wait for them."""
+    recorder = two_rounds(monkeypatch, network())
+    assert recorder.caches == [False]
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls.add_(1)
+        return x
+
+
+@pytest.mark.parametrize("reason", ["eval", "buffers"])
+def test_an_attack_that_shares_buffers_with_the_training_pass_runs_after_it(
+    monkeypatch, reason: str
+) -> None:
+    model = network()
+    if reason == "buffers":
+        model.append(Counting())
+    attack = conadv.Attack(EPSILON, mean=MEAN, std=STD, mode="eval" if reason == "eval" else None)
+    recorder = two_rounds(monkeypatch, model, attack)
+    assert not any("side" in line for line in recorder.log)
+
+
+def test_a_seed_for_dropout_is_not_fetched_from_the_device(monkeypatch) -> None:
+    class OnTheDevice:
+        device = torch.device("cuda", 1)
+        state = torch.tensor([7, 0], dtype=torch.int64)
+
+        def get_state(self) -> torch.Tensor:
+            return self.state.view(torch.uint8)
+
+    generator = OnTheDevice()
+
+    def draw(shape: Any, generator: Any, device: Any) -> None:
+        generator.state = generator.state + torch.tensor([0, 4])
+
+    monkeypatch.setattr(torch, "rand", draw)
+    monkeypatch.setattr(torch, "randint", None)
+    first, second = seed_from(generator), seed_from(generator)
+    assert first != second
+    generator.state = torch.tensor([7, 0], dtype=torch.int64)
+    assert seed_from(generator) == first
