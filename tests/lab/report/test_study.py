@@ -272,6 +272,15 @@ def test_unfinished_training_is_said(make_study: MakeStudy, tmp_path: Path) -> N
     assert "unfinished" not in page.partition('id="batch-1000"')[2].partition("</table>")[0]
 
 
+def test_copies_of_weights_are_no_ordinary_training(make_study: MakeStudy) -> None:
+    methods = dict(METHODS)
+    weights = {"weights": {"schedule": "recycled"}}
+    methods["weights"] = ("vanilla", weights, (0.018, 0.03), 2.0)
+    row = gain(report_of(make_study(methods=methods)), 1000, "weights")
+    assert not row.cell.ordinary and row.same_steps is not None and row.same_compute is not None
+    assert row.same_compute.value == pytest.approx(0.018 - 0.01), "beside twice the steps"
+
+
 def test_images_that_no_run_trains_on_are_said(make_study: MakeStudy) -> None:
     more = {"data": {"test_unused": True}}
     methods = {

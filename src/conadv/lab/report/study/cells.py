@@ -44,6 +44,7 @@ class Cell:
             not self.key.family.copies
             and (self.setting("method.sam") or "none") == "none"
             and (self.setting("method.view") or "none") == "none"
+            and (self.setting("weights.schedule") or "none") == "none"
             and not self.setting("optimizer.variance_reduction")
         )
 
