@@ -110,7 +110,7 @@ class Continued:
         Returns:
             On rank 0 everything; on the others their own state alone, which is not to be saved.
         """
-        own = map_tensors(Tensor.cpu, self.state_dict())
+        own = map_tensors(Tensor.cpu, Continued.state_dict(self))  # not a subclass's
         rank, world = _rank_and_world()
         ranks: list[Any] = [None] * world
         if world == 1:
@@ -144,7 +144,7 @@ class Continued:
                 f"The state has no part for rank {rank}: save what gathered_state_dict() returns "
                 "on rank 0."
             )
-        self.load_state_dict(ranks[rank])
+        Continued.load_state_dict(self, ranks[rank])
 
     def _check_attack(self, given: Mapping[str, Any] | None) -> None:
         """Raise ValueError where pending copies were made by another attack."""

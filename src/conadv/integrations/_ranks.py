@@ -1,14 +1,12 @@
-"""What is pending on each rank of a run, in checkpoints that others write."""
+"""What is pending on each rank of a run, in a file of its own beside others' checkpoints."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from conadv._tree import map_tensors
 from conadv.adversary import Adversary
 
 
@@ -17,30 +15,6 @@ def world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
-
-
-def gathered_state(adversary: Any) -> dict[str, Any]:
-    """The state of every rank's adversary, the same on all: every rank has to call it."""
-    state = map_tensors(lambda tensor: tensor.cpu(), adversary.state_dict())
-    _, size = world()
-    states: list[Any] = [state]
-    if size > 1:
-        states = [None] * size
-        dist.all_gather_object(states, state)
-    return {"ranks": states}
-
-
-def load_gathered(adversary: Any, state: dict[str, Any]) -> None:
-    """Give a rank its own part of `gathered_state`.
-
-    Raises:
-        ValueError: the state is of another number of ranks.
-    """
-    rank, size = world()
-    states = state["ranks"]
-    if len(states) != size:
-        raise ValueError(_other_size(len(states), size))
-    adversary.load_state_dict(states[rank])
 
 
 def save_rank(adversary: Adversary, folder: str | Path) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn, optim
 from conadv.adversary import Adversary
 from conadv.attack import Attack
 from conadv.integrations._extra import extra
-from conadv.integrations._ranks import gathered_state, load_gathered
 from conadv.schedules import Schedule
 
 with extra("lightning"):
@@ -58,7 +57,7 @@ class ConAdv(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give each rank its copies back, now that the network is on its device."""
         if self._resumed is not None:
-            load_gathered(self._adversary(pl_module), self._resumed)
+            self._adversary(pl_module).load_gathered(self._resumed)
             self._resumed = None
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,7 +68,7 @@ class ConAdv(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Every rank's copies, which only rank 0 writes."""
-        checkpoint["conadv"] = gathered_state(self._adversary(pl_module))
+        checkpoint["conadv"] = self._adversary(pl_module).gathered_state_dict()
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -101,11 +100,11 @@ class FabricAdversary(Adversary):
 
     def state_dict(self) -> dict[str, Any]:
         """Of all ranks, for `fabric.save`, which writes rank 0's: every rank has to call it."""
-        return gathered_state(super())
+        return self.gathered_state_dict()
 
     def load_state_dict(self, state: Any) -> None:
         """Give each rank its own part."""
-        load_gathered(super(), state)
+        self.load_gathered(state)
 
 
 def setup(

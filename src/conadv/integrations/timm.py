@@ -25,7 +25,6 @@ from conadv.adversary import Adversary
 from conadv.attack import Attack
 from conadv.branches import split_norms
 from conadv.integrations._extra import extra
-from conadv.integrations._ranks import gathered_state, load_gathered
 from conadv.schedules import SCHEDULES
 
 with extra("timm"):
@@ -89,7 +88,7 @@ class ConAdvTask(ClassificationTask):
                 stacklevel=2,
             )
             return {}
-        return {"conadv": gathered_state(self.adversary) if self._stale else self._state}
+        return {"conadv": self.adversary.gathered_state_dict() if self._stale else self._state}
 
     def load_task_state(
         self,
@@ -113,13 +112,13 @@ class ConAdvTask(ClassificationTask):
                 self.trainable_module, self.attack, self.schedule, auto_collect=True
             )
             if self._state is not None:
-                load_gathered(self.adversary, self._state)
+                self.adversary.load_gathered(self._state)
         return self.adversary
 
     def _gather(self) -> None:
         if self.adversary is not None and self._stale:
             with torch.inference_mode(False):
-                self._state, self._stale = gathered_state(self.adversary), False
+                self._state, self._stale = self.adversary.gathered_state_dict(), False
 
 
 def _in_validation(function: Callable[[], None]) -> Callable[[nn.Module, Any], None]:
