@@ -106,7 +106,10 @@ TRAINER: dict[str, set[str]] = {
         "trainer/step",
         "trainer/trainer",
         "trainer/update",
+        "trainer/losses",
     },
+    "trainer/losses": {"trainer/recipe"},
+    "trainer/own": {"trainer/data", "trainer/recipe"},
     "trainer/checkpoint": {
         "trainer/build",
         "trainer/distributed",
@@ -139,6 +142,8 @@ TRAINER: dict[str, set[str]] = {
         "trainer/step",
     },
     "trainer/start": {
+        "trainer/data",
+        "trainer/own",
         "trainer/distributed",
         "trainer/loop",
         "trainer/probe",
