@@ -41,6 +41,8 @@ class ClassificationLoss(nn.Module):
             logits: (N, K).
             labels: (N,) whole numbers, or (N, K) probabilities.
         """
+        if logits.dtype in (torch.float16, torch.bfloat16):  # autocast knows not all of them
+            logits = logits.float()
         losses = self.per_image(logits, labels)
         if self.weight is not None:
             weight = self.weight.to(losses.dtype)
