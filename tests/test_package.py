@@ -108,7 +108,10 @@ TRAINER: dict[str, set[str]] = {
         "trainer/step",
         "trainer/trainer",
         "trainer/update",
+        "trainer/losses",
     },
+    "trainer/losses": {"trainer/recipe"},
+    "trainer/own": {"trainer/data", "trainer/recipe"},
     "trainer/checkpoint": {
         "trainer/build",
         "trainer/distributed",
@@ -141,6 +144,8 @@ TRAINER: dict[str, set[str]] = {
         "trainer/step",
     },
     "trainer/start": {
+        "trainer/data",
+        "trainer/own",
         "trainer/distributed",
         "trainer/loop",
         "trainer/probe",

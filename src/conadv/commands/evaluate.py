@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from conadv._files import write_json
 from conadv.commands._options import Branch, Checkpoint, Device, Run
-from conadv.commands._show import percent
+from conadv.commands._show import percent, table
 
 
 def evaluate(
@@ -42,6 +42,9 @@ def evaluate(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="With --test-set: decoding processes.")] = 4,
+    classes: Annotated[
+        bool, typer.Option("--classes", help="Also show the accuracy of each class.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
 ) -> None:
     """Measure a run's accuracy, and its robustness to FGSM and PGD."""
@@ -64,14 +67,33 @@ def evaluate(
     radius = f"{found['norm']} {found['epsilon'] * 255:.3g}/255"
     typer.echo(f"step {found['step']}, branch {found['branch']}")
     typer.echo(f"clean      {percent(found['test_accuracy'])}  loss {found['test_loss']:.4f}")
+    if found["top5_accuracy"] is not None:
+        typer.echo(f"top 5      {percent(found['top5_accuracy'])}")
     typer.echo(f"FGSM       {percent(found['fgsm_accuracy'])}  {radius}")
     if found["pgd_accuracy"] is not None:
         typer.echo(
             f"PGD-{found['pgd_steps']:<6} {percent(found['pgd_accuracy'])}  {radius}, "
             f"{found['pgd_restarts']} restart(s), {found['attacked_images']} images"
         )
+    if classes:
+        _show_classes(found)
     if json is not None:
         write_json(json, found)
+
+
+def _show_classes(found: dict[str, Any]) -> None:
+    """The accuracy of each class, the worst first, and what it is mostly taken for instead."""
+    names, matrix = list(found["class_accuracy"]), found["confusion"]
+    rows = []
+    for number, (name, accuracy) in enumerate(found["class_accuracy"].items()):
+        row = {"class": name, "accuracy": percent(accuracy)}
+        if matrix is not None:
+            others = [0 if n == number else count for n, count in enumerate(matrix[number])]
+            most = max(others)
+            row["mostly taken for"] = f"{names[others.index(most)]} ({most})" if most else "-"
+        rows.append((1.0 if accuracy is None else accuracy, row))
+    typer.echo()
+    table([row for _, row in sorted(rows, key=lambda pair: pair[0])])
 
 
 def _evaluate_sets(

@@ -1,6 +1,7 @@
 """Which parameters are decayed and adapted: weights are, bias and norm are not."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -8,6 +9,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from conadv._words import did_you_mean, nearest
+
+_BRANCH = re.compile(r"(?<=\.)norms\.[^.]+\.")
+"""What `split_norms` puts into the names of a layer's parameters."""
 
 
 def param_groups(
@@ -87,3 +91,35 @@ def classifier_apart(groups: list[dict[str, Any]], model: nn.Module) -> list[dic
     last = linear[-1].weight
     others = [p for p in weights["params"] if p is not last]
     return [{**weights, "params": others}, {**weights, "params": [last], "adapt": False}, rest]
+
+
+def with_lr_factors(
+    groups: list[dict[str, Any]], model: nn.Module, factors: Mapping[str, float], lr: float
+) -> list[dict[str, Any]]:
+    """The groups, parted where a pattern gives some of their parameters another learning rate.
+
+    Args:
+        groups: of `param_groups`.
+        model: whose parameters they hold.
+        factors: on the learning rate, by pattern; a parameter goes by the first one that matches
+            its name, ``*`` and ``?`` being wildcards. Branches of a split layer share the name
+            that it had before it was split.
+        lr: that of the parameters which no pattern matches.
+
+    Raises:
+        ValueError: a pattern that matches no name.
+    """
+    names = {p: _BRANCH.sub("", name) for name, p in model.named_parameters()}
+    for pattern in factors:
+        if not any(fnmatchcase(name, pattern) for name in names.values()):
+            hint = did_you_mean(map(repr, nearest(pattern, set(names.values()), 1)))
+            raise ValueError(f"{pattern!r} matches no parameter of the model.{hint}")
+    found = []
+    for group in groups:
+        parts: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            name = names[parameter]
+            factor = next((f for p, f in factors.items() if fnmatchcase(name, p)), 1.0)
+            parts.setdefault(factor, []).append(parameter)
+        found += [{**group, "params": part, "lr": lr * f} for f, part in parts.items()]
+    return found

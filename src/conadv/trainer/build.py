@@ -1,11 +1,11 @@
 """From a recipe to a trainer that is ready for its first step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import conadv
 from conadv.errors import RecipeError
@@ -17,6 +17,8 @@ from conadv.trainer.input.feed import Feed, MixedFeed
 from conadv.trainer.input.images import EvalImages, Score, score
 from conadv.trainer.input.load import load_splits
 from conadv.trainer.input.splits import Facts, Splits
+from conadv.trainer.losses import make_criterion
+from conadv.trainer.models.warm_start import start_from
 from conadv.trainer.models.zoo import build_model
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.recipe.sections import BRANCHES, VIEW_BRANCH
@@ -91,7 +93,15 @@ class Built:
         return [found for found in world.gather(own) if found is not None]
 
 
-def build(recipe: Recipe, world: World | None = None, splits: Splits | None = None) -> Built:
+def build(
+    recipe: Recipe,
+    world: World | None = None,
+    splits: Splits | None = None,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    download: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Built:
     """Load the data and make model, optimizer, adversary and trainer.
 
     Reseeds torch's global random stream: the initial weights are a function of the recipe.
@@ -100,6 +110,9 @@ def build(recipe: Recipe, world: World | None = None, splits: Splits | None = No
         recipe: What to train and how.
         world: This process among those of the run; None is a process on its own.
         splits: The images; None loads the recipe's.
+        weights: What ``model.weights`` names, to begin with; see `start_from`.
+        download: Whether pretrained weights are needed; false where others follow.
+        say: Told which of the weights were taken.
 
     Raises:
         RecipeError: The recipe does not fit its data or this machine.
@@ -113,18 +126,19 @@ def build(recipe: Recipe, world: World | None = None, splits: Splits | None = No
     count = splits.train_count
     feed = _mixed(recipe, splits.feed(recipe, slots), splits.facts)
     torch.manual_seed(recipe.seed)
-    model = make_model(recipe, splits.facts).to(device)
+    model = make_model(recipe, splits.facts, weights, download=download, say=say).to(device)
     sharded = world.size > 1 and recipe.hardware.parallel == "fsdp"
     if recipe.hardware.channels_last and not sharded:  # fully_shard takes contiguous weights only
         model = model.to(memory_format=torch.channels_last)
     exchange = _exchange(recipe, model, world)
     adversary = make_adversary(recipe, exchange.wrapped, splits.facts, len(slots))
+    classes = recipe.model.num_classes or len(splits.facts.classes)
     precision = Precision(device, autocast_dtype(recipe.hardware.precision, device))
     trainer = Trainer(
         model,
         adversary,
         make_update(recipe, model, precision, count, world.size),
-        nn.CrossEntropyLoss(label_smoothing=recipe.train.label_smoothing),
+        make_criterion(recipe, classes, splits.train_labels, device),
         feed,
         exchange,
         precision,
@@ -174,8 +188,15 @@ def branches_of(recipe: Recipe) -> tuple[str, ...]:
     return branches if recipe.method.view == "none" else (*branches, VIEW_BRANCH)
 
 
-def make_model(recipe: Recipe, facts: Facts) -> nn.Module:
-    """The network, its normalisation split into :func:`branches_of`.
+def make_model(
+    recipe: Recipe,
+    facts: Facts,
+    weights: Mapping[str, Tensor] | None = None,
+    *,
+    download: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> nn.Module:
+    """The network, its normalisation split into :func:`branches_of`; arguments as in `build`.
 
     Raises:
         RecipeError: The recipe does not fit the data, or evaluates through a branch that its
@@ -191,7 +212,11 @@ def make_model(recipe: Recipe, facts: Facts) -> nn.Module:
                 f"{field}={branch} with method.schedule={recipe.method.schedule}: its model has "
                 f"the clean branch only. Set {field}=clean, or another method.schedule."
             )
-    model = build_model(recipe.model, facts.channels, len(facts.classes))
+    model = build_model(recipe.model, facts.channels, len(facts.classes), download=download)
+    if weights is not None:
+        taken = start_from(model, weights)
+        if say is not None:
+            say(f"from {recipe.model.weights}: {taken}")
     group = recipe.norm_group if recipe.norm_group != recipe.micro_batch else None
     if len(branches) == 1 and group is None:
         return model  # nothing to split: an ordinary network at an ordinary network's speed

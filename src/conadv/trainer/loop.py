@@ -17,6 +17,8 @@ from conadv.errors import CheckpointError, Interrupted, NonFiniteError
 from conadv.trainer.build import Built, build
 from conadv.trainer.checkpoint.reshard import redeal
 from conadv.trainer.checkpoint.saver import Saving, snapshot
+from conadv.trainer.checkpoint.starting_weights import starting_weights
+from conadv.trainer.checkpoint.store import CheckpointStore
 from conadv.trainer.distributed import World
 from conadv.trainer.distributed.agreement import (
     check_agreement,
@@ -62,29 +64,44 @@ class Run:
         log_every: int,
         world: World | None = None,
         trace: Path | None = None,
+        *,
+        resuming: bool = False,
     ) -> None:
         self.recipe = recipe
+        self.resuming = resuming
         self.world = world or World()
         self.trace_path = trace
         self.folder = folder
         self.stop = stop
         self.console = console
         self.log_every = log_every
-        self.built: Built = build(recipe, self.world)
-        self.trainer = self.built.trainer
+        self.watcher: Watcher = Lines(console, recipe.name, 0, 0)
+        self._closers: list[Any] = []
+        # What a checkpoint replaces is neither downloaded nor read again.
+        checkpoints = CheckpointStore(folder.checkpoints, keep=1)
+        self._build(fresh=not (resuming and self.world.on_main(lambda: bool(checkpoints.steps()))))
         self.total = self.trainer.feed.total_steps
         self.event_every = max(1, self.total // EVENT_POINTS)
         self.evaluated_step = 0
         self.val_accuracy: float | None = None
         self.clock = 0.0
         """When the last thing ended that timing does not count, or the last step."""
-        self.watcher: Watcher = Lines(console, recipe.name, 0, self.total)
+        self.watcher = Lines(console, recipe.name, 0, self.total)
         self._launcher = os.getppid() if launched() else None
-        self._closers: list[Any] = [self.trainer.feed]
 
-    def open(self, resuming: bool) -> None:
+    def _build(self, *, fresh: bool) -> None:
+        """Make the trainer, with the weights that a run begins with if it is fresh."""
+        weights = starting_weights(self.recipe) if fresh else None
+        self.built: Built = build(
+            self.recipe, self.world, weights=weights, download=fresh, say=self._say
+        )
+        self.fresh = fresh
+        self.trainer = self.built.trainer
+        self._closing(self.trainer.feed)
+
+    def open(self) -> None:
         """Create the folder, or bring everything back to the newest checkpoint."""
-        self.world.on_main(lambda: self._open_folder(resuming))
+        self.world.on_main(self._open_folder)
         check_same_folder(self.folder.checkpoints, self.world)
         self.saving: Saving = self._closing(
             Saving(
@@ -95,7 +112,7 @@ class Run:
                 self._say,
             )
         )
-        if resuming:
+        if self.resuming:
             self._restore()
         self._check_agreement()
         main = self.world.main
@@ -157,9 +174,9 @@ class Run:
 
     # -- a step and what follows it ------------------------------------------------------------
 
-    def _open_folder(self, resuming: bool) -> None:
+    def _open_folder(self) -> None:
         environment = describe_environment(self.built.device, self.world.size)
-        if resuming:
+        if self.resuming:
             self.folder.reopen(environment)
         else:
             self.folder.create(dump_recipe(self.recipe), environment)
@@ -299,6 +316,8 @@ class Run:
                 )
         if state is None:
             self._say(f"{self.folder.root} has no finished checkpoint: the run begins anew")
+            if not self.fresh:
+                self._build(fresh=True)
             return
         if state["data"]["fingerprint"] != self.built.splits.facts.fingerprint:
             raise CheckpointError(

@@ -5,15 +5,18 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from conadv.errors import ConadvError, DataError, DistributedError, RecipeError, RunHeldError
+from conadv.trainer.data.dataset import ImageDataset
 from conadv.trainer.distributed import World, join
 from conadv.trainer.distributed.world import is_lost_connection, local_device
 from conadv.trainer.loop import Run
+from conadv.trainer.own import with_own
 from conadv.trainer.probe.micro_batch import fit, with_micro_batch
 from conadv.trainer.recipe import Recipe, change_recipe, differing_fields, load_recipe
 from conadv.trainer.run.device import keep_freed_memory, resolve_device
@@ -35,8 +38,17 @@ def train(
     console: Console | None = None,
     log_every: int = 1,
     stop: StopRequest | None = None,
+    model: nn.Module | Callable[..., nn.Module] | None = None,
+    dataset: ImageDataset | Callable[..., Any] | None = None,
+    criterion: Callable[..., Any] | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] | None = None,
 ) -> Result:
     """Train as a recipe says, and leave everything about it in a run folder.
+
+    What is given as an object takes the place of a field of the recipe and is kept there by its
+    name, ``module:attribute``, so that the run can be resumed, evaluated and exported anywhere
+    where that can be imported. What cannot be, such as a network that is there already or a
+    function within another one, is known in this process alone; see `conadv.trainer.own`.
 
     Args:
         recipe: What to train and how.
@@ -52,6 +64,14 @@ def train(
         log_every: Write a metrics line every so many steps.
         stop: A flag that is read at each step boundary, for callers that want to set it
             themselves. Ctrl-C and SIGTERM set it too, where this is the main thread.
+        model: Instead of ``model.name``: a network, of which a copy is trained, or what makes
+            one from ``in_chans=``, ``num_classes=`` and ``model.options``.
+        dataset: Instead of ``data.dataset``: an `ImageDataset`, or what makes one from
+            ``data.options``.
+        criterion: Instead of ``train.loss``: ``criterion(logits, labels)``, the mean over the
+            images, or a class of such.
+        optimizer: Instead of ``optimizer.name``: what makes one from parameter groups and
+            ``lr=``, ``weight_decay`` being in the groups.
 
     Returns:
         What ``result.json`` holds.
@@ -65,6 +85,15 @@ def train(
         NonFiniteError: The loss was NaN or infinite and the recipe says stop.
         Interrupted: Asked to stop; a checkpoint is written and the message says how to go on.
     """
+    recipe = with_own(
+        recipe,
+        {
+            "model.name": model,
+            "data.dataset": dataset,
+            "train.loss": criterion,
+            "optimizer.name": optimizer,
+        },
+    )
     with (
         join(recipe.hardware.device, recipe.hardware.timeout) as world,
         contextlib.ExitStack() as held,
@@ -89,18 +118,28 @@ def train(
             if wanted := _threads(recipe, world, device):
                 torch.set_num_threads(wanted)
             with torch.random.fork_rng(devices=streams), stop or StopRequest() as request:
-                make = partial(Run, recipe, folder, request, console, log_every, world, trace)
-                return _run(make, world, resuming=resuming)
+                make = partial(
+                    Run,
+                    recipe,
+                    folder,
+                    request,
+                    console,
+                    log_every,
+                    world,
+                    trace,
+                    resuming=resuming,
+                )
+                return _run(make, world)
         finally:
             torch.set_num_threads(threads)
 
 
-def _run(make: Callable[[], Run], world: World, *, resuming: bool) -> Result:
+def _run(make: Callable[[], Run], world: World) -> Result:
     with contextlib.ExitStack() as stack:
         try:
             run = make()
             stack.callback(run.close)
-            run.open(resuming)
+            run.open()
             return run.complete()
         except Exception as error:
             if world.size == 1:

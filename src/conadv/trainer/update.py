@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from conadv import optim
 from conadv._words import import_named
 from conadv.errors import RecipeError
-from conadv.optim.groups import classifier_apart
+from conadv.optim.groups import classifier_apart, with_lr_factors
 from conadv.optim.sharded import is_dtensor
 from conadv.trainer.checkpoint.reshard import load_weights, spread_optimizer, whole
 from conadv.trainer.recipe import Recipe
@@ -32,9 +32,7 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         RecipeError: The optimizer does not take these settings.
     """
     settings, known = recipe.optimizer, optimizer_of(recipe)
-    groups: Any = optim.param_groups(model, settings.weight_decay)
-    if known.classifier_apart:
-        groups = classifier_apart(groups, model)
+    groups: Any = _groups(recipe, model)
     options: dict[str, Any] = {"lr": recipe.peak_lr}
     options |= {name: getattr(settings, name) for name in known.takes}
     given = {"betas": settings.betas, "eps": settings.eps}
@@ -49,6 +47,20 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
             "optimizer.options, optimizer.betas or optimizer.eps."
         ) from error
     return optimizer
+
+
+def _groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
+    """Parameters by decay, adaptation and learning rate."""
+    settings = recipe.optimizer
+    groups = optim.param_groups(model, settings.weight_decay)
+    if optimizer_of(recipe).classifier_apart:
+        groups = classifier_apart(groups, model)
+    if not settings.lr_factors:
+        return groups
+    try:
+        return with_lr_factors(groups, model, settings.lr_factors, recipe.peak_lr)
+    except ValueError as error:
+        raise RecipeError(f"optimizer.lr_factors: {error}") from error
 
 
 def make_sam(recipe: Recipe, parameters: Iterable[Tensor]) -> optim.SAM | None:
@@ -87,6 +99,7 @@ def make_update(
     Raises:
         RecipeError: The optimizer does not take these settings.
     """
+    trained = [p for p in model.parameters() if p.requires_grad]
     return Update(
         model,
         make_optimizer(recipe, model),
@@ -95,8 +108,8 @@ def make_update(
         clip_grad_norm=recipe.train.clip_grad_norm,
         skip_nonfinite=recipe.train.nonfinite == "skip",
         ema_decay=recipe.train.ema_decay,
-        sam=make_sam(recipe, model.parameters()),
-        variance_reduction=make_variance_reduction(recipe, model.parameters(), ranks),
+        sam=make_sam(recipe, trained),
+        variance_reduction=make_variance_reduction(recipe, trained, ranks),
     )
 
 

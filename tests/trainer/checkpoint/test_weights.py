@@ -33,10 +33,10 @@ def test_a_trainer_of_mnasnet_continues() -> None:
     )
     first, second = build(recipe).trainer, build(recipe).trainer
     with torch.no_grad():
-        for model in (first.model, first.evaluated_model):
+        for model in (first.model, first.update.evaluated_model):
             next(model.parameters()).add_(1)
     second.load_state_dict(first.state_dict(), first.rank_state_dict())
-    for one, other in ((first.model, second.model), (first.ema, second.ema)):
+    for one, other in ((first.model, second.model), (first.update.ema, second.update.ema)):
         assert one is not None and other is not None
         for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
             assert torch.equal(a, b)

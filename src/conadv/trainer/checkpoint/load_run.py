@@ -96,7 +96,7 @@ def load_run(
     state = _read(folder, checkpoint)
     facts = facts_from(state["data"])
     with torch.random.fork_rng(devices=[]):
-        model = make_model(recipe, facts)
+        model = make_model(recipe, facts, download=False)
     try:
         load_weights(model, _weights(state["trainer"]))
     except (RuntimeError, KeyError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conadv._words import did_you_mean, nearest
+from conadv._words import did_you_mean, is_path, nearest
 from conadv.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,15 +30,20 @@ def load_dataset(
     """Load a data set by name; fetches it first if it has to.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`, or ``module:attribute``; see `load_own`.
         root: folder for fetched data; None: `cache_dir`.
         say: called with a line of text at every stage of a download; None prints to stderr.
-        options: of ``"synthetic"``: size, classes, channels, train_images, test_images, seed.
+        options: of ``"synthetic"``: size, classes, channels, train_images, test_images, seed; of
+            one's own whatever it takes.
 
     Raises:
         DataError: no such data set, or it cannot be had.
         TypeError: options that the data set does not take.
     """
+    if is_path(name):
+        from conadv.trainer.data.own import load_own
+
+        return load_own(name, root, options)
     if name not in DATASETS:
         hint = did_you_mean(nearest(name, DATASETS, 1))
         raise DataError(f"No data set {name!r}: there are {', '.join(DATASETS)}.{hint}")

@@ -9,6 +9,7 @@ import torch
 from conadv._files import write_beside
 from conadv.attack import Attack
 from conadv.trainer.checkpoint.load_run import load_run
+from conadv.trainer.evaluation.classes import ClassCounts
 from conadv.trainer.evaluation.robustness import robust_accuracy
 from conadv.trainer.input.images import score
 
@@ -47,8 +48,9 @@ def evaluate_run(
 
     Returns:
         ``checkpoint, step, branch, images, test_loss, test_accuracy, attacked_images, norm,
-        epsilon, fgsm_accuracy, pgd_steps, pgd_restarts, pgd_accuracy``; accuracies are fractions,
-        None where not measured.
+        epsilon, fgsm_accuracy, pgd_steps, pgd_restarts, pgd_accuracy``, and what
+        `ClassCounts.as_dict` has of the clean images: ``top5_accuracy, class_accuracy,
+        confusion``. Accuracies are fractions, None where not measured.
 
     Raises:
         RunFolderError: The folder holds no run, or its model has no such branch.
@@ -74,7 +76,9 @@ def evaluate_run(
         return found.robust_accuracy
 
     full_precision = torch.autocast(saved.device.type, enabled=False)
-    clean = score(saved.model, test.batches(settings.batch, saved.device), full_precision, branch)
+    counts = ClassCounts(saved.facts.classes)
+    batches = test.batches(settings.batch, saved.device)
+    clean = score(saved.model, batches, full_precision, branch, counts)
     found = {
         "checkpoint": checkpoint,
         "step": saved.step,
@@ -89,6 +93,7 @@ def evaluate_run(
         "pgd_steps": steps,
         "pgd_restarts": restarts,
         "pgd_accuracy": accuracy_under(steps, 1.0, restarts) if steps else None,
+        **counts.as_dict(),
     }
     write_beside(saved.folder.root / "evaluation.json", found)
     return found

@@ -132,6 +132,10 @@ class FileSplits:
         """Images to train on."""
         return len(self.train_indices)
 
+    def train_labels(self) -> Tensor:
+        """Labels of the images to train on."""
+        return self.source.labels[self.train_indices]
+
     def feed(self, recipe: Recipe, slots: range) -> Feed:
         """Batches decoded by worker processes."""
         return FileFeed(recipe, self.source, self.train_indices, self.device, slots, self.workers)

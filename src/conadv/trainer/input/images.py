@@ -127,6 +127,7 @@ def score(
     batches: Iterator[tuple[Tensor, Tensor]],
     autocast: AbstractContextManager[object],
     branch: str | None = None,
+    watch: Callable[[Tensor, Tensor], object] | None = None,
 ) -> Score:
     """Evaluate through one branch with running statistics.
 
@@ -135,19 +136,22 @@ def score(
         batches: (images, labels) on the model's device.
         autocast: Precision of the passes.
         branch: Normalisation branch; None takes the first. Ignored without branches.
+        watch: Shown logits and labels of each batch.
 
     Raises:
         ValueError: There are no images.
     """
+
+    def summed(logits: Tensor, labels: Tensor) -> Tensor:
+        if watch is not None:
+            watch(logits, labels)
+        return cross_entropy(logits.float(), labels, reduction="sum").double()
+
     named = branch if branch_names(model) else None
     with evaluation_mode(model), route(model, named), autocast:
-        loss, accuracy, images = mean_loss(model, batches, _summed_cross_entropy)
+        loss, accuracy, images = mean_loss(model, batches, summed)
     assert accuracy is not None
     return Score(loss, accuracy, images)
-
-
-def _summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(logits.float(), labels, reduction="sum").double()
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ def load_splits(recipe: Recipe, device: torch.device, world: World | None = None
         from conadv.trainer.input.file_splits import load_file_splits
 
         return load_file_splits(recipe, device, world or World())
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = settings.options
     if settings.dataset == "synthetic":
         options = settings.synthetic.model_dump()
     dataset = load_dataset(settings.dataset, settings.root, **options)

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from conadv._words import is_path
 from conadv.trainer.data import load_dataset
 from conadv.trainer.input.feed import Views
 from conadv.trainer.input.images import Images
@@ -36,6 +37,11 @@ def images_of(recipe: Recipe) -> tuple[tuple[int, int, int], int, int]:
         classes, total = made.classes, made.train_images
     elif data.dataset == "cifar10":
         shape, classes, total = CIFAR10
+    elif is_path(data.dataset):
+        found = load_dataset(data.dataset, data.root, **data.options)
+        _, channels, height, width = found.train_images.shape
+        shape, classes = (channels, height, width), len(found.classes)
+        total = len(found.train_images)
     else:
         shape, classes, total = _packaged(data.dataset)
     if data.train_images is not None:
@@ -146,6 +152,10 @@ class MadeUpSplits:
         """About the data set that they stand for."""
         names = tuple(str(label) for label in range(self.classes))
         return Facts("made up", "", self.shape[0], names, self.mean, self.std)
+
+    def train_labels(self) -> Tensor:
+        """One per class."""
+        return torch.arange(self.classes)
 
     def feed(self, recipe: Recipe, slots: range) -> MadeUpFeed:
         """The same random images in every step."""

@@ -41,6 +41,10 @@ class ResidentSplits:
         """Images to train on."""
         return len(self.train_indices)
 
+    def train_labels(self) -> Tensor:
+        """Labels of the images to train on."""
+        return self.dataset.train_labels[self.train_indices]
+
     def feed(self, recipe: Recipe, slots: range) -> Feed:
         """Batches made on the device."""
         return ResidentFeed(recipe, self.dataset, self.train_indices, self.device)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from conadv.trainer.input.feed import Feed
 from conadv.trainer.input.images import EvalImages
 from conadv.trainer.recipe import Recipe
@@ -57,6 +59,10 @@ class Splits(Protocol):
     @property
     def train_count(self) -> int:
         """Images to train on, those held out not counted."""
+        ...
+
+    def train_labels(self) -> Tensor:
+        """Labels of the images to train on, (N,) int64 on the CPU."""
         ...
 
     def feed(self, recipe: Recipe, slots: range) -> Feed:

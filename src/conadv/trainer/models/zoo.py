@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -12,13 +13,14 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from conadv._words import did_you_mean, nearest
+from conadv._words import did_you_mean, import_named, is_path, nearest
 from conadv.branches.branches import SampleNorms
 from conadv.errors import ConadvError, RecipeError, install_command
 from conadv.trainer.models.small_resnet import SMALL_NETWORKS
+from conadv.trainer.models.warm_start import freeze
 
 LIBRARIES = ("cifar", "torchvision", "timm")
-_FORMS = "cifar/" + "|".join(SMALL_NETWORKS) + ", torchvision/NAME or timm/NAME"
+_FORMS = "cifar/" + "|".join(SMALL_NETWORKS) + ", torchvision/NAME, timm/NAME or module:attribute"
 
 
 class ModelSettings(Protocol):
@@ -35,16 +37,28 @@ class ModelSettings(Protocol):
     @property
     def zero_init_last(self) -> bool: ...  # noqa: D102
     @property
+    def freeze(self) -> Sequence[str]: ...  # noqa: D102
+    @property
     def options(self) -> dict[str, Any]: ...  # noqa: D102
 
 
-def build_model(settings: ModelSettings, in_chans: int, num_classes: int) -> nn.Module:
-    """The network of a recipe for given data.
+_PRETRAINED_OPTIONS: dict[str, dict[str, Any]] = {
+    "torchvision/googlenet": {"transform_input": True, "aux_logits": False, "init_weights": False},
+    "torchvision/inception_v3": {"transform_input": True, "init_weights": False},
+}
+"""What torchvision changes about a network when it loads weights into it."""
+
+
+def build_model(
+    settings: ModelSettings, in_chans: int, num_classes: int, *, download: bool = True
+) -> nn.Module:
+    """The network of a recipe for given data, its frozen parameters without gradient.
 
     Args:
         settings: the recipe's section ``model``.
         in_chans: channels of the images.
         num_classes: classes of the data set.
+        download: false where other weights follow: a pretrained network then has random ones.
 
     Raises:
         RecipeError: no such network, options it does not take, or a number of channels or classes
@@ -61,14 +75,19 @@ def build_model(settings: ModelSettings, in_chans: int, num_classes: int) -> nn.
             f"model.num_classes={settings.num_classes}, but the data has {num_classes} classes. "
             "Give at least as many, or null to take the number from the data."
         )
-    return create_model(
+    options = settings.options
+    if settings.pretrained and not download:
+        options = _PRETRAINED_OPTIONS.get(settings.name, {}) | options
+    model = create_model(
         settings.name,
         in_chans,
         settings.num_classes or num_classes,
-        pretrained=settings.pretrained,
+        pretrained=settings.pretrained and download,
         zero_init_last=settings.zero_init_last,
-        options=settings.options,
+        options=options,
     )
+    freeze(model, settings.freeze)
+    return model
 
 
 def create_model(
@@ -83,14 +102,16 @@ def create_model(
     """A network by its name with library, such as ``cifar/resnet20`` or ``timm/resnet50``.
 
     Args:
-        name: ``cifar/NAME`` (see `SMALL_NETWORKS`), ``torchvision/NAME`` or ``timm/NAME``.
+        name: ``cifar/NAME`` (see `SMALL_NETWORKS`), ``torchvision/NAME``, ``timm/NAME``, or
+            ``module:attribute``: a network, of which a copy is taken, or what makes one, called
+            with ``in_chans=``, ``num_classes=`` and the options.
         in_chans: channels of the images.
         num_classes: number of outputs.
         pretrained: start from the library's default weights, which are downloaded; the last
             layer is new unless it fits.
         zero_init_last: start the last batch norm of every residual block at 0, otherwise at 1;
             the blocks meant are ResNet's (basic and bottleneck), other architectures keep their
-            own initialisation. Without effect on pretrained networks.
+            own initialisation. Without effect on pretrained networks and one's own.
         options: further keyword arguments of the library's constructor.
 
     Raises:
@@ -98,8 +119,10 @@ def create_model(
         ConadvError: the library is missing, or does not fit the installed torch.
     """
     check_name(name)
-    library, _, short = name.partition("/")
     options = dict(options or {})
+    if is_path(name):
+        return _own(name, in_chans, num_classes, options)
+    library, _, short = name.partition("/")
     try:
         if library == "cifar":
             model = SMALL_NETWORKS[short](in_chans, num_classes, **options)
@@ -119,12 +142,39 @@ def create_model(
     return model
 
 
+def _own(name: str, in_chans: int, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    """The network that ``module:attribute`` is or makes."""
+    made = import_named(name)
+    if isinstance(made, nn.Module):
+        if options:
+            raise RecipeError(f"model.options={options}: {name} is a network already.")
+        return copy.deepcopy(made)
+    try:
+        model = made(in_chans=in_chans, num_classes=num_classes, **options)
+    except TypeError as error:
+        raise RecipeError(
+            f"model.name={name!r} failed when called with in_chans={in_chans}, num_classes="
+            f"{num_classes} and model.options={options}: {error}. It has to take these."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise RecipeError(f"model.name={name!r} made {type(model).__name__}: no torch.nn.Module.")
+    return model
+
+
 def check_name(name: str) -> None:
     """Raise RecipeError unless the name has a known library and, if it is ours, a known network.
 
-    Names of torchvision and timm are looked up only when the network is made, for importing them
-    takes seconds.
+    One's own is imported. Names of torchvision and timm are looked up only when the network is
+    made, for importing them takes seconds.
     """
+    if is_path(name):
+        try:
+            found = import_named(name)
+        except ValueError as error:
+            raise RecipeError(f"name={name!r}: {error}.") from error
+        if not callable(found):
+            raise RecipeError(f"name={name!r}: neither a network nor anything that makes one.")
+        return
     library, slash, short = name.partition("/")
     if not slash:
         like = [f"{where}/{name}" for where in LIBRARIES if where != "cifar"]

@@ -154,7 +154,7 @@ def _measure(recipe: Recipe, size: int, device: torch.device) -> int:
 def _main() -> None:
     from conadv.trainer.build import build
 
-    trainer = build(make_recipe(json.load(sys.stdin))).trainer
+    trainer = build(make_recipe(json.load(sys.stdin)), download=False).trainer
     for _ in range(2):
         trainer.train_step()
     if trainer.precision.device.type == "cuda":

@@ -81,7 +81,7 @@ def measure(recipe: Recipe, device: torch.device, images: int) -> MeasuredStep:
     """
     trial = _trial(recipe, images)
     splits = MadeUpSplits.of(recipe, device)
-    built = build(trial, splits=splits)
+    built = build(trial, splits=splits, download=False)
     trainer = built.trainer
     trainer.update.factor = learning_rate_factor(recipe, splits.train_count)
     _place(trainer, recipe, recipe.total_steps(splits.train_count))

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from conadv._words import import_named, is_path
 from conadv.attack import Attack
 from conadv.schedules import Schedule
 from conadv.trainer.data.augment import own_function
+from conadv.trainer.recipe.losses import check_loss
 from conadv.trainer.recipe.method import owners, settings
 from conadv.trainer.recipe.recipe import Recipe
 from conadv.trainer.recipe.update_checks import update_problems
@@ -21,6 +23,7 @@ def problems(recipe: Recipe) -> list[str]:
     """Everything that is impossible about a recipe whose fields are each valid."""
     checks: tuple[Callable[[Recipe], Iterator[str]], ...] = (
         _model,
+        _loss,
         _batch,
         _attack_units,
         _method,
@@ -38,12 +41,38 @@ def problems(recipe: Recipe) -> list[str]:
 def _model(recipe: Recipe) -> Iterator[str]:
     from conadv.trainer.models.zoo import check_name
 
-    yield from _message(lambda: check_name(recipe.model.name), "model.")
-    if recipe.model.pretrained and recipe.model.name.startswith("cifar/"):
+    model = recipe.model
+    yield from _message(lambda: check_name(model.name), "model.")
+    if model.pretrained and not model.name.startswith(("timm/", "torchvision/")):
         yield (
-            f"model.pretrained=true with model.name={recipe.model.name}: there are no weights to "
-            "download for cifar/ networks. Set it to false, or take a timm/ or torchvision/ one."
+            f"model.pretrained=true with model.name={model.name}: there are no weights to "
+            "download for this network. Set it to false, or take a timm/ or torchvision/ one."
         )
+    if model.pretrained and model.weights is not None:
+        yield (
+            f"model.pretrained=true with model.weights={model.weights}: a network begins with one "
+            "or the other. Set model.pretrained=false, or model.weights=null."
+        )
+
+
+def _loss(recipe: Recipe) -> Iterator[str]:
+    train = recipe.train
+    try:
+        check_loss(train.loss)
+    except ValueError as error:
+        yield f"train.loss={train.loss!r}: {error}."
+        return
+    if not is_path(train.loss):
+        return
+    for name, given, none in (
+        ("label_smoothing", train.label_smoothing, "0"),
+        ("class_weights", train.class_weights, "null"),
+    ):
+        if given:
+            yield (
+                f"train.{name} with train.loss={train.loss}: a loss of one's own does that itself. "
+                f"Set train.{name}={none}; what the loss takes goes into train.loss_options."
+            )
 
 
 def _batch(recipe: Recipe) -> Iterator[str]:
@@ -232,6 +261,13 @@ def _images(recipe: Recipe) -> Iterator[str]:
             f"data.test_unused=true with data.dataset={data.dataset}, data.train_images="
             f"{_null(data.train_images)}: it is for data sets in memory of which part is used. "
             "Give data.train_images, and another data.dataset than files, or set it to false."
+        )
+    if is_path(data.dataset):
+        yield from _message(lambda: import_named(data.dataset), f"data.dataset={data.dataset!r}: ")
+    elif data.options:
+        yield (
+            f"data.options={data.options} with data.dataset={data.dataset}: only a data set of "
+            "one's own has them. Leave them out."
         )
     if data.augment is not None:
         yield from _message(own_function, f"data.augment={data.augment!r}: ", data.augment)

@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from conadv.trainer.recipe.values import Flag, Number, Section, Text, Whole
+from conadv._words import did_you_mean, is_path, nearest
+from conadv.trainer.data import DATASETS
+from conadv.trainer.recipe.values import ClassWeights, Flag, Number, Section, Text, Whole
 
 Policy = Literal["none", "autoaugment", "autoaugment-v0", "randaugment", "trivialaugment"]
 """What is done to colours and shapes of an image, besides crop and flip."""
@@ -77,6 +79,7 @@ class ImageFilesOptions(Section):
         return self
 
 
+DATASET_NAMES = (*DATASETS, "files")
 BRANCHES = ("clean", "adversarial")
 """Normalisation branches of every model that the trainer makes with copies."""
 VIEW_BRANCH = "augmented"
@@ -105,13 +108,19 @@ class SyntheticOptions(Section):
 class DataSection(Section):
     """Which images, and how they are augmented."""
 
-    dataset: Literal["fashion-mnist-subset", "cifar10", "synthetic", "files"] = (
-        "fashion-mnist-subset"
+    dataset: Text = Field(
+        default="fashion-mnist-subset",
+        json_schema_extra={"allowed": f"{', '.join(DATASET_NAMES)}, or module:attribute"},
     )
-    """Data set; the first one comes with the package, files are images of your own (data.root)."""
+    """Data set; the first one comes with the package, files are images of your own (data.root),
+    module:attribute an ImageDataset or a function that makes one, or (training, test) data sets of
+    (image, label)."""
     root: Text | None = None
     """Folder of downloaded data; null uses the cache ($CONADV_DATA). With files: a folder of class
-    folders, ImageNet's archives, shards, an address or hf://NAME."""
+    folders, ImageNet's archives, shards, an address or hf://NAME. A function of one's own is called
+    with root=, unless this is null."""
+    options: dict[str, Any] = Field(default={})
+    """Keyword arguments of a data set of one's own."""
     train_images: Whole | None = Field(default=None, ge=2)
     """Use only so many training images, balanced by class; null: all."""
     validation: Number = Field(default=0.1, ge=0, lt=1)
@@ -138,18 +147,35 @@ class DataSection(Section):
     files: ImageFilesOptions = ImageFilesOptions()
     """Only for data.dataset=files."""
 
+    @field_validator("dataset")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in DATASET_NAMES and not is_path(name):
+            hint = did_you_mean(nearest(name, DATASET_NAMES, 1)).removesuffix("?")
+            raise ValueError(f"no such data set.{hint}")
+        return name
+
 
 class ModelSection(Section):
     """Which network."""
 
     name: Text = "cifar/resnet8"
-    """Network: cifar/NAME (small images), torchvision/NAME or timm/NAME."""
+    """Network: cifar/NAME (small images), torchvision/NAME, timm/NAME, or module:attribute of one's
+    own: a network, or what makes one from in_chans, num_classes and model.options."""
     in_chans: Whole | None = Field(default=None, ge=1)
     """Image channels; null takes them from the data."""
     num_classes: Whole | None = Field(default=None, ge=2)
     """Number of classes; null takes it from the data."""
     pretrained: Flag = False
     """Start from downloaded weights (timm, torchvision)."""
+    weights: Text | None = None
+    """Start from the weights in a file (.safetensors, or a state dict in .pt or .pth) or in a run
+    folder. The last layer is new where its shape differs."""
+    freeze: tuple[Text, ...] = Field(
+        default=(), json_schema_extra={"allowed": "a list of patterns, such as [conv1.*, layer1.*]"}
+    )
+    """Parameters that stay as they are, by name; * stands for anything. Running statistics of
+    frozen batch norm layers still follow the images."""
     zero_init_last: Flag = True
     """Start the last gamma of every residual block at 0."""
     options: dict[str, Any] = Field(default={})
@@ -231,6 +257,9 @@ class OptimizerSection(Section):
     """Decay rates of the two moments (lamb, adam, muon's AdamW); null: its own default."""
     eps: Number | None = Field(default=None, ge=0)
     """Term that keeps denominators off zero; null: its own default."""
+    lr_factors: dict[str, Number] = Field(default={})
+    """Factors on the learning rate of some parameters, by the first pattern that their name
+    matches: {"fc.*": 10, "layer1.*": 0.1}."""
     variance_reduction: Flag = False
     """Scale each gradient value by its signal-to-noise ratio over the micro-batches (lars, sgd):
     VR-LARS."""
@@ -274,6 +303,19 @@ class TrainSection(Section):
     recycled."""
     label_smoothing: Number = Field(default=0.0, ge=0, lt=1)
     """Label smoothing of the loss."""
+    loss: Text = "cross_entropy"
+    """cross_entropy, bce (each class against the rest), focal, or module:attribute of one's own: a
+    class of losses, or a function of (logits, labels) that gives their mean."""
+    loss_options: dict[str, Any] = Field(default={})
+    """Keyword arguments of the loss: gamma of focal, or one's own."""
+    class_weights: ClassWeights = Field(
+        default=None,
+        json_schema_extra={
+            "allowed": "balanced, or a list of one number above 0 per class, or null"
+        },
+    )
+    """Weight of each class's images in the loss; balanced: classes count alike, whatever their
+    number of training images."""
     mixup: Number = Field(default=0.0, ge=0)
     """Mix pairs of images and labels, shares drawn from Beta(a, a); 0: no."""
     cutmix: Number = Field(default=0.0, ge=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -70,6 +70,18 @@ def parse_scheduled(value: Any) -> float | Points:
     return tuple(points)
 
 
+def parse_class_weights(value: Any) -> Any:
+    """``"balanced"``, or one number above 0 per class."""
+    if not isinstance(value, list | tuple):
+        if value is not None and value != "balanced":
+            raise ValueError("neither balanced nor a list of numbers")
+        return value
+    weights = tuple(float(parse_number(weight)) for weight in value)
+    if len(weights) < 2 or min(weights) <= 0:
+        raise ValueError("each class needs a number above 0")
+    return weights
+
+
 def _share(value: Any) -> float:
     number = parse_number(value)
     if not isinstance(number, int | float) or not 0 <= number <= 1:
@@ -81,6 +93,9 @@ Number = Annotated[float, BeforeValidator(parse_number)]
 Whole = Annotated[int, BeforeValidator(parse_whole)]
 Flag = Annotated[bool, BeforeValidator(parse_flag)]
 Text = Annotated[str, BeforeValidator(parse_text)]
+ClassWeights = Annotated[
+    Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(parse_class_weights)
+]
 Scheduled = Annotated[float | Points, BeforeValidator(parse_scheduled)]
 
 
