@@ -80,6 +80,8 @@ class WeightSchedule:
     """Whether directions are centred by default."""
     takes: ClassVar[bool] = False
     """Whether the training pass shall also give each micro-batch's own gradient."""
+    keeps_images: ClassVar[bool] = False
+    """Whether the images wait beside their gradient."""
     ascents: ClassVar[int] = 0
     """Passes that a direction costs."""
     default_weight: ClassVar[float | None] = 1.0
@@ -186,6 +188,7 @@ class Recycled(WeightSchedule):
     name: ClassVar[str] = "recycled"
     centred: ClassVar[bool] = True
     takes: ClassVar[bool] = True
+    keeps_images: ClassVar[bool] = True
     default_weight: ClassVar[float | None] = None
 
     def __init__(

@@ -39,8 +39,10 @@ def expected_factor(name: str) -> float:
     """Passes of a step over those of ordinary training: METHOD's table of costs, in thirds."""
     recipe = load_recipe(name)
     method = recipe.method
-    if method.budget == "fixed":
+    if "fixed" in (method.budget, recipe.weights.budget):
         return 1.0
+    if recipe.weights.on:
+        return 2.0
     passes = {"vanilla": 3, "sequential": 8, "lookahead": 8, "recycled": 6, "noise": 6}
     return (passes[method.schedule] + 3 * (method.view != "none")) / 3
 
@@ -61,6 +63,7 @@ def test_every_recipe_takes_a_step(name: str) -> None:
     assert found.step_seconds > 0
     assert found.seconds == pytest.approx(found.steps * found.step_seconds)
     copies = recipe.method.schedule != "vanilla" and recipe.method.budget == "extra"
+    copies |= recipe.weights.schedule == "recycled" and recipe.weights.budget == "extra"
     parts = 1 + copies + (recipe.method.view != "none")
     assert found.trained_per_step == parts * found.global_batch
     learning_rates = {point.what: point.learning_rate for point in found.schedule}
@@ -103,6 +106,17 @@ def test_memory_of_the_paper(resnet50: DryRun) -> None:
     assert memory.pending == 16 * 96 * 3 * 64 * 64 / 8
     parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations)
     assert memory.total == sum(parts) + memory.pending
+
+
+def test_memory_of_old_gradients() -> None:
+    overrides = ("data.files.size=64",)
+    found = try_out("imagenet-resnet50-weights-recycled-96k", *overrides, devices=64, images=2)
+    # The matrices of ResNet-50: everything but batch norms and the classifier's bias.
+    gradient = 2 * (25_557_032 - 53_120 - 1000)
+    assert gradient == pytest.approx(51e6, rel=0.01)
+    # One for each of the device's 16 micro-batches, and its images, to be trained on again.
+    assert found.memory.pending == 16 * (gradient + 4 * 96 * 3 * 64 * 64)
+    assert found.compute_factor == 2
 
 
 def test_the_schedule_is_the_recipes(resnet50: DryRun) -> None:

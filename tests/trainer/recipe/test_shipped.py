@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from conadv.lab.study.cost import compute_factor
 from conadv.trainer.input.random_images import images_of
 from conadv.trainer.recipe import Recipe, differing_fields, load_recipe, recipe_names
 from support.tools import load_tool
@@ -69,6 +70,7 @@ CIFAR |= {"16k": 16384, "32k": 32768}
 
 PROMISED = [
     *(f"imagenet-resnet50-{method}-{batch}" for method in ("lars", *METHODS) for batch in BATCHES),
+    *(f"imagenet-resnet50-weights-recycled-{batch}" for batch in ("32k", "96k")),
     *(f"mlperf-resnet50-{row.batch}" for row in MLPERF),
     *(f"imagenet-{network}-{batch}-lamb" for network in LAMB for batch in ("4k", "32k")),
     *(f"cifar10-resnet18-lars-{batch}" for batch in CIFAR),
@@ -84,7 +86,7 @@ def resnet50(method: str, batch: str) -> Recipe:
 
 def test_every_promised_recipe_is_there_once() -> None:
     names = recipe_names()
-    assert len(PROMISED) == 42 + 10 + 6 + 9
+    assert len(PROMISED) == 42 + 2 + 10 + 6 + 9
     assert set(PROMISED) <= set(names)
     assert len({load_recipe(name).name for name in names}) == len(names)
     descriptions = [load_recipe(name).description for name in names]
@@ -188,6 +190,53 @@ def test_methods_are_the_papers_and_ours(batch: str) -> None:
     budget = resnet50("recycled-budget", batch)
     assert (budget.method.budget, budget.method.share) == ("fixed", 0.25)
     assert budget.fresh_per_step == 0.75 * BATCHES[batch]
+
+
+# -- copies of the weights ---------------------------------------------------------------------
+
+RECYCLED = {"weights.schedule", "weights.weight"}
+"""What a recipe of the pilots' recycled copies sets beside the radius, which is the default."""
+WEIGHTS = {
+    "cifar10-5k-resnet9-2500-weights-sequential": ("", {"weights.schedule"}),
+    "cifar10-5k-resnet9-2500-weights-recycled": ("", RECYCLED),
+    "cifar10-5k-resnet9-2500-weights-recycled-late": ("-weights-recycled", {"weights.share"}),
+    "cifar10-5k-resnet9-2500-weights-recycled-budget": (
+        "-weights-recycled",
+        {"weights.budget", "lr_schedule.warmup_epochs", "train.epochs", "train.steps"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_recipes_of_weights_at_2500_differ_in_the_method_alone(name: str) -> None:
+    beside, changes = WEIGHTS[name]
+    recipe, base = load_recipe(name), load_recipe(f"cifar10-5k-resnet9-2500{beside}")
+    assert {f.split()[0] for f in differing_fields(base, recipe)} == {"name"} | changes
+    assert recipe.weights.rho == 0.01
+    assert (recipe.total_steps(5000), recipe.warmup_steps(5000)) == (240, 40)
+    assert not recipe.verified
+
+
+def test_late_copies_cost_half_as_much() -> None:
+    late = load_recipe("cifar10-5k-resnet9-2500-weights-recycled-late")
+    assert compute_factor(late) == pytest.approx(1.5, abs=0.01)
+
+
+def test_whole_cifar10_at_4000_has_weights_moved() -> None:
+    recipe, base = (
+        load_recipe(f"cifar10-resnet9-{name}") for name in ("4k-weights-recycled", "500")
+    )
+    changed = {f.split()[0] for f in differing_fields(base, recipe)}
+    assert changed == RECYCLED | {"name", "batch.global_batch", "optimizer.lr"}
+    assert (recipe.batch.global_batch, recipe.peak_lr) == (4000, 20)
+
+
+@pytest.mark.parametrize("batch", ["32k", "96k"])
+def test_weights_on_imagenet_differ_from_lars_in_nothing_else(batch: str) -> None:
+    recipe = resnet50("weights-recycled", batch)
+    changed = {f.split()[0] for f in differing_fields(resnet50("lars", batch), recipe)}
+    assert changed == RECYCLED | {"name"}
+    assert recipe.published is None
 
 
 # -- MLPerf ------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 
+import conadv
 from conadv.errors import RecipeError
 from conadv.trainer.build import branches_of
 from conadv.trainer.distributed import World
@@ -16,6 +18,8 @@ from conadv.trainer.recipe import Recipe, piecewise
 from conadv.trainer.run.device import choose_precision, resolve_device
 from conadv.trainer.run.environment import processor_name
 from conadv.trainer.update import learning_rate_factor
+from conadv.weights.memory import kept_bytes
+from conadv.weights.space import WeightSpace
 
 CPU_IMAGES = 8
 """Images of the step on a CPU: enough for batch norm at the end of a network, and soon done."""
@@ -160,13 +164,27 @@ def _memory(recipe: Recipe, found: MeasuredStep, devices: int, own_steps: int) -
     trainer, scale = found.built.trainer, recipe.micro_batch / found.images
     gradients = bytes_of([p for p in trainer.model.parameters() if p.requires_grad])
     parts = devices if recipe.hardware.parallel == "fsdp" else 1
-    rounds = own_steps if recipe.reads_ahead else 1
+    rounds = own_steps if recipe.method.make().reads_ahead else 1
     return Memory(
         weights=bytes_of([*trainer.model.parameters(), *trainer.model.buffers()]) / parts,
         gradients=gradients / parts,
         optimizer=bytes_of(trainer.update.state_dict()) / parts,
         activations=found.saved.of_images * scale + found.saved.of_weights,
-        pending=found.pending * scale * rounds,
+        pending=found.pending * scale * rounds + _kept_gradients(recipe, found, own_steps),
+    )
+
+
+def _kept_gradients(recipe: Recipe, found: MeasuredStep, own_steps: int) -> float:
+    """Bytes that copies of weights keep for later steps."""
+    if not isinstance(found.built.adversary, conadv.WeightAdversary):
+        return 0.0
+    adversary = found.built.adversary
+    return kept_bytes(
+        adversary.schedule,
+        WeightSpace(found.built.trainer.model, adversary.attack.parameters).size,
+        own_steps,
+        images=4 * math.prod(images_of(recipe)[0]) * recipe.fresh_per_micro_batch,
+        dtype=adversary.attack.dtype,
     )
 
 
@@ -194,7 +212,8 @@ def _notes(recipe: Recipe, devices: int) -> list[str]:
         )
     elif recipe.data.dataset == "cifar10":
         notes.append("the data was not opened: CIFAR-10 counts with its published size")
-    if callable(piecewise(recipe.method.share)) or recipe.method.weight is not None:
+    shares = (recipe.method.share, recipe.weights.share)
+    if any(callable(piecewise(share)) for share in shares) or recipe.method.weight is not None:
         notes.append("copies, compute and time are those of the steps with the most copies")
     if devices > 1:
         notes.append("time is without communication between the devices (see conadv plan)")

@@ -42,7 +42,7 @@ class MeasuredStep:
     """Seconds of the optimizer's step."""
     saved: SavedBytes
     pending: int
-    """Bytes of the copies that wait for the next rounds."""
+    """Bytes of the copies of images that wait for the next rounds."""
 
 
 def measure_if_memory(
@@ -74,7 +74,7 @@ def measure(recipe: Recipe, device: torch.device, images: int) -> MeasuredStep:
     Args:
         recipe: Any.
         device: Where.
-        images: Of the micro-batch, of which each step has one (two with variance reduction).
+        images: Of the micro-batch, of which each step has one (two where they are compared).
 
     Raises:
         RecipeError: The network cannot be built.
@@ -101,15 +101,16 @@ def measure(recipe: Recipe, device: torch.device, images: int) -> MeasuredStep:
         passes=min(clock.passes) / trial.micro_steps,
         update=min(clock.updates),
         saved=saved,
-        pending=bytes_of(trainer.adversary.state_dict()["state"]),
+        pending=bytes_of(built.of_images.state_dict()["state"]),
     )
 
 
 def _place(trainer: Trainer, recipe: Recipe, total: int) -> None:
     """Train up to a step that has all its copies, where a schedule of them has the most."""
     schedule = recipe.method.make()
-    before = max(1, schedule.filled_after)  # until the copies are there
-    needed = before + REPEATS + schedule.reads_ahead
+    # Until the copies are there.
+    before = max(1, schedule.filled_after, recipe.weights.make().delay(rounds=1))
+    needed = before + REPEATS + recipe.reads_ahead
     trainer.step = max(0, min(_heaviest(recipe, total), total - needed))
     trainer.feed.total_steps = max(total, trainer.step + needed)  # a run may be shorter than that
     for _ in range(before):
@@ -124,8 +125,9 @@ def _trial(recipe: Recipe, images: int) -> Recipe:
     )
     limit = max(2, size * recipe.norm_group // recipe.micro_batch)
     group = next((n for n in range(limit, 1, -1) if size % n == 0), size)
-    # Variance reduction compares micro-batches, so it needs two.
-    rounds = 2 if recipe.optimizer.variance_reduction else 1
+    # Variance reduction compares micro-batches, and an own part is what others do not have.
+    compared = recipe.optimizer.variance_reduction or (recipe.weights.on and recipe.weights.centres)
+    rounds = 2 if compared else 1
     sizes = {"global_batch": rounds * size, "micro_batch": size, "norm_group": group}
     changes = [f"batch.{name}={value}" for name, value in sizes.items()]
     return change_recipe(recipe, [*changes, "model.pretrained=false"])
@@ -143,13 +145,15 @@ def _fresh_share(recipe: Recipe, micro_batch: int | None = None) -> float:
 def _heaviest(recipe: Recipe, total: int) -> int:
     """The first step of those with the most copies, where their number follows a schedule."""
     share, weight = recipe.method.share, recipe.method.weight
+    of_weights = recipe.weights.make()
 
     def at(value: Any, progress: float) -> float:
         found = piecewise(value)
         return float(found(progress) if callable(found) else found)
 
     def copies(progress: float) -> float:
-        return at(share, progress) * (weight is None or at(weight, progress) > 0)
+        moved = of_weights.active(progress) * of_weights.share_at(progress)
+        return moved + at(share, progress) * (weight is None or at(weight, progress) > 0)
 
     return math.ceil(total * max((n / 100 for n in range(100)), key=copies))
 
