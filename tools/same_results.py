@@ -45,10 +45,15 @@ CASES: dict[str, list[str]] = {
     "vr-lars": ["method.schedule=vanilla", "optimizer.variance_reduction=true"],
     "mixup": ["method.schedule=recycled", "train.mixup=0.2", "train.cutmix=0.5"],
 }
+SHORT = ["train.steps=12", "lr_schedule.warmup_epochs=0.5", "evaluation.every_epochs=1000"]
+RECIPES = {
+    f"quickstart-{name}": f"fashion-resnet8-{name}"
+    for name in ("small-batch", "vanilla", "sequential", "recycled")
+}
+"""The runs of the quickstart, cut short; all other cases follow the recipe ``smoke``."""
+CASES |= {name: SHORT for name in RECIPES}
+AUGMENTED = ["data.flip=true", "data.crop_padding=2", "data.order_tail=wrap"]
 COMMON = [
-    "data.flip=true",
-    "data.crop_padding=2",
-    "data.order_tail=wrap",
     "hardware.precision=fp32",
     "hardware.device=cpu",
     "hardware.threads=1",
@@ -99,7 +104,8 @@ def digest(folder: Path, name: str, ranks: int) -> tuple[str, dict[str, Any]]:
     """
     run = folder / f"{name}-{ranks}"
     devices = ["--devices", str(ranks)] if ranks > 1 else []
-    _conadv("train", "smoke", *CASES[name], *COMMON, "--out", str(run), *devices)
+    recipe, own = RECIPES.get(name, "smoke"), [] if name in RECIPES else AUGMENTED
+    _conadv("train", recipe, *CASES[name], *own, *COMMON, "--out", str(run), *devices)
     weights = folder / f"{name}-{ranks}.safetensors"
     _conadv("export", str(run), str(weights))
     columns: dict[str, list[Any]] = {}
