@@ -239,5 +239,5 @@ def test_bad_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no images"):
         hessian_summary(model, [], half_square)
     monkeypatch.setitem(sys.modules, "curvlinops", None)
-    with pytest.raises(ConadvError, match=r"conadv\[sharpness\]"):
+    with pytest.raises(ConadvError, match=r"Type: pip install .*\[sharpness\]"):
         hessian_summary(model, batches, half_square)

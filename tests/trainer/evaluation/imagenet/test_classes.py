@@ -32,7 +32,7 @@ def test_subsets() -> None:
 
 def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classes, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"timm is not installed.*conadv\[train\]"):
+    with pytest.raises(DataError, match=r"timm is not installed.*Type: pip install .*\[train\]"):
         classes.wnids.__wrapped__()
 
 
