@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from conadv._seeds import mixed_seed
+from conadv._numbers import mixed_seed
 from conadv.adversary.mixing import Part
 from conadv.attack import Attack, Criterion, Perturbed
 from conadv.attack.forward import AutocastState, BareForward

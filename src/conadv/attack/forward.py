@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from conadv._seeds import mixed_seed
+from conadv._numbers import mixed_seed
 from conadv.branches import route
 from conadv.branches.branches import find_routers
 from conadv.branches.buffers import frozen_statistics

@@ -11,7 +11,6 @@ import json
 import os
 import shlex
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,8 @@ from conadv.lab.report.findings import findings
 from conadv.lab.report.study.cells import cells
 from conadv.lab.report.tables import columns, rows
 from conadv.lab.study.cost import compute_factor
-from conadv.trainer.build import build
+from conadv.trainer.input.random_images import images_of
+from conadv.trainer.probe.dry_run import dry_run
 from conadv.trainer.recipe import Recipe, load_recipe
 from conadv.trainer.start import train
 
@@ -94,8 +94,8 @@ def run(
         budget_minutes: How long all of it may take. On a machine that would need more, all runs
             are cut to fewer epochs alike, at least three, and that is said.
         overrides: ``dotted.name=value`` for every recipe, for trying things out.
-        seconds_per_image: Measures one forward and backward pass of one image; None trains for a
-            few steps.
+        seconds_per_image: Measures one forward and backward pass of one image; None tries out a
+            step.
 
     Returns:
         The page.
@@ -106,7 +106,7 @@ def run(
     """
     out = Path(out)
     console = console or Console()
-    measure = seconds_per_image or measure_seconds_per_image
+    measure = seconds_per_image or _seconds_per_image
     began = time.perf_counter()
     plan = _plan(out, tuple(overrides), budget_minutes, measure, console)
     recipes = plan.recipes()
@@ -119,16 +119,8 @@ def run(
     return page
 
 
-def measure_seconds_per_image(recipe: Recipe) -> float:
-    """Train for a few steps on this machine: seconds per image, forward and backward."""
-    trainer = build(recipe).trainer
-    times = []
-    for _ in range(min(12, trainer.feed.total_steps)):
-        began = time.perf_counter()
-        trainer.train_step()
-        times.append(time.perf_counter() - began)
-    # The first steps allocate memory and choose kernels.
-    return statistics.median(times[2:] or times) / recipe.batch.global_batch
+def _seconds_per_image(recipe: Recipe) -> float:
+    return dry_run(recipe, images=recipe.micro_batch).seconds_per_image
 
 
 def fitting_epochs(
@@ -189,13 +181,8 @@ def _plan(
     epochs = None
     if asked is not None:
         console.print("Trying out how fast this machine is ...")
-        built = build(recipes[0])
-        epochs = fitting_epochs(
-            iter(recipes),
-            built.splits.train_count,
-            measure(recipes[0]),
-            60 * budget_minutes,
-        )
+        _, _, images = images_of(recipes[0])
+        epochs = fitting_epochs(iter(recipes), images, measure(recipes[0]), 60 * budget_minutes)
     if epochs is not None:
         console.print(
             f"Too slow for {asked:g} epochs in {budget_minutes:g} minutes: every run takes "

@@ -56,8 +56,15 @@ class Work:
     """Images that are attacked in passes of their own, times the steps of the attack."""
     input_gradients: float = 0.0
     """Images trained on whose backward pass goes on to the pixels."""
+    views: float = 0.0
+    """Further views of each fresh image that are trained on."""
+
+    @property
+    def images(self) -> float:
+        """Everything that one forward and backward pass goes over."""
+        return self.fresh * (1 + self.views) + self.copies
 
     @property
     def compute(self) -> float:
         """All of it in units of one forward and backward, the first layer's input left out."""
-        return self.fresh + self.copies + self.attacked * ATTACK_STEP_COMPUTE
+        return self.images + self.attacked * ATTACK_STEP_COMPUTE

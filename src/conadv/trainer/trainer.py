@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conadv._seeds import mixed_seed
+from conadv._numbers import mixed_seed
 from conadv.attack import Criterion
 from conadv.errors import NonFiniteError
 from conadv.trainer.checkpoint.reshard import load_weights, spread_model, whole

@@ -88,7 +88,7 @@ def test_operations_are_those_of_a_real_step(
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
 def test_a_fixed_budget_costs_what_vanilla_does(resnet50: Network, share: float) -> None:
     method = Method("recycled-budget", share=share)
-    assert method.images == pytest.approx(1.0)
+    assert method.work.images == pytest.approx(1.0)
     assert method.operations(resnet50) / resnet50.train == pytest.approx(1.0, rel=0.011)
 
 

@@ -280,6 +280,7 @@ def test_a_recipe_of_ones_own_goes_into_the_folder(tmp_path: Path) -> None:
         ["method.schedule=recycled"],
         ["method.schedule=recycled", "method.budget=fixed", "method.share=0.25"],
         ["method.schedule=vanilla", "method.view=plain"],
+        ["method.schedule=recycled", "method.budget=fixed", "method.view=plain"],
         ["method.schedule=vanilla", "method.sam=sam"],
         ["method.schedule=vanilla", "method.sam=async"],
     ],

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from conadv._seeds import mixed_seed
+from conadv._numbers import mixed_seed
 from conadv.attack.forward import evaluation_mode
 from conadv.branches import branch_names, route
 from conadv.lab.analysis import corrupt as _corrupt

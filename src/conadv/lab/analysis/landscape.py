@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from conadv._seeds import mixed_seed
+from conadv._numbers import mixed_seed
 from conadv.attack import Criterion
 from conadv.lab.analysis.passes import (
     Batches,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from conadv._numbers import largest_divisor, near_divisors
 from conadv.errors import PlanError
 from conadv.lab.planning.network import Network
 from conadv.schedules import VARIANTS, Schedule, Work, find_schedule
@@ -53,8 +54,8 @@ class Method:
 
     @property
     def work(self) -> Work:
-        """What a step goes over, per image of the micro-batch, further views left out."""
-        return self.make().work(self.share, self.attack_steps)
+        """What a step goes over, per image of the micro-batch."""
+        return replace(self.make().work(self.share, self.attack_steps), views=self.views)
 
     @property
     def fresh(self) -> float:
@@ -65,11 +66,6 @@ class Method:
     def copies(self) -> float:
         """Copies that are trained on, likewise."""
         return self.work.copies
-
-    @property
-    def images(self) -> float:
-        """Everything that one forward and backward pass goes over, likewise."""
-        return self.fresh * (1 + self.views) + self.copies
 
     @property
     def attacks(self) -> float:
@@ -88,7 +84,7 @@ class Method:
     def train_operations(self, network: Network) -> float:
         """Operations of forward and backward, per image of the micro-batch."""
         to_pixels = self.work.input_gradients * (network.recycle - network.train)
-        return self.images * network.train + to_pixels
+        return self.work.images * network.train + to_pixels
 
     def attack_operations(self, network: Network) -> float:
         """Operations of the attack's own passes, likewise."""
@@ -165,19 +161,13 @@ def deal(job: Job, devices: int) -> Dealt:
         raise PlanError(f"--devices {devices}: give at least 1.")
     groups = job.global_batch // job.norm_group
     if groups % devices:
-        near = _near_divisors(groups, devices)
         raise PlanError(
             f"a step of {job.global_batch} images in normalisation groups of {job.norm_group} "
             f"cannot be dealt out to {devices} devices: each must get as many whole groups, and "
             f"there are {groups}. Nearest numbers of devices that can: "
-            f"{', '.join(map(str, near))}; a smaller batch.norm_group allows more."
+            f"{', '.join(map(str, near_divisors(groups, devices)))}; a smaller "
+            "batch.norm_group allows more."
         )
     own = groups // devices
-    most = job.micro_batch // job.norm_group
-    parts = next(size for size in range(min(own, most), 0, -1) if own % size == 0)
+    parts = largest_divisor(own, job.micro_batch // job.norm_group)
     return Dealt(parts * job.norm_group, own // parts)
-
-
-def _near_divisors(number: int, near: int) -> list[int]:
-    divisors = [d for d in range(1, number + 1) if number % d == 0]
-    return sorted(sorted(divisors, key=lambda d: abs(math.log(d / near)))[:3])

@@ -29,7 +29,7 @@ def memory_of(
     """
     weights = float(_FP32 * network.parameters)
     scale = 1.0 if saved_per_image is None else saved_per_image / max(network.saved, 1.0)
-    train = scale * network.saved * method.images * dealt.micro_batch
+    train = scale * network.saved * method.work.images * dealt.micro_batch
     attack = 0.0
     if method.attacks:
         attack = scale * network.attack_saved * method.copies * dealt.micro_batch

@@ -115,14 +115,14 @@ def step_timing(
     size, each = dealt.micro_batch, method.train_operations(network)
     train_work = rates.work(each * size)
     # Fresh images and copies go through the network as one batch.
-    train = train_work + rates.start(each / method.images)
+    train = train_work + rates.start(each / method.work.images)
     attack_work = rates.work(method.attack_operations(network) * size)
     starts = method.attack_steps * rates.start(network.attack) if method.attacks else 0.0
     added = attack_work + starts
     if method.ahead and rates.streams:
         # Beside the training pass: what one leaves idle the other uses.
         added = max(train, train_work + attack_work, added) - train
-    forward = network.forward * method.images / each
+    forward = network.forward * method.work.images / each
     backward = train * (1 - forward)
     after = added if method.ahead else 0.0
     buckets = network.buckets(job.bucket_bytes)

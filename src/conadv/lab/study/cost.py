@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from conadv.errors import StudyError
 from conadv.lab.study.plan import Plan, Task
@@ -27,8 +27,8 @@ def compute_factor(recipe: Recipe) -> float:
     at = [(n + 0.5) / _POINTS for n in range(_POINTS)]
     mean = sum(share(p) if callable(share) else share for p in at) / _POINTS
     work = recipe.method.make().work(mean, recipe.attack.steps)
-    view = 0.0 if recipe.method.view == "none" else 1.0
-    return (work.compute + view) * gradients(recipe) + _of_weights(recipe, at)
+    work = replace(work, views=float(recipe.method.view != "none"))
+    return work.compute * gradients(recipe) + _of_weights(recipe, at)
 
 
 def _of_weights(recipe: Recipe, at: list[float]) -> float:
@@ -111,9 +111,7 @@ class _Speed:
         parts = (recipe.model, recipe.method, recipe.norm, recipe.attack.steps, recipe.optimizer)
         kind = f"{parts} {recipe.micro_batch} {recipe.norm_group} {recipe.hardware}"
         if kind not in self._measured:
-            found = dry_run(recipe, images=recipe.micro_batch)
-            images = recipe.batch.global_batch * found.compute_factor
-            self._measured[kind] = found.step_seconds / images
+            self._measured[kind] = dry_run(recipe, images=recipe.micro_batch).seconds_per_image
         return self._measured[kind]
 
 

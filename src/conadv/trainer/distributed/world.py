@@ -26,6 +26,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch.distributed.rendezvous import rendezvous
 
+from conadv._numbers import divisors
 from conadv.errors import DistributedError
 from conadv.trainer.distributed.attempt import agree_on_attempt
 from conadv.trainer.distributed.watchdog import NoWatchdog, Watchdog
@@ -106,8 +107,8 @@ class World:
             raise DistributedError(
                 f"a step of {micro_steps} micro-batches cannot be dealt out to {self.size} "
                 f"processes: each must get as many. Possible numbers of processes are "
-                f"{_divisors(micro_steps)}; a smaller batch.micro_batch (with batch.norm_group) "
-                "allows more."
+                f"{_shortened(divisors(micro_steps))}; a smaller batch.micro_batch (with "
+                "batch.norm_group) allows more."
             )
         own = micro_steps // self.size
         return range(self.rank * own, (self.rank + 1) * own)
@@ -259,7 +260,7 @@ def _world(rank: int, size: int) -> World:
     )
 
 
-def _divisors(number: int, shown: int = 12) -> str:
-    found = [str(d) for d in range(1, number + 1) if number % d == 0]
+def _shortened(numbers: list[int], shown: int = 12) -> str:
+    found = [str(number) for number in numbers]
     few = found if len(found) <= shown else [*found[: shown - 1], "...", found[-1]]
     return ", ".join(few)

@@ -79,6 +79,11 @@ class DryRun:
         """Estimated, of all steps."""
         return self.steps * self.step_seconds
 
+    @property
+    def seconds_per_image(self) -> float:
+        """Of one forward and backward pass, an attack step counting as 2/3 of one."""
+        return self.step_seconds / (self.global_batch * self.compute_factor)
+
 
 def dry_run(recipe: Recipe, devices: int = 1, images: int | None = None) -> DryRun:
     """Build a recipe's network, take one real step on random images, and add up.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from conadv._numbers import divisors
 from conadv.errors import RecipeError
 from conadv.trainer.distributed import World
 from conadv.trainer.distributed.world import local_device
@@ -57,7 +58,7 @@ def candidates(recipe: Recipe, ranks: int) -> list[int]:
             f"normalisation groups of {group}: give a multiple of {ranks * group}, or another "
             "batch.norm_group."
         )
-    return [group * k for k in range(1, share + 1) if share % k == 0]
+    return [group * k for k in divisors(share)]
 
 
 def fit(recipe: Recipe, world: World) -> Fit:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from conadv._numbers import near_divisors
 from conadv._words import import_named, is_path
 from conadv.attack import Attack
 from conadv.schedules import Schedule
@@ -96,20 +97,15 @@ def _batch(recipe: Recipe) -> Iterator[str]:
         yield (
             f"batch.global_batch={total} is not a multiple of batch.micro_batch={micro}: every "
             f"forward pass takes as many images. Near {micro}, the divisors are "
-            f"{_words(_near_divisors(total, micro))}."
+            f"{_words(near_divisors(total, micro))}."
         )
     group = recipe.batch.norm_group
     if group is not None and micro % group:
         yield (
             f"batch.norm_group={group} does not divide micro_batch={micro}: normalisation groups "
             f"are parts of a forward pass. Near {group}, the divisors are "
-            f"{_words(_near_divisors(micro, group))}."
+            f"{_words(near_divisors(micro, group))}."
         )
-
-
-def _near_divisors(total: int, near: int) -> list[int]:
-    divisors = [d for d in range(1, total + 1) if total % d == 0]
-    return sorted(sorted(divisors, key=lambda d: abs(d - near))[:3])
 
 
 def _words(numbers: list[int]) -> str:

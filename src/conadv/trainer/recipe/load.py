@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from conadv._numbers import largest_divisor
 from conadv._words import did_you_mean, nearest
 from conadv.errors import RecipeError
 from conadv.trainer.recipe.describe import all_fields, explain
@@ -223,11 +224,7 @@ def resized(recipe: Recipe, global_batch: int | None, micro_batch: int | None = 
     for name, value in (("--batch", total), ("--micro-batch", micro_batch)):
         if value is not None and value < 1:
             raise RecipeError(f"{name} {value}: give a number of images from 1.")
-    micro = micro_batch or _largest_divisor(total, recipe.micro_batch)
-    group = _largest_divisor(micro, recipe.norm_group)
+    micro = micro_batch or largest_divisor(total, recipe.micro_batch)
+    group = largest_divisor(micro, recipe.norm_group)
     sizes = {"global_batch": total, "micro_batch": micro, "norm_group": group}
     return change_recipe(recipe, [f"batch.{name}={value}" for name, value in sizes.items()])
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return next(size for size in range(min(number, limit), 0, -1) if number % size == 0)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from conadv._numbers import largest_divisor
 from conadv.errors import RecipeError
 from conadv.trainer.recipe.method import MethodSection
 from conadv.trainer.recipe.sections import (
@@ -76,7 +77,9 @@ class Recipe(Section):
     @property
     def micro_batch(self) -> int:
         """Images per forward pass, the default filled in."""
-        return self.batch.micro_batch or default_micro_batch(self.batch.global_batch)
+        return self.batch.micro_batch or largest_divisor(
+            self.batch.global_batch, LARGEST_DEFAULT_MICRO_BATCH
+        )
 
     @property
     def micro_steps(self) -> int:
@@ -162,12 +165,6 @@ class Recipe(Section):
         """Weight updates of the warm-up; see `steps_per_epoch`."""
         epochs = self.train.steps_factor * self.lr_schedule.warmup_epochs
         return round(epochs * self.steps_per_epoch(train_images))
-
-
-def default_micro_batch(global_batch: int) -> int:
-    """The largest divisor of `global_batch` up to 128."""
-    largest = min(global_batch, LARGEST_DEFAULT_MICRO_BATCH)
-    return next(size for size in range(largest, 0, -1) if global_batch % size == 0)
 
 
 def method_label(recipe: Recipe) -> str:
