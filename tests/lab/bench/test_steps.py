@@ -1,11 +1,14 @@
 """`conadv bench steps` on a tiny network: its rows, and the bars that do not depend on a clock."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import nn
 
 import conadv
 from conadv.lab import planning
-from conadv.lab.bench import steps
+from conadv.lab.bench import host, steps
 from conadv.lab.bench.memory import peak_bytes
 from conadv.lab.bench.stepper import SCHEDULES, Settings
 from conadv.trainer.models.zoo import create_model
@@ -28,9 +31,32 @@ def test_rows_have_what_a_reader_needs(result: dict) -> None:
         assert row["step_ratio"]["p10"] <= row["step_ratio"]["median"] <= row["step_ratio"]["p90"]
         assert row["step_seconds_median"] > 0
         assert row["memory_ratio"] is None
+        assert (row["host_seconds"] is None) == row["schedule"].endswith("weights")
     assert rows["vanilla"]["flops_ratio"] == 1
     assert rows["vanilla"]["step_ratio"] == {"median": 1, "p10": 1, "p90": 1}
     assert {"torch", "cpu", "cores", "threads", "command"} <= set(result["environment"])
+
+
+def test_host_time_leaves_the_passes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only forwards, `autograd.grad`, loss() and collect() move."""
+    clock = 0.0
+
+    def costs(seconds: float, function: Callable) -> Callable:
+        def slower(*arguments: object, **options: object) -> object:
+            nonlocal clock
+            clock += seconds
+            return function(*arguments, **options)
+
+        return slower
+
+    monkeypatch.setattr(host.time, "thread_time", lambda: clock)
+    monkeypatch.setattr(torch.autograd, "grad", costs(100, torch.autograd.grad))
+    monkeypatch.setattr(nn.Linear, "forward", costs(1000, nn.Linear.forward))
+    monkeypatch.setattr(conadv.Adversary, "loss", costs(1, conadv.Adversary.loss))
+    monkeypatch.setattr(conadv.Adversary, "collect", costs(2, conadv.Adversary.collect))
+    found = host.host_seconds(Settings(**SETTINGS), conadv.Sequential(), repeats=3)
+    assert found == 3
+    assert clock > 6 * 2000  # two forwards and a gradient in each of the steps
 
 
 def test_images_per_step(result: dict) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
+from conadv.lab.bench.host import host_seconds
 from conadv.lab.bench.memory import peak_bytes
 from conadv.lab.bench.stepper import SCHEDULES, Settings, Stepper
 from conadv.lab.planning.operations import operation_counter
@@ -60,7 +61,9 @@ def run(
     Returns:
         ``{"rows": [...], "settings": {...}, "environment": {...}}``. Rows have ``schedule``,
         ``images`` per step, ``flops_ratio``, ``step_ratio`` {median, p10, p90},
-        ``step_seconds_median`` and ``memory_ratio`` (null where it was not measured).
+        ``step_seconds_median``, ``host_seconds`` (processor time of the adversary's `loss` and
+        `collect` beside the network's passes; null for copies of weights, whose arithmetic is as
+        large as the network) and ``memory_ratio`` (null where it was not measured).
     """
     settings = Settings(model, batch, image_size, 10, device, dtype, compile)
     say = on_progress or (lambda _: None)
@@ -85,6 +88,8 @@ def run(
     for name, stepper in steppers.items():
         ratios = [a / b for a, b in zip(times[name], times["vanilla"], strict=True)]
         peak, base = peaks[name], peaks["vanilla"]
+        schedule = SCHEDULES[name]()
+        host = host_seconds(settings, schedule) if isinstance(schedule, Schedule) else None
         rows.append(
             {
                 "schedule": name,
@@ -92,6 +97,7 @@ def run(
                 "flops_ratio": flops[name] / flops["vanilla"],
                 "step_ratio": machine.spread(ratios),
                 "step_seconds_median": statistics.median(times[name]),
+                "host_seconds": host,
                 "memory_ratio": peak / base if peak and base else None,
             }
         )
