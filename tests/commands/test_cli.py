@@ -294,18 +294,6 @@ def test_evaluate(tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
     assert "linf 4/255" in shown
 
 
-def test_export(tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["recipes", "show", "smoke", "model.name=timm/resnet50"])
-    (tmp_path / "recipe.yaml").write_text(capsys.readouterr().out)
-    called = fake("conadv.trainer.evaluation.export", "export_run", tmp_path / "a.safetensors")
-    assert main(["export", str(tmp_path), "a.safetensors", "--checkpoint", "best"]) == 0
-    assert called["arguments"] == (tmp_path, Path("a.safetensors"))
-    assert called["checkpoint"] == "best"
-    shown = capsys.readouterr().out
-    assert 'timm.create_model("resnet50"' in shown
-    assert "load_state_dict" in shown
-
-
 # -- bench, data, quickstart -------------------------------------------------------------------
 
 ROWS = [
