@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from conadv.errors import ConadvError, Interrupted, install_command
@@ -72,7 +74,7 @@ def describe(error: BaseException) -> tuple[str | None, int]:
         return "interrupted", INTERRUPTED
     if isinstance(error, ModuleNotFoundError):
         return _missing(error), USAGE
-    if isinstance(error, ConadvError | ValueError):
+    if isinstance(error, ConadvError) or (isinstance(error, ValueError) and _raised_here(error)):
         return f"error: {error}", USAGE
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
@@ -88,6 +90,18 @@ def describe(error: BaseException) -> tuple[str | None, int]:
     if hasattr(error, "format_message"):  # typer's usage errors
         return f"error: {error.format_message()}{_help(error)}", USAGE
     return None, 1
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether a ``raise`` of this package made the error, so that its message is for users.
+
+    Argument checks of the library raise plain ValueErrors, as other libraries do.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return False
+    inside = Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+    return inside and (frames[-1].line or "").startswith("raise")
 
 
 def _missing(error: ModuleNotFoundError) -> str | None:

@@ -34,7 +34,7 @@ app = typer.Typer(
     name="conadv",
     help="Concurrent adversarial learning for large-batch training.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -23,7 +23,8 @@ def list_data() -> None:
     from conadv.trainer.data import DATASETS
 
     files = "images of any size where they lie, also ImageNet's archives: data.root=WHERE"
-    rows = {**DATASETS, "files": files}
+    own = "an ImageDataset of your own, or what makes one (docs/recipes.md)"
+    rows = {**DATASETS, "files": files, "module:attribute": own}
     table([{"data set": name, "what it is": text} for name, text in rows.items()])
     typer.echo("To get one: conadv data fetch NAME; for files see docs/data.md")
 

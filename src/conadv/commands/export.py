@@ -22,27 +22,27 @@ def export(
     ] = None,
     checkpoint: Checkpoint = "last",
     branch: Branch = None,
+    card: Annotated[
+        Path | None, typer.Option(help="Also write a model card here, in Markdown.")
+    ] = None,
 ) -> None:
     """Write a run's plain network, as safetensors.
 
     The file has the keys of the original model: torchvision and timm load it by name.
     """
+    from safetensors import safe_open
+
     from conadv.trainer.evaluation.export import export_run
-    from conadv.trainer.recipe import load_recipe
+    from conadv.trainer.evaluation.model_card import loading_code
 
     overrides = overrides or []
     if path is not None and "=" in path.name and path.suffix != ".safetensors":
         path, overrides = None, [str(path), *overrides]
-    written = export_run(run, path, checkpoint=checkpoint, branch=branch, overrides=overrides)
-    library, _, name = load_recipe(run).model.name.partition("/")
+    written = export_run(
+        run, path, checkpoint=checkpoint, branch=branch, overrides=overrides, card=card
+    )
     typer.echo(f"written: {written}")
-    typer.echo("to load it:")
-    typer.echo("  from safetensors.torch import load_file")
-    if library == "timm":
-        typer.echo(f'  model = timm.create_model("{name}", num_classes=..., in_chans=...)')
-    elif library == "torchvision":
-        typer.echo(f'  model = torchvision.models.get_model("{name}", num_classes=...)')
-    else:
-        typer.echo("  from conadv.trainer.models.zoo import create_model")
-        typer.echo(f'  model = create_model("{library}/{name}", in_chans=..., num_classes=...)')
-    typer.echo(f'  model.load_state_dict(load_file("{written}"))')
+    if card is not None:
+        typer.echo(f"written: {card}")
+    with safe_open(written, "pt") as file:
+        typer.echo("to load it:\n\n" + loading_code(file.metadata(), written), nl=False)

@@ -27,14 +27,16 @@ def list_models(
     filter: Annotated[
         str, typer.Argument(metavar="[FILTER]", help="Part of the name.", show_default="all")
     ] = "",
-    norms: Annotated[bool, typer.Option(help="Also say how each normalises.")] = True,
+    norms: Annotated[
+        bool,
+        typer.Option(
+            "--norms",
+            help="Also say how each normalises: it is made for that, all of them in some minutes.",
+        ),
+    ] = False,
 ) -> None:
-    """List names for model.name, with their kinds of normalisation.
-
-    Each network is made without its weights to look at it, which takes some minutes for all of
-    them: give a part of the name, or --no-norms.
-    """
-    from conadv.trainer.models.zoo import list_normalisations, model_names
+    """List names for model.name."""
+    from conadv.trainer.models.names import model_names
 
     names = model_names(filter)
     if not names:
@@ -44,6 +46,8 @@ def list_models(
         for name in names:
             typer.echo(name)
         return
+    from conadv.trainer.models.zoo import list_normalisations
+
     width = max(map(len, names))
     for name, kinds in list_normalisations(names):  # line by line: there may be a thousand
         typer.echo(f"{name:<{width}}  {kinds}")

@@ -93,6 +93,10 @@ def plan(
     )
     _positive("--images-per-second", images_per_second)
     _positive("--utilisation", utilisation)
+    if utilisation is not None and utilisation > 1:
+        raise typer.BadParameter(
+            f"--utilisation {utilisation:g}: give a share of the peak rate, above 0 and at most 1."
+        )
     _positive("--activations", activations)
     inputs.check_parallel(loaded)
     job = inputs.job_of(loaded, loader)

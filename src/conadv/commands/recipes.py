@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from conadv.commands._show import percent, table
+from conadv.commands._show import by_numbers, percent, table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -22,6 +22,7 @@ def list_recipes() -> None:
     from conadv.trainer.recipe.load import recipe_names, shipped_recipe
 
     recipes = [shipped_recipe(name) for name in recipe_names()]
+    recipes.sort(key=lambda recipe: by_numbers(recipe.name))
     any_published = any(recipe.published is not None for recipe in recipes)
     rows = []
     for recipe in recipes:

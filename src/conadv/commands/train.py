@@ -97,6 +97,11 @@ def train(
     if requeue and slurm_job() is None:
         raise typer.BadParameter("--requeue is for jobs of SLURM, and this is none. Leave it out.")
 
+    if max_restarts and devices in (None, 1) and "RANK" not in os.environ:
+        raise typer.BadParameter(
+            f"--max-restarts {max_restarts}: it is the launcher of several processes that starts "
+            "them again. Give --devices N as well, or leave it out."
+        )
     if devices is not None and devices > 1 and "RANK" not in os.environ:
         from conadv.commands._launch import launch, own_arguments, without
         from conadv.trainer.distributed import World

@@ -18,6 +18,7 @@ from conadv.trainer.input.images import EvalImages, Score, score
 from conadv.trainer.input.load import load_splits
 from conadv.trainer.input.splits import Facts, Splits
 from conadv.trainer.losses import make_criterion
+from conadv.trainer.models.first_pass import try_model
 from conadv.trainer.models.warm_start import start_from
 from conadv.trainer.models.zoo import build_model
 from conadv.trainer.recipe import Recipe
@@ -127,6 +128,8 @@ def build(
     feed = _mixed(recipe, splits.feed(recipe, slots), splits.facts)
     torch.manual_seed(recipe.seed)
     model = make_model(recipe, splits.facts, weights, download=download, say=say).to(device)
+    shape, outputs = _image_shape(recipe, splits, device), len(splits.facts.classes)
+    try_model(recipe.model.name, model, shape, outputs)
     sharded = world.size > 1 and recipe.hardware.parallel == "fsdp"
     if recipe.hardware.channels_last and not sharded:  # fully_shard takes contiguous weights only
         model = model.to(memory_format=torch.channels_last)
@@ -151,6 +154,14 @@ def build(
 
 def _of_images(adversary: conadv.Adversary | conadv.WeightAdversary) -> conadv.Adversary:
     return adversary if isinstance(adversary, conadv.Adversary) else adversary.adversary
+
+
+def _image_shape(recipe: Recipe, splits: Splits, device: torch.device) -> tuple[int, ...]:
+    """(C, H, W) of a training image."""
+    if recipe.data.dataset == "files":
+        return splits.facts.channels, recipe.data.files.size, recipe.data.files.size
+    images, _ = next(splits.test().first(1).batches(1, device))
+    return tuple(images.shape[1:])
 
 
 def _unfilled(adversary: conadv.Adversary, branches: Sequence[str]) -> list[str]:

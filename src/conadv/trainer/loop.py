@@ -345,6 +345,17 @@ class Run:
         built, trainer = self.built, self.trainer
         self.world.watchdog.doing("the last evaluation")
         seen = built.score(built.splits.train(TRAIN_IMAGES_SCORED))
+        if trainer.skips_in_a_row or not math.isfinite(seen.loss):
+            self._write_result("diverged", train_accuracy=seen.accuracy, train_loss=seen.loss)
+            found = (
+                f"the last {trainer.skips_in_a_row} step(s) were void"
+                if trainer.skips_in_a_row
+                else f"the loss on training images is {seen.loss}"
+            )
+            raise NonFiniteError(
+                f"the run in {self.folder.root} ended with numbers that are not finite: {found}. "
+                "Lower optimizer.lr, or lengthen lr_schedule.warmup_epochs."
+            )
         if not self.recipe.evaluation.test:
             self._say(f"{self.recipe.name}: the test images are left alone, as asked")
             return self._write_result(

@@ -24,7 +24,8 @@ from conadv.lab.bench.model_checks import (
     summary,
     targets,
 )
-from conadv.trainer.models.zoo import family, model_names, normalisations
+from conadv.trainer.models.names import model_names
+from conadv.trainer.models.zoo import family, normalisations
 from support.fake_checks import fake_check
 
 RESULTS = Path(__file__).parents[3] / "benchmarks/results/models-check.json"
@@ -263,9 +264,9 @@ def _interrupted_after_one(real: Callable[..., None]) -> Callable[..., None]:
 
 
 def test_the_list_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["models", "list", "MobileNetV2_03"]) == 0
+    assert main(["models", "list", "MobileNetV2_03", "--norms"]) == 0
     assert capsys.readouterr().out.split() == ["timm/mobilenetv2_035", "batch"]
-    assert main(["models", "list", "squeezenet", "--no-norms"]) == 0
+    assert main(["models", "list", "squeezenet"]) == 0
     assert capsys.readouterr().out.split() == [
         "torchvision/squeezenet1_0",
         "torchvision/squeezenet1_1",

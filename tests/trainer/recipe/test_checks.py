@@ -86,7 +86,6 @@ def test_an_unknown_key_lists_the_allowed_ones_of_its_section() -> None:
         ("attack.steps=2.5", "attack.steps=2.5: a whole number is needed."),
         ("seed=true", "seed=true: a number is needed"),
         ("data.flip=maybe", "data.flip='maybe': true or false is needed."),
-        ("name=5", "put quotes around it, '5'"),
         ("name=a/b", "name='a/b':"),
         ("optimizer.betas=[0.9]", "Allowed: two numbers [a, b], each at least 0 and below 1"),
         ("data.files.area=[0.5]", "Allowed: two numbers [from, to], 0 < from <= to <= 1"),
@@ -126,6 +125,11 @@ def test_grey_levels_are_noticed() -> None:
     assert "attack.block_size=0" in refusal("attack.block_size=0")
     assert "evaluation.robust_epsilon=8 is wider" in refusal("evaluation.robust_epsilon=8")
     assert load_recipe("smoke", ["attack.epsilon=4", "attack.norm=l2"]).attack.epsilon == 4
+
+
+def test_text_in_a_file_has_to_be_text() -> None:
+    with pytest.raises(RecipeError, match="put quotes around it, '5'"):
+        make_recipe({"name": 5, "train": {"epochs": 1}})
 
 
 def test_all_problems_are_listed_at_once() -> None:

@@ -11,6 +11,7 @@ import conadv
 from conadv._files import write_atomic
 from conadv.errors import RunFolderError
 from conadv.trainer.checkpoint.load_run import load_run
+from conadv.trainer.evaluation.model_card import model_card
 
 
 def export_run(
@@ -20,12 +21,13 @@ def export_run(
     checkpoint: str = "last",
     branch: str | None = None,
     overrides: Sequence[str] = (),
+    card: Path | str | None = None,
 ) -> Path:
     """Write the plain model of a run as safetensors.
 
     The file has the keys of the original model, so timm and torchvision load it by name; its
-    metadata say what it is: ``model``, ``num_classes``, ``in_chans``, ``mean``, ``std``,
-    ``classes``, ``dataset``, ``branch``, ``step`` and ``conadv`` (the version).
+    metadata say what it is: ``model``, ``options``, ``num_classes``, ``in_chans``, ``mean``,
+    ``std``, ``classes``, ``dataset``, ``branch``, ``step`` and ``conadv`` (the version).
 
     Args:
         run: The run folder.
@@ -34,6 +36,7 @@ def export_run(
         branch: Whose normalisation the plain model gets; None takes the recipe's for evaluation.
         overrides: Changes of the recipe that leave the weights alone, such as ``data.root=WHERE``
             where the images have moved; see `load_run`.
+        card: Also write a description of the network here, in Markdown.
 
     Returns:
         The file written.
@@ -46,27 +49,36 @@ def export_run(
     saved = load_run(run, checkpoint=checkpoint, device="cpu", overrides=overrides)
     branch = saved.branch(branch)
     target = Path(path) if path is not None else saved.folder.root / "model.safetensors"
-    data = saved.facts
+    facts = saved.facts
     metadata = {
         "format": "pt",
         "model": saved.recipe.model.name,
-        "num_classes": str(saved.recipe.model.num_classes or len(data.classes)),
-        "in_chans": str(data.channels),
-        "mean": json.dumps(list(data.mean)),
-        "std": json.dumps(list(data.std)),
-        "classes": json.dumps(list(data.classes)),
-        "dataset": data.name,
+        "options": json.dumps(saved.recipe.model.options),
+        "num_classes": str(saved.recipe.model.num_classes or len(facts.classes)),
+        "in_chans": str(facts.channels),
+        "mean": json.dumps(list(facts.mean)),
+        "std": json.dumps(list(facts.std)),
+        "classes": json.dumps(list(facts.classes)),
+        "dataset": facts.name,
         "branch": branch,
         "step": str(saved.step),
         "conadv": conadv.__version__,
     }
     content = safetensors_of(saved.model, branch if len(saved.branches) > 1 else None, metadata)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, lambda file: file.write(content))
-    except OSError as error:
-        raise RunFolderError(f"could not write {target}: {error.strerror or error}.") from error
+    files = {target: content}
+    if card is not None:
+        files[Path(card)] = model_card(saved, target, metadata).encode()
+    for path, data in files.items():
+        _write(path, data)
     return target
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, lambda file: file.write(content))
+    except OSError as error:
+        raise RunFolderError(f"could not write {path}: {error.strerror or error}.") from error
 
 
 def safetensors_of(model: nn.Module, branch: str | None, metadata: dict[str, str]) -> bytes:

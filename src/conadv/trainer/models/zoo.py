@@ -291,21 +291,6 @@ def _set_last_gammas(model: nn.Module, value: float) -> None:
 KINDS = ("batch", "layer", "group", "rms", "other")
 
 
-def model_names(text: str = "") -> list[str]:
-    """Names with library that contain `text`, in any case, our own networks first.
-
-    ``torchvision/`` alone gives all of that library's, ``resnet50`` every library's.
-    """
-    timm = import_library("timm")
-    models = import_library("torchvision").models
-    names = [
-        *(f"cifar/{name}" for name in SMALL_NETWORKS),
-        *(f"torchvision/{name}" for name in models.list_models(module=models)),
-        *(f"timm/{name}" for name in timm.list_models()),
-    ]
-    return [name for name in names if text.lower() in name.lower()]
-
-
 def family(name: str) -> str:
     """The file of timm that defines an architecture, such as ``resnet``; else the library."""
     library, _, short = name.partition("/")

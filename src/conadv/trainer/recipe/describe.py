@@ -47,6 +47,9 @@ class Field:
     """Whether it is a section, whose fields follow."""
     free: bool
     """Whether it takes keys of any name, as ``model.options`` does."""
+    words: Literal["one", "several"] | None
+    """Whether it is text, or a list of texts."""
+    nullable: bool
 
 
 @cache
@@ -89,9 +92,26 @@ def _collect(model: type[BaseModel], prefix: str, found: dict[str, Field]) -> No
             required=info.is_required(),
             section=inner is not None,
             free=typing.get_origin(info.annotation) is dict,
+            words=_words(info.annotation),
+            nullable=type(None) in typing.get_args(info.annotation),
         )
         if inner is not None:
             _collect(inner, f"{name}.", found)
+
+
+def _words(annotation: Any) -> Literal["one", "several"] | None:
+    """Whether a type is of texts alone, null apart."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        inner = [argument for argument in arguments if argument is not type(None)]
+        return _words(inner[0]) if len(inner) == 1 else None
+    if origin is typing.Annotated:
+        return _words(arguments[0])
+    if origin is tuple and arguments[1:] == (...,) and _words(arguments[0]):
+        return "several"
+    if origin is Literal:
+        return "one" if all(isinstance(argument, str) for argument in arguments) else None
+    return "one" if annotation is str else None
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

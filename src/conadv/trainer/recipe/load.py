@@ -154,7 +154,8 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
     Args:
         values: as read from YAML; not changed.
-        overrides: ``dotted.name=value``, the value in YAML. The last one of a name counts.
+        overrides: ``dotted.name=value``: text as it stands where the field is text, otherwise
+            YAML. The last one of a name counts.
 
     Raises:
         RecipeError: one is malformed, or sets a whole section; all such are listed.
@@ -191,7 +192,19 @@ def _parse(override: str) -> tuple[str, Any]:
     field = all_fields().get(name)
     if field is not None and field.section:
         raise RecipeError(f"{override!r}: {name} is a section; set its fields one by one.")
-    return name, parse_yaml(text, f"override {override!r}")
+    if field is None or field.words is None or (field.nullable and text.strip() == "null"):
+        return name, parse_yaml(text, f"override {override!r}")
+    if field.words == "one":
+        return name, _literal(text)
+    listed = text.strip().removeprefix("[").removesuffix("]")
+    return name, [_literal(part.strip()) for part in listed.split(",") if part.strip()]
+
+
+def _literal(text: str) -> str:
+    """Text as it stands: ``#``, ``*`` and leading zeros mean nothing. One pair of quotes goes."""
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    found = parse_yaml(text, "quoted text") if quoted else text
+    return found if isinstance(found, str) else text
 
 
 def _put(values: dict[str, Any], name: str, value: Any) -> None:

@@ -57,6 +57,13 @@ def update_problems(recipe: Recipe) -> Iterator[str]:
 
 def _optimizer(recipe: Recipe) -> Iterator[str]:
     optimizer = recipe.optimizer
+    fields = ("lr", "weight_decay", "betas", "eps", *optimizer_of(recipe).takes)
+    for name in fields:
+        if name in optimizer.options:
+            yield (
+                f"optimizer.options has {name}, which is a field: set optimizer.{name}="
+                f"{_shown(optimizer.options[name])} instead."
+            )
     if is_path(optimizer.name):
         try:
             import_named(optimizer.name)

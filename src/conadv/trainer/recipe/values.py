@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 Points = tuple[tuple[float, float], ...]
 
 
+LARGEST = 1e30
+"""No setting is larger: products with it are still numbers in float32."""
+
+
 def parse_number(value: Any) -> Any:
     """A number, also given as a fraction ("4/255") or in a form YAML takes for text ("1e-3")."""
     if isinstance(value, bool):
@@ -25,6 +29,8 @@ def parse_number(value: Any) -> Any:
             raise ValueError("not a number") from None
     if isinstance(value, int | float) and not math.isfinite(value):
         raise ValueError("a finite number is needed")
+    if isinstance(value, int | float) and abs(value) > LARGEST:
+        raise ValueError(f"more than {LARGEST:g}")
     return value
 
 

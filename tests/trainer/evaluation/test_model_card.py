@@ -1,0 +1,56 @@
+"""What `export` prints to load a file does load it, and the card says what the run folder says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import conadv
+from conadv.cli import main
+from conadv.trainer.checkpoint.load_run import load_run
+from conadv.trainer.recipe import load_recipe
+from conadv.trainer.recipe.yaml12 import parse_yaml
+from support.runs import quietly, tiny
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model.name=cifar/resnet8", "model.options={stem_stride: 2}"),
+        ("model.name=torchvision/shufflenet_v2_x0_5",),
+        ("model.name=torchvision/shufflenet_v2_x0_5", "data.synthetic.channels=1"),
+        ("model.name=timm/resnet10t", "model.options={drop_rate: 0.1}", "model.num_classes=3"),
+    ],
+)
+def test_the_code_that_is_printed_runs(
+    overrides: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny("train.steps=1", "data.synthetic.size=32", "data.crop_padding=0", *overrides)
+    quietly(recipe, tmp_path / "run")
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "a.safetensors")]) == 0
+    code = capsys.readouterr().out.partition("to load it:\n")[2]
+    space: dict[str, Any] = {}
+    exec(code, space)  # the user would type it
+    saved = load_run(tmp_path / "run")
+    pixels = torch.rand(4, saved.facts.channels, 32, 32)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (saved.facts.mean, saved.facts.std))
+    with torch.no_grad():
+        expected = conadv.plain(saved.model, "clean")((pixels - mean) / std)
+    assert torch.equal(space["predict"](pixels), expected)
+
+
+def test_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = quietly(tiny("train.steps=2"), tmp_path / "run")
+    assert main(["evaluate", str(tmp_path / "run"), "--steps", "2"]) == 0
+    assert main(["export", str(tmp_path / "run"), "--card", str(tmp_path / "card.md")]) == 0
+    card = (tmp_path / "card.md").read_text()
+    assert f"| test accuracy | {result.test_accuracy:.2%} |" in card
+    assert "| accuracy under PGD-2, linf 4/255 |" in card
+    front = parse_yaml(card.split("---\n")[1], "front matter")
+    assert front["datasets"] == ["synthetic"]
+    (tmp_path / "again.yaml").write_text(re.findall(r"```yaml\n(.*?)```", card, re.DOTALL)[0])
+    assert load_recipe(tmp_path / "again.yaml") == load_recipe(tmp_path / "run")
+    exec(re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0], {})
