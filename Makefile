@@ -18,7 +18,7 @@ STALE := $(shell "$(BIN)/python" tools/is_current.py 2>/dev/null || echo stale)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart test lint types unit fast pages docs format clean distclean FORCE
+.PHONY: help quickstart test lint types unit fast pages docs site format clean distclean FORCE
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | \
@@ -48,6 +48,9 @@ pages: $(RUN)  ## Make the pages of the studies in results/: results/*/report.ht
 
 docs: $(DEV)  ## Only the code and the links of the documentation
 	"$(BIN)/python" -m pytest -n $(WORKERS) tests/test_docs.py $(ARGS)
+
+site: $(DEV)  ## The documentation as a site, with a reference of all names: build/site/index.html
+	"$(BIN)/python" tools/make_site.py $(ARGS)
 
 format: $(DEV)  ## Put the code into the project's format
 	"$(BIN)/python" -m ruff check --fix .
