@@ -25,6 +25,7 @@ from conadv.adversary.checks import (
     warn_unwrapped,
 )
 from conadv.adversary.mixing import (
+    as_sum,
     concatenated,
     find_distributed,
     finds_unused,
@@ -76,10 +77,14 @@ class Adversary(Rounds):
         auto_collect: call `collect` at the end of each backward pass, from within it: then it
             needs no call. A loss that an optimizer's closure takes again, of the very tensor
             and before the step is over, begins the same round anew, as it does otherwise.
+        loss: ``"mean"``: the weighted mean over images and copies. ``"sum"``: that mean over the
+            weight of the images given, so that their own mean loss counts as in ordinary training
+            and the copies' is added to it (the sum that the paper prints). With one copy per
+            image it is twice the mean: see "Mean or sum" in docs/method.md.
 
     Raises:
         ValueError: the model has no parameters, uninitialised ones or no such branch; an unknown
-            schedule; an attack that the schedule cannot serve.
+            schedule or loss; an attack that the schedule cannot serve.
 
     Example:
         >>> adversary = Adversary(model, Attack(4 / 255, mean=MEAN, std=STD), schedule="recycled")
@@ -103,7 +108,10 @@ class Adversary(Rounds):
         adversarial_branch: str = "adversarial",
         track_agreement: bool = False,
         auto_collect: bool = False,
+        loss: Literal["mean", "sum"] = "mean",
     ) -> None:
+        if loss not in ("mean", "sum"):
+            raise ValueError(f"loss={loss!r}: allowed are 'mean' and 'sum'.")
         if forward not in ("auto", "joint", "separate"):
             raise ValueError(f"forward={forward!r}: allowed are 'auto', 'joint' and 'separate'.")
         self.model = model
@@ -111,6 +119,7 @@ class Adversary(Rounds):
         self._routers = find_routers(self._bare.module)
         check_model(self._bare.module)
         self.schedule = resolve_schedule(schedule)
+        self._sums = loss == "sum"
         names = self._routers[0].branches if self._routers else ("clean",)
         self.clean_branch = clean_branch or names[0]
         self.adversarial_branch = adversarial_branch
@@ -229,12 +238,13 @@ class Adversary(Rounds):
             views: further views, {branch: (images, labels)}, each through its own branch.
 
         Returns:
-            0-dim tensor: the weighted mean over all parts, times `fraction`. Parameters of
+            0-dim tensor: the weighted mean (or sum) over all parts, times `fraction`. Parameters of
             branches that have no images in this round get a gradient of zero.
 
         Raises:
             ValueError: images are not floating point, labels of another length or out of range,
-                or a criterion that does not return one number.
+                or a criterion that does not return one number; a sum, and the copies have all
+                the weight.
             RuntimeError: lookahead, and a second round on one batch of `batches`.
         """
         current = self._begin(images, labels, criterion, views)
@@ -244,6 +254,7 @@ class Adversary(Rounds):
         else:
             outputs = forward_separate(self.model, parts, self._routers)
         weights = weights_of(parts, self.schedule.weight_at(self.progress))
+        weights = as_sum(weights) if self._sums else weights
         loss, current.losses = mean_loss(parts, outputs, weights, current.criterion)
         absent = self._without_images(parts)
         if finds_unused(self.model):
@@ -288,9 +299,9 @@ class Adversary(Rounds):
             views: see `loss`.
 
         Raises:
-            ValueError: see `loss`; also a weight of the schedule's own, which a mean over rows
-                cannot have, ``forward="separate"``, a schedule that attacks without a criterion,
-                and labels that cannot be put below one another.
+            ValueError: see `loss`; also a sum, or a weight of the schedule's own, neither of
+                which a mean over rows can have, ``forward="separate"``, a schedule that attacks
+                without a criterion, and labels that cannot be put below one another.
         """
         if self.forward == "separate":
             raise ValueError("mix() is one batch for one forward: use forward='joint' or 'auto'.")
@@ -299,6 +310,8 @@ class Adversary(Rounds):
                 "mix() gives rows for a loss that is the mean over all of them: with a schedule "
                 "that has a weight, use loss(images, labels, criterion), or leave weight at None."
             )
+        if self._sums:
+            raise ValueError("mix() gives rows for a loss that is their mean: use loss='mean'.")
         current = self._begin(images, labels, criterion or no_criterion, views)
         parts = current.parts
         try:

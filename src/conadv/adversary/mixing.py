@@ -59,6 +59,20 @@ def weights_of(parts: Sequence[Part], adversarial_weight: float | None) -> list[
     ]
 
 
+def as_sum(weights: Sequence[float]) -> list[float]:
+    """The weights of a sum in which the mean loss of the first part, the images given, is whole.
+
+    Raises:
+        ValueError: it has no weight.
+    """
+    if weights[0] == 0:
+        raise ValueError(
+            "loss='sum' adds to the loss of the images given, which has no weight here: give the "
+            "schedule a weight below 1, or use loss='mean'."
+        )
+    return [weight / weights[0] for weight in weights]
+
+
 def concatenated(parts: Sequence[Part]) -> tuple[Tensor, list[tuple[str, int]]]:
     """The images of all parts in one tensor, detached, and its layout.
 

@@ -260,6 +260,7 @@ def make_adversary(
         seed=recipe.seed,
         adversarial_branch=branch,
         track_agreement=recipe.method.track_agreement,
+        loss=recipe.method.loss,
     )
     if not recipe.weights.on:
         return of_images

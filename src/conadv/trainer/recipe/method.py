@@ -113,6 +113,9 @@ class _Copies(Section):
 class MethodSection(_Copies):
     """How adversarial copies come into training."""
 
+    loss: Literal["mean", "sum"] = "mean"
+    """How the losses of images and copies are put together: their mean, or the sum that the paper
+    prints, in which the images' own loss counts as in ordinary training."""
     view: View = "none"
     """Train also on a second crop of every image through a branch of its own: plain, or under a
     policy (data.dataset=files; the published ConAdv+AA has autoaugment-v0)."""

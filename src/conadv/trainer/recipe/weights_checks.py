@@ -54,6 +54,12 @@ def weights_problems(recipe: Recipe) -> Iterator[str]:
             "method.sam=none",
         ),
         (
+            "method.loss=sum",
+            recipe.method.loss == "sum",
+            "the passes at moved weights share a mean with the rest",
+            "method.loss=mean",
+        ),
+        (
             "optimizer.variance_reduction",
             recipe.optimizer.variance_reduction,
             "the noise of a gradient at moved weights is not what its paper measures",
