@@ -43,7 +43,7 @@ Corrections = tuple[Number, Number]
 class LAMB(LayerwiseOptimizer):
     r"""Adam whose step is scaled to each layer's norm.
 
-    With c1 and c2 the bias corrections ``1 - beta ** step``::
+    With c1 and c2 the bias corrections ``1 - beta ** step``:
 
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g ** 2
@@ -294,7 +294,7 @@ def lamb_(
 ) -> None:
     """One LAMB step, in place.
 
-    The equations::
+    The equations:
 
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g ** 2

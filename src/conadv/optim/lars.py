@@ -35,14 +35,14 @@ class LARS(LayerwiseOptimizer):
     r"""Layer-wise adaptive rate scaling: SGD whose step is a share of each layer's norm.
 
     By default the learning rate is inside the momentum buffer, as in TensorFlow, the MLPerf
-    references and optax, with which the published recipes were tuned::
+    references and optax, with which the published recipes were tuned:
 
         ratio = trust_coefficient * |w| / (|g| + weight_decay * |w| + eps)
         v = momentum * v + lr * ratio * (g + weight_decay * w)
         w = w - v
 
     ``lr_in_momentum=False`` gives timm's form, in which a change of the learning rate acts at
-    once on the whole of v. The two differ as soon as the learning rate changes::
+    once on the whole of v. The two differ as soon as the learning rate changes:
 
         v = momentum * v + ratio * (g + weight_decay * w)
         w = w - lr * v
@@ -221,12 +221,12 @@ def lars_(
 ) -> None:
     """One LARS step, in place.
 
-    With ``lr_in_momentum`` (TensorFlow, MLPerf, optax)::
+    With ``lr_in_momentum`` (TensorFlow, MLPerf, optax):
 
         v = momentum * v + lr * ratio * (g + weight_decay * w)
         w = w - v
 
-    Without (timm)::
+    Without (timm):
 
         v = momentum * v + ratio * (g + weight_decay * w)
         w = w - lr * v

@@ -61,7 +61,7 @@ def warmup_poly(
 ) -> float:
     """Factor on the peak learning rate: linear warm-up, then polynomial decay.
 
-    With s the step, W the warm-up and T the total::
+    With s the step, W the warm-up and T the total:
 
         s < W:   (s + 1) / W, at most 1
         s >= W:  end + (1 - end) * (1 - (s - W) / (T - W)) ** power
@@ -93,7 +93,7 @@ def warmup_poly(
 def warmup_cosine(step: float, total: float, warmup: float = 0.0, end: float = 0.0) -> float:
     """Factor on the peak learning rate: linear warm-up, then half a cosine.
 
-    As :func:`warmup_poly`, but after the warm-up, with p the share of the decay that is done::
+    As :func:`warmup_poly`, but after the warm-up, with p the share of the decay that is done:
 
         end + (1 - end) * (1 + cos(pi * p)) / 2
 

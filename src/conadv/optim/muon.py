@@ -21,7 +21,7 @@ class Muon(CheckedOptimizer):
 
     The update of matrices is torch's own (``torch.optim.Muon``), which takes 2-D parameters only.
     A convolution of shape (out, in, h, w) is the matrix (out, in * h * w) here. With NS five
-    Newton-Schulz iterations in bfloat16, which bring all singular values near 1::
+    Newton-Schulz iterations in bfloat16, which bring all singular values near 1:
 
         v = momentum * v + (1 - momentum) * g
         u = NS((1 - momentum) * g + momentum * v)       NS(v) without Nesterov

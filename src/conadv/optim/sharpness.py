@@ -19,7 +19,7 @@ from conadv.optim.sharded import is_dtensor
 class SAM:
     r"""Sharpness-aware minimisation: the gradient is taken where the loss is worst nearby.
 
-    With L the loss of the whole batch::
+    With L the loss of the whole batch:
 
         g     = dL(w)                  the ascent gradient
         eps   = rho * g / |g|_2        over all parameters together
@@ -126,7 +126,7 @@ class SAM:
 class AsyncSAM(SAM):
     r"""Asynchronous SAM: the ascent gradient is that of the step before.
 
-    With L_t the loss of the batch of step t::
+    With L_t the loss of the batch of step t:
 
         g_t   = dL_t(w_t)                            at the unperturbed weights
         eps_t = rho * g_(t-1) / |g_(t-1)|_2          0 in the first step

@@ -14,7 +14,7 @@ class VarianceReduction:
     r"""Scales gradients by their signal-to-noise ratio before an optimizer sees them.
 
     VR-SGD and VR-LARS are this, followed by SGD or LARS. With g_1, ..., g_k the gradients of k
-    groups of the batch's images, element by element, and layer by layer in the third line::
+    groups of the batch's images, element by element, and layer by layer in the third line:
 
         g = mean of g_i
         r = g ** 2 / (mean of g_i ** 2 - g ** 2)
@@ -23,7 +23,7 @@ class VarianceReduction:
         g = r * g
 
     So no value's step differs from another's by more than a factor of 1 / gamma on account of r.
-    With ``momentum`` an average takes the place of r in the last line, as in the paper's VR-Adam::
+    With ``momentum`` an average takes the place of r in the last line, as in the paper's VR-Adam:
 
         p = momentum * p + (1 - momentum) * r
         g = p / (1 - momentum ** step) * g

@@ -19,7 +19,7 @@ Choice = Literal["matrices", "norm", "all"] | Callable[[str, Tensor], bool]
 class WeightAttack:
     r"""One step uphill in the weights, for each micro-batch k its own.
 
-    With c_k the direction of the micro-batch, w_l the weights of layer l::
+    With c_k the direction of the micro-batch, w_l the weights of layer l:
 
         e_kl = rho * |w_l| * c_kl / |c_kl|       radius="layer"
         e_k  = rho * c_k / |c_k|                 radius="global", SAM's own
