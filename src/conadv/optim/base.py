@@ -120,7 +120,7 @@ class CheckedOptimizer(Optimizer):
 class LayerwiseOptimizer(CheckedOptimizer):
     """An optimizer that scales the update of each parameter tensor by a trust ratio.
 
-    Parameters may be DTensors, as :func:`torch.distributed.fsdp.fully_shard` makes them: the norms
+    Parameters may be DTensors, as `torch.distributed.fsdp.fully_shard` makes them: the norms
     are those of the whole tensors, with one all-reduce in a step. Every rank has to take the
     step, with gradients of the same parameters.
 

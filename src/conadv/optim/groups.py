@@ -17,7 +17,7 @@ _BRANCH = re.compile(r"(?<=\.)norms\.[^.]+\.")
 def param_groups(
     model: nn.Module, weight_decay: float = 0.0, *, exclude: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
-    """Two parameter groups for :class:`~conadv.optim.LARS` or :class:`~conadv.optim.LAMB`.
+    """Two parameter groups for `conadv.optim.LARS` or `conadv.optim.LAMB`.
 
     The first holds the weights, with ``weight_decay`` and ``adapt=True``. The second holds every
     parameter of at most one dimension (bias, and scale and shift of every norm layer, so of every
@@ -28,7 +28,7 @@ def param_groups(
     Other optimizers do not know the key ``adapt``; those of torch ignore it.
 
     Args:
-        model: any module, before or after :func:`conadv.split_norms`.
+        model: any module, before or after `conadv.split_norms`.
         weight_decay: of the first group, at least 0.
         exclude: further parameters for the second group, by their names in
             ``model.named_parameters()``. ``*`` and ``?`` are wildcards: ``"*.pos_embed"``.
@@ -82,7 +82,7 @@ def param_groups(
 def classifier_apart(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
     """The groups of `param_groups` with the last linear layer's weight in one of its own.
 
-    It is decayed but not adapted: :class:`~conadv.optim.Muon` leaves it to AdamW.
+    It is decayed but not adapted: `conadv.optim.Muon` leaves it to AdamW.
     """
     linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m.weight.requires_grad]
     if not linear:

@@ -245,7 +245,7 @@ def _apply_one_by_one(
 
 @dataclass(frozen=True)
 class LAMBSettings:
-    """One parameter group of LAMB; the names are those of :class:`conadv.optim.LAMB`."""
+    """One parameter group of LAMB; the names are those of `conadv.optim.LAMB`."""
 
     lr: Number
     betas: tuple[float, float]
@@ -279,7 +279,7 @@ def bias_correction(beta: float, step: float) -> float:
 
 
 def bias_correction_on_device(beta: float, step: Tensor) -> Tensor:
-    """As :func:`bias_correction`, of a tensor of step counts; nothing is read back."""
+    """As `bias_correction`, of a tensor of step counts; nothing is read back."""
     step = step.double()
     return torch.ones_like(step) if beta == 0 else -torch.expm1(step * math.log(beta))
 
@@ -321,7 +321,7 @@ def lamb_update(
     corrections: tuple[Number, Number],
     s: LAMBSettings,
 ) -> Tensor:
-    """The update u of :func:`lamb_`; changes the moments in place."""
+    """The update u of `lamb_`; changes the moments in place."""
     grad = -grad if s.maximize else grad
     first.mul_(s.beta1).add_(grad * (1.0 - s.beta1) if s.grad_averaging else grad)
     second.mul_(s.beta2).add_(grad * grad * (1.0 - s.beta2))
@@ -330,7 +330,7 @@ def lamb_update(
 
 
 def lamb_apply_(weight: Tensor, update: Tensor, s: LAMBSettings, norms: Norms = None) -> None:
-    """The last line of :func:`lamb_`: w = w - lr * ratio * u, in place.
+    """The last line of `lamb_`: w = w - lr * ratio * u, in place.
 
     Args:
         weight: w, any shape.
@@ -378,7 +378,7 @@ def lamb_updates(
     corrections: tuple[Number, Number],
     s: LAMBSettings,
 ) -> tuple[list[Tensor], Number]:
-    """The first half of :func:`lamb_list_`, which changes the moments.
+    """The first half of `lamb_list_`, which changes the moments.
 
     Returns:
         New tensors and a factor on them (a number, or a tensor of one dimension with a value for
@@ -399,12 +399,12 @@ def lamb_apply_list_(
     s: LAMBSettings,
     norms: Tensor | None = None,
 ) -> None:
-    """The second half of :func:`lamb_list_`: w = w - lr * ratio * u.
+    """The second half of `lamb_list_`: w = w - lr * ratio * u.
 
     Args:
         weights: w.
         updates: u / scale.
-        scale: the factor, as :func:`lamb_updates` returns it.
+        scale: the factor, as `lamb_updates` returns it.
         s: settings of the group.
         norms: |w| and |u / scale| of shape (2, number of tensors), if the tensors are a rank's
             parts of larger ones.

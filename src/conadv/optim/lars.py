@@ -177,7 +177,7 @@ def _lars(
     s: LARSSettings,
     norms: Tensor | None = None,
 ) -> None:
-    """One step without compilation; ``norms`` as for :func:`lars_list_`."""
+    """One step without compilation; ``norms`` as for `lars_list_`."""
     if implementation == "foreach":
         lars_list_(weights, grads, buffers, s, norms)
         return
@@ -188,7 +188,7 @@ def _lars(
 
 @dataclass(frozen=True)
 class LARSSettings:
-    """One parameter group of LARS; the names are those of :class:`conadv.optim.LARS`."""
+    """One parameter group of LARS; the names are those of `conadv.optim.LARS`."""
 
     lr: Number
     momentum: float

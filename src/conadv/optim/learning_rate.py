@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 def scaled_lr(
     base_lr: float, rule: Literal["none", "linear", "sqrt"], base_batch: int, batch: int
 ) -> float:
-    """Peak learning rate of a batch size, by :func:`linear_lr`, :func:`sqrt_lr` or no rule.
+    """Peak learning rate of a batch size, by `linear_lr`, `sqrt_lr` or no rule.
 
     Args:
         base_lr: the learning rate that is right at ``base_batch``.
@@ -43,7 +43,7 @@ def decay_factor(
     """Factor on the peak learning rate as a function of the updates done so far.
 
     Args:
-        decay: :func:`warmup_poly`, :func:`warmup_cosine`, or the peak after the warm-up.
+        decay: `warmup_poly`, `warmup_cosine`, or the peak after the warm-up.
         total: updates of the whole run.
         warmup: updates of the warm-up, a part of ``total``.
         power: of the polynomial decay.
@@ -93,7 +93,7 @@ def warmup_poly(
 def warmup_cosine(step: float, total: float, warmup: float = 0.0, end: float = 0.0) -> float:
     """Factor on the peak learning rate: linear warm-up, then half a cosine.
 
-    As :func:`warmup_poly`, but after the warm-up, with p the share of the decay that is done:
+    As `warmup_poly`, but after the warm-up, with p the share of the decay that is done:
 
         end + (1 - end) * (1 + cos(pi * p)) / 2
 
@@ -116,7 +116,7 @@ def warmup_cosine(step: float, total: float, warmup: float = 0.0, end: float = 0
 
 
 class WarmupPolynomial(LRScheduler):
-    """:func:`warmup_poly` as a scheduler; call ``step()`` after every weight update.
+    """`warmup_poly` as a scheduler; call ``step()`` after every weight update.
 
     Args:
         optimizer: its learning rates are the peaks.
@@ -150,7 +150,7 @@ class WarmupPolynomial(LRScheduler):
 
 
 class WarmupCosine(LRScheduler):
-    """:func:`warmup_cosine` as a scheduler; call ``step()`` after every weight update.
+    """`warmup_cosine` as a scheduler; call ``step()`` after every weight update.
 
     Args:
         optimizer: its learning rates are the peaks.

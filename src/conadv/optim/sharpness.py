@@ -137,14 +137,14 @@ class AsyncSAM(SAM):
     paper lets g_t be that of a part of the batch where the hardware for it is slower; call
     `take_gradient` after such a part's backward pass if you want that.
 
-    Use it as :class:`SAM`, a call of `take_gradient` and a block of `perturbed` in every step.
+    Use it as `SAM`, a call of `take_gradient` and a block of `perturbed` in every step.
 
     Args:
         parameters: those the optimizer updates.
         rho: length of the perturbation.
 
     Raises:
-        ValueError: as :class:`SAM`.
+        ValueError: as `SAM`.
 
     References:
         Jo, Lim and Lee, *Asynchronous Sharpness-Aware Minimization For Fast and Accurate Deep

@@ -194,7 +194,7 @@ class VarianceReduction:
 
 
 def signal_to_noise(gradient: Tensor, second_moment: Tensor, gamma: float) -> Tensor:
-    """The scale of one parameter tensor's gradient; see :class:`VarianceReduction`.
+    """The scale of one parameter tensor's gradient; see `VarianceReduction`.
 
     Args:
         gradient: mean over the groups, any shape.
