@@ -35,6 +35,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": study_tables.overhead,
     "fashion": partial(study_tables.campaign, "fashion-cpu"),
     "goal": study_tables.goal,
+    "front": study_tables.front,
     "corners": study_tables.corners,
     "cifar": partial(study_tables.campaign, "cifar10-cpu"),
     "endtoend": benchmark_tables.endtoend,

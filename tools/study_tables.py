@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from table_parts import ROOT, read, remade, table
+
+if TYPE_CHECKING:
+    from conadv.lab.evidence import Paired
+    from conadv.lab.report.study.large_batch import Gain
 
 
 def quickstart() -> str:
@@ -63,62 +68,96 @@ def campaign(name: str) -> str:
 
 
 STUDIES = {"cifar10-cpu": "CIFAR-10, 5,000 images", "fashion-cpu": "Fashion-MNIST, 10,000 images"}
+FORMS = ("recycled", "recycled, fixed budget")
 
 
-def goal() -> str:
-    """Whether at least half of what a batch has cost is won back, by the intervals alone.
+@dataclass(frozen=True)
+class Answer:
+    """One of the two forms of `recycled` at one batch, beside the best ordinary training there.
 
-    The schedule `recycled` at full strength and on a fixed budget, at every batch, beside the best
-    ordinary training of usual length with the same optimizer.
+    That has the usual length and the same optimizer.
     """
-    from conadv.lab.evidence import Paired
+
+    place: str
+    seeds: int
+    row: Gain
+    marks: str
+    lost: Paired
+    above: Paired
+
+    @property
+    def won_back(self) -> str:
+        """Whether at least half of what the batch has cost is won back, by the intervals alone."""
+        from conadv.lab.evidence import Paired
+        from conadv.lab.report.study.large_batch import LOSS
+
+        if self.lost.by_chance or self.lost.value < LOSS:
+            return "no loss shown"
+        pairs = zip(self.above.differences, self.lost.differences, strict=True)
+        half = Paired(tuple(gain - loss / 2 for gain, loss in pairs))
+        if not half.by_chance:
+            return "at least half" if half.value > 0 else "less than half"
+        sees = "" if half.visible is None else f", sees {100 * half.visible:.1f} points"
+        return f"undecided{sees}"
+
+
+def answers() -> list[Answer]:
+    """The schedule `recycled` at full strength and on a fixed budget, at every batch."""
     from conadv.lab.report.content import content
-    from conadv.lab.report.study.large_batch import LOSS, measured_difference
+    from conadv.lab.report.study.large_batch import measured_difference
     from conadv.lab.report.study.marks import marks
     from conadv.lab.report.study.runs import gather
-    from conadv.lab.report.study.wording import difference
 
-    rows, seeds = [], []
+    found = []
     for name, data in STUDIES.items():
-        found = content(gather([ROOT / "results" / name]))
-        assert found.scale is not None
-        seeds.append(f"{len(found.scale.reference.finished)} on {data.split(',')[0]}")
-        for at_batch in found.gains:
+        page = content(gather([ROOT / "results" / name]))
+        assert page.scale is not None
+        for at_batch in page.gains:
             usual = [
                 at_batch.ordinary,
                 *(r.cell for r in at_batch.rows if r.cell.ordinary and r.cell.length == 1),
             ]
             best = max(usual, key=lambda cell: cell.mean("test_accuracy") or 0.0)
-            lost = measured_difference(found.scale.reference, best)
+            lost = measured_difference(page.scale.reference, best)
             if lost is None:
                 continue
             for row in at_batch.rows:
-                if row.cell.key.method not in ("recycled", "recycled, fixed budget"):
-                    continue
-                above = measured_difference(row.cell, best)
-                assert above is not None
-                pairs = zip(above.differences, lost.differences, strict=True)
-                half = Paired(tuple(gain - loss / 2 for gain, loss in pairs))
-                verdict = "undecided"
-                if lost.by_chance or lost.value < LOSS:
-                    verdict = "no loss shown"
-                elif not half.by_chance:
-                    verdict = "at least half" if half.value > 0 else "less than half"
-                elif half.visible is not None:
-                    verdict += f", sees {100 * half.visible:.1f} points"
-                rows.append(
-                    [
-                        f"{data}, batch {at_batch.batch:,}",
-                        difference(lost),
-                        row.cell.key.method,
-                        f"{row.multiple:.2f}×",
-                        difference(above),
-                        difference(row.same_compute),
-                        difference(row.robust_same_compute),
-                        verdict,
-                        ", ".join(marks(row.cell, at_batch.cells)) or "–",
-                    ]
-                )
+                if row.cell.key.method in FORMS:
+                    above = measured_difference(row.cell, best)
+                    assert above is not None
+                    found.append(
+                        Answer(
+                            f"{data}, batch {at_batch.batch:,}",
+                            len(page.scale.reference.finished),
+                            row,
+                            ", ".join(marks(row.cell, at_batch.cells)),
+                            lost,
+                            above,
+                        )
+                    )
+    return found
+
+
+def goal() -> str:
+    """Whether at least half of what a batch has cost is won back, by the intervals alone."""
+    from conadv.lab.report.study.wording import difference
+
+    found = answers()
+    rows = [
+        [
+            one.place,
+            difference(one.lost),
+            one.row.cell.key.method,
+            f"{one.row.multiple:.2f}×",
+            difference(one.above),
+            difference(one.row.same_compute),
+            difference(one.row.robust_same_compute),
+            one.won_back,
+            one.marks or "–",
+        ]
+        for one in found
+    ]
+    seeds = dict.fromkeys(f"{one.seeds} on {one.place.split(',')[0]}" for one in found)
     header = ["data", "lost", "method", "compute", "at equal steps", "at equal compute"]
     header += ["under attack, at equal compute", "won back", "marks"]
     commands = " and ".join(study_command(name) for name in STUDIES)
@@ -126,6 +165,33 @@ def goal() -> str:
         "\nPoints of accuracy, paired by seed, with intervals of 95 %. At equal compute: above the "
         "best ordinary training of at most as much. Nothing was stated before the final runs: all "
         f"of it is exploratory. Seeds: {', '.join(seeds)}. {commands} remake it.\n"
+    )
+    return table(header, rows) + note
+
+
+def front() -> str:
+    """The table of the front page: what a batch has cost, what copies add at equal compute."""
+    from conadv.lab.report.study.wording import difference
+
+    found = answers()
+    rows = []
+    for place in dict.fromkeys(one.place for one in found):
+        by_form = {one.row.cell.key.method: one for one in found if one.place == place}
+        row = [place.replace(" images", ""), difference(next(iter(by_form.values())).lost)]
+        for form in FORMS:
+            row += [
+                difference(by_form[form].row.same_compute),
+                difference(by_form[form].row.robust_same_compute),
+            ]
+        rows.append(row)
+    header = ["training images, batch", "lost to the batch", "recycled", "recycled, under attack"]
+    header += ["fixed budget", "fixed budget, under attack"]
+    runs = sum(len(read(f"results/{name}/summary.json")["runs"]) for name in STUDIES)
+    (seeds,) = {one.seeds for one in found}
+    note = (
+        f"\nPoints of test accuracy with intervals of 95 % over {seeds} seeds. Lost: by ordinary "
+        "training, against the small batch. The rest: above the best ordinary training of at most "
+        f"the same compute. {runs:,} final runs, exploratory.\n"
     )
     return table(header, rows) + note
 

@@ -26,3 +26,7 @@ def test_an_edited_figure_is_put_right() -> None:
     assert "made" not in new
     assert new.startswith("a\n<!-- results: quickstart -->\n| method |")
     assert new.endswith("<!-- end of results -->\nb\n")
+
+
+def test_the_readme_is_read_in_minutes() -> None:
+    assert len((results_tables.ROOT / "README.md").read_text(encoding="utf-8").split()) < 900

@@ -367,7 +367,10 @@ class Run:
         if self.world.main or trainer.exchange.lockstep:
             path = self.folder.pictures if self.world.main else None
             try:
-                write_pictures(path, built.of_images, images, trainer.criterion, built.device)
+                classes = built.splits.facts.classes
+                write_pictures(
+                    path, built.of_images, images, trainer.criterion, built.device, classes=classes
+                )
             except OSError as error:
                 self._say(f"warning: could not write {path}: {error.strerror or error}.")
         self.events.write(

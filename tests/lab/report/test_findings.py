@@ -29,33 +29,55 @@ def three(make_run: MakeRun) -> Any:
     return make
 
 
-@pytest.mark.parametrize(
-    ("recycled", "ending"),
-    [
-        (0.84, "recycled won 2.0 of them back."),
-        (0.89, "recycled won all of them back."),
-        (0.82, "recycled won none back."),
-        (0.8, "recycled won none back and lost 2.0 more."),
-    ],
-)
-def test_headline_when_the_large_batch_lost(three: Any, recycled: float, ending: str) -> None:
-    assert three(recycled).headline == f"Batch 1,000 lost 6.0 points against batch 100; {ending}"
-
-
-def test_headline_when_the_large_batch_lost_nothing(three: Any) -> None:
-    headline = three(0.87, large=0.88).headline
-    assert headline == (
-        "Batch 1,000 lost nothing against batch 100; "
-        "recycled changed it by \N{MINUS SIGN}1.0 points."
+def test_one_seed_gives_no_verdict(three: Any) -> None:
+    found = three(0.84, test_images=500)
+    assert found.headline.replace("\N{NARROW NO-BREAK SPACE}", " ") == (
+        "One seed each, no verdict: ordinary training 82.0 %, recycled 84.0 % at batch 1,000; "
+        "88.0 % at batch 100 (under about 4.9 points is chance)."
     )
+    [recycled] = found.sentences
+    assert "(+2.0 ± 4.6 points)" in recycled
+    assert [figure.value for figure in found.figures[:2]] == [
+        "\N{MINUS SIGN}6.0 ± 4.9",
+        "+2.0 ± 4.6",
+    ]
 
 
-def test_a_gain_that_test_images_cannot_show_is_called_chance(three: Any) -> None:
-    assert three(0.84, test_images=500).headline.endswith("won 2.0 of them back, within chance.")
+def test_several_seeds_give_an_interval(make_run: MakeRun) -> None:
+    runs = []
+    for seed, gained in enumerate((0.01, 0.02, 0.03)):
+        runs += [
+            make_run(f"v{seed}", batch=1000, seed=seed, test_accuracy=0.8),
+            make_run(
+                f"r{seed}", schedule="recycled", batch=1000, seed=seed, test_accuracy=0.8 + gained
+            ),
+        ]
+    low, high = 2 - 2.484, 2 + 2.484  # Student's t with two degrees of freedom, 4.303 / sqrt(3)
+    assert say(*runs).headline == (
+        f"Recycled changed test accuracy at batch 1,000 by +2.0 ({low:.1f} to {high:+.1f}) points."
+    ).replace("-", "\N{MINUS SIGN}")
 
 
-def test_a_gain_that_test_images_can_show_is_not(three: Any) -> None:
-    assert three(0.84, test_images=50_000).headline.endswith("won 2.0 of them back.")
+def test_of_equals_the_cheapest_speaks(make_run: MakeRun) -> None:
+    found = say(
+        make_run("v", batch=1000, compute=100.0),
+        make_run("s", schedule="sequential", batch=1000, compute=267.0, val_accuracy=0.8),
+        make_run("r", schedule="recycled", batch=1000, compute=200.0, val_accuracy=0.8),
+    )
+    assert "recycled" in found.headline and "sequential" not in found.headline
+
+
+@pytest.mark.parametrize(("seconds", "believed"), [(0.3, True), (3.473, False), (0.02, False)])
+def test_step_times_that_operations_do_not_explain_are_left_out(
+    make_run: MakeRun, seconds: float, believed: bool
+) -> None:
+    found = say(
+        make_run("v", batch=1000, compute=100.0, step_seconds_median=0.1),
+        make_run("r", schedule="recycled", batch=1000, compute=200.0, step_seconds_median=seconds),
+    )
+    said = any("Step times are not to be believed" in caveat for caveat in found.caveats)
+    assert said != believed
+    assert any("the time per step" in sentence for sentence in found.sentences) == believed
 
 
 def test_uncertainty_in_closed_form(make_run: MakeRun) -> None:
@@ -69,9 +91,7 @@ def test_the_best_method_is_chosen_on_validation_images(make_run: MakeRun) -> No
         make_run("s", schedule="sequential", batch=1000, val_accuracy=0.9, test_accuracy=0.7),
         make_run("r", schedule="recycled", batch=1000, val_accuracy=0.8, test_accuracy=0.9),
     )
-    assert found.headline == (
-        "At batch 1,000, sequential changed test accuracy by \N{MINUS SIGN}10.0 points."
-    )
+    assert "sequential 70.0" in found.headline
     assert any(sentence.startswith("recycled: 90.0") for sentence in found.sentences)
 
 
@@ -102,7 +122,7 @@ def test_seeds_are_averaged_and_the_warning_goes(make_run: MakeRun) -> None:
         make_run(f"v{i}", seed=i, test_accuracy=accuracy) for i, accuracy in enumerate((0.8, 0.9))
     ]
     found = say(*one, make_run("small", batch=10, test_accuracy=0.9))
-    assert "lost 5.0 points" in found.headline
+    assert "by \N{MINUS SIGN}10.0 points (no two seeds in common)" in found.headline
     assert not any("One seed" in caveat for caveat in found.caveats)
 
 

@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conadv.lab.report.study.cells import Cell, baseline, relative
+from conadv.lab.report.study.cells import Cell, baseline, disturbed, relative
+from conadv.lab.report.study.large_batch import measured_difference
+from conadv.lab.report.study.wording import difference, interval
 from conadv.lab.report.text import count, joined, percent, points, ratio, seconds
 
 _UNFINISHED_TRAINING = 0.02
@@ -67,13 +69,16 @@ class Comparison:
 
     @property
     def best(self) -> Cell | None:
-        """The adversarial method that did best on validation images: the test set has no say."""
+        """The adversarial method that did best on validation images: the test set has no say.
+
+        Of methods that did as well the one of least compute.
+        """
         adversarial = [cell for cell in self.methods if cell.key.family.attacks]
         measured = [cell for cell in adversarial if cell.mean("test_accuracy") is not None]
 
-        def merit(cell: Cell) -> float:
-            value = cell.mean("val_accuracy")
-            return -1.0 if value is None else value
+        def merit(cell: Cell) -> tuple[float, float]:
+            value, cost = cell.mean("val_accuracy"), cell.mean("compute")
+            return -1.0 if value is None else value, -math.inf if cost is None else -cost
 
         return max(measured, key=merit, default=None)
 
@@ -132,13 +137,16 @@ def findings(everything: Sequence[Cell]) -> Findings:
     )
 
 
-def uncertainty(cell: Cell) -> float | None:
-    """Two standard errors of a difference of two test accuracies like the cell's.
+def uncertainty(cell: Cell, name: str = "test_accuracy") -> float | None:
+    """Two standard errors of a difference of two accuracies like the cell's.
 
     Binomial, and so too wide where both networks saw the same images: sqrt(2 p (1 - p) / n), with
-    n the number of test images. None where that number is not known.
+    n the number of test images, or of those attacked. None where that number is not known.
     """
-    accuracy, images = cell.mean("test_accuracy"), test_images(cell)
+    accuracy, images = cell.mean(name), test_images(cell)
+    attacked = cell.setting("evaluation.robust_images")
+    if name == "robust_accuracy" and isinstance(attacked, int) and images:
+        images = min(images, attacked)
     if accuracy is None or not images:
         return None
     return 2 * math.sqrt(2 * accuracy * (1 - accuracy) / images)
@@ -155,34 +163,37 @@ def _difference(one: Cell, other: Cell, name: str) -> float | None:
 
 
 def _headline(seen: Comparison) -> str:
-    batch, lost, gained, best = count(seen.large.batch), seen.lost, seen.gained, seen.best
-    name = best.key.method if best else ""
-    noise = uncertainty(seen.large) if _single_seed(seen) else None
-    if lost is None or seen.small is None:
-        if gained is None:
-            return f"Batch {batch}: {percent(seen.large.mean('test_accuracy'))} test accuracy."
-        return f"At batch {batch}, {name} changed test accuracy by {points(gained)} points."
-    small = count(seen.small.batch)
-    if round(lost, 3) <= 0:
-        first = f"Batch {batch} lost nothing against batch {small}"
-        second = f"{name} changed it by {points(gained)} points" if gained is not None else ""
-    else:
-        first = f"Batch {batch} lost {_unsigned(lost)} points against batch {small}"
-        second = _won_back(lost, gained, name)
-    if gained is not None and noise is not None and 0 < abs(gained) < noise:
-        second += ", within chance"
-    return f"{first}; {second}." if second else f"{first}."
+    batch, best = count(seen.large.batch), seen.best
+    if _single_seed(seen):
+        found = f"ordinary training {percent(seen.large.mean('test_accuracy'))}"
+        if best is not None:
+            found += f", {best.key.method} {percent(best.mean('test_accuracy'))}"
+        found += f" at batch {batch}"
+        if seen.small is not None:
+            accuracy = percent(seen.small.mean("test_accuracy"))
+            found += f"; {accuracy} at batch {count(seen.small.batch)}"
+        noise = uncertainty(seen.large)
+        chance = "" if noise is None else f" (under about {_unsigned(noise)} points is chance)"
+        return f"One seed each, no verdict: {found}{chance}."
+    parts = []
+    if seen.small is not None:
+        parts.append(
+            f"batch {batch} changed ordinary training by {_measured(seen.large, seen.small)} "
+            f"against batch {count(seen.small.batch)}"
+        )
+    if best is not None:
+        gained = _measured(best, seen.large)
+        parts.append(f"{best.key.method} changed test accuracy at batch {batch} by {gained}")
+    accuracy = percent(seen.large.mean("test_accuracy"))
+    text = "; ".join(parts) or f"batch {batch}: {accuracy} test accuracy"
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def _won_back(lost: float, gained: float | None, name: str) -> str:
-    if gained is None:
-        return ""
-    if round(gained, 3) > 0:
-        part = "all" if gained >= lost else f"{_unsigned(gained)}"
-        return f"{name} won {part} of them back"
-    return f"{name} won none back" + (
-        f" and lost {_unsigned(-gained)} more" if round(gained, 3) < 0 else ""
-    )
+def _measured(one: Cell, other: Cell) -> str:
+    """A difference in points, with what is known of its uncertainty."""
+    found = measured_difference(one, other)
+    known = found is not None and found.interval is not None
+    return f"{difference(found)} points{'' if known else ' (no two seeds in common)'}"
 
 
 def _headline_of_held_out(everything: Sequence[Cell]) -> str:
@@ -213,7 +224,7 @@ def _lost_figure(seen: Comparison) -> Figure | None:
     if seen.lost is None or seen.small is None:
         return None
     return Figure(
-        points(-seen.lost),
+        points(-seen.lost) + _give_or_take(seen, seen.large, "test_accuracy", seen.small),
         f"points of test accuracy, batch {count(seen.large.batch)} against "
         f"{count(seen.small.batch)}, ordinary training",
         f"{percent(seen.small.mean('test_accuracy'))} at {count(seen.small.batch)}, "
@@ -225,7 +236,7 @@ def _gained_figure(seen: Comparison) -> Figure | None:
     if seen.gained is None or seen.best is None:
         return None
     return Figure(
-        points(seen.gained),
+        points(seen.gained) + _give_or_take(seen, seen.best, "test_accuracy"),
         f"points from {seen.best.key.method} at batch {count(seen.large.batch)}",
         f"{percent(seen.best.mean('test_accuracy'))} against "
         f"{percent(seen.large.mean('test_accuracy'))} test accuracy",
@@ -239,7 +250,7 @@ def _robust_figure(seen: Comparison) -> Figure | None:
     if gained is None:
         return None
     return Figure(
-        points(gained),
+        points(gained) + _give_or_take(seen, seen.best, "robust_accuracy"),
         f"points of accuracy under attack from {seen.best.key.method}",
         f"{percent(seen.best.mean('robust_accuracy'))} against "
         f"{percent(seen.large.mean('robust_accuracy'))}{attack_note(seen.best)}",
@@ -253,7 +264,9 @@ def _cost_figure(seen: Comparison) -> Figure | None:
     time = relative(seen.best, seen.everything, "step_seconds_median")
     if compute is None:
         return None
-    measured = f"a step took {ratio(time)} the time" if time is not None else "step time unknown"
+    measured = (
+        f"a step took {ratio(time)} the time" if time is not None else "step times say nothing"
+    )
     return Figure(ratio(compute), f"the compute, for {seen.best.key.method}", measured)
 
 
@@ -276,11 +289,12 @@ def _sentence(seen: Comparison, cell: Cell) -> str:
     parts = [f"{percent(accuracy)} test accuracy"]
     change = _difference(cell, seen.large, "test_accuracy")
     if change is not None:
-        parts[0] += f" ({points(change)} points)"
+        parts[0] += f" ({points(change)}{_give_or_take(seen, cell, 'test_accuracy')} points)"
     robust = _difference(cell, seen.large, "robust_accuracy")
     if robust is not None:
         parts.append(
-            f"{percent(cell.mean('robust_accuracy'))} under attack ({points(robust)} points)"
+            f"{percent(cell.mean('robust_accuracy'))} under attack "
+            f"({points(robust)}{_give_or_take(seen, cell, 'robust_accuracy')} points)"
         )
     compute = relative(cell, seen.everything, "compute")
     time = relative(cell, seen.everything, "step_seconds_median")
@@ -292,6 +306,15 @@ def _sentence(seen: Comparison, cell: Cell) -> str:
     if cost:
         parts.append("for " + " and ".join(cost))
     return f"{cell.key.method}: {', '.join(parts)}."
+
+
+def _give_or_take(seen: Comparison, cell: Cell, name: str, than: Cell | None = None) -> str:
+    """What chance may do to a difference from ordinary training, or from another cell."""
+    if _single_seed(seen):
+        noise = uncertainty(cell, name)
+        return "" if noise is None else f" ± {_unsigned(noise)}"
+    paired = measured_difference(cell, than or seen.large, name)
+    return "" if paired is None else interval(paired)
 
 
 def _caveats(everything: Sequence[Cell], seen: Comparison | None) -> list[str]:
@@ -310,6 +333,12 @@ def _caveats(everything: Sequence[Cell], seen: Comparison | None) -> list[str]:
             notes.append(
                 "Runs are compared at equal passes over the training images, not at equal compute."
             )
+    busy = [cell.key.method for cell in everything if disturbed(cell, everything)]
+    if busy:
+        notes.append(
+            f"Step times are not to be believed, and left out: those of {joined(busy)} are more "
+            "than twice off what the counted operations explain, as on cores shared with others."
+        )
     for status in ("interrupted", "diverged", "failed", "unfinished"):
         names = [run.name for cell in everything for run in cell.runs if run.status == status]
         if names:

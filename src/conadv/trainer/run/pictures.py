@@ -1,5 +1,6 @@
 """A few clean images, perturbations and adversarial copies, as a person can look at them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,13 +22,15 @@ def write_pictures(
     criterion: Criterion,
     device: torch.device,
     *,
+    classes: Sequence[str] = (),
     count: int = 8,
     context: int = 64,
 ) -> None:
     """Perturb images the way training does, at the current weights, and write ``pictures.npz``.
 
     The arrays: ``clean`` and ``adversarial`` uint8 (count, H, W, C), ``perturbation`` int16 of the
-    same shape, their difference in grey levels, and ``labels`` int64 (count,).
+    same shape, their difference in grey levels, ``labels`` int64 (count,), and the ``classes`` that
+    these are indices into.
 
     Args:
         path: The file; None only takes part in the passes that other ranks need.
@@ -36,6 +39,7 @@ def write_pictures(
         images: Where the pictures come from.
         criterion: Of training.
         device: Of the model.
+        classes: Names of the classes.
         count: How many pictures.
         context: How many images are attacked together: in train mode they share statistics.
     """
@@ -57,6 +61,7 @@ def write_pictures(
             perturbation=adversarial.astype(np.int16) - clean.astype(np.int16),
             adversarial=adversarial,
             labels=labels[:count].cpu().numpy(),
+            classes=np.array(classes, np.str_),
         )
 
     if path is not None:

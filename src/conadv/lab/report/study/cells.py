@@ -1,12 +1,16 @@
 """Runs of one setting, seeds together, and each setting against ordinary training."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from conadv.lab.report.charts.palette import MethodKey
 from conadv.lab.report.runs import Run
+
+STEP_TIME = "step_seconds_median"
+EXPLAINED = 2.0
+"""Step time over counted operations, both as multiples, up to which the time is believed."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,32 @@ def baseline(cell: Cell, among: Iterable[Cell]) -> Cell | None:
     return next((other for other in found if other.length == 1), found[0] if found else None)
 
 
-def relative(cell: Cell, among: Iterable[Cell], name: str) -> float | None:
-    """A cost of the cell as a multiple of its :func:`baseline`; None without one."""
+def relative(cell: Cell, among: Sequence[Cell], name: str) -> float | None:
+    """A cost of the cell as a multiple of its :func:`baseline`; None without one.
+
+    None too for a step time that is not to be believed (:func:`disturbed`).
+    """
+    if name == STEP_TIME and disturbed(cell, among):
+        return None
+    return _multiple(cell, baseline(cell, among), name)
+
+
+def disturbed(cell: Cell, among: Sequence[Cell]) -> bool:
+    """Whether its step time, beside ordinary training's, was measured on cores with other work.
+
+    That is where a step took over :data:`EXPLAINED` times what its counted operations explain, or
+    under half of ordinary training's own time while doing at least as much.
+    """
     reference = baseline(cell, among)
+    time, compute = (_multiple(cell, reference, name) for name in (STEP_TIME, "compute"))
+    steps = _multiple(cell, reference, "steps") or 1.0
+    if time is None or compute is None:
+        return False
+    per_step = compute / steps
+    return time > EXPLAINED * per_step or time < min(1.0, per_step) / EXPLAINED
+
+
+def _multiple(cell: Cell, reference: Cell | None, name: str) -> float | None:
     if reference is None:
         return None
     above, below = cell.mean(name), reference.mean(name)
