@@ -13,7 +13,7 @@ from support.resnet import resnet18
 
 @functools.cache
 def cost(make, forward: str = "auto", count: int = 4) -> tuple[int, float]:
-    """FLOPs of a settled step, and what the adversary counts for it."""
+    """FLOPs of a step in its steady state, and what the adversary counts for it."""
     model = resnet18()
     adversary = conadv.Adversary(model, ATTACK, make(), forward=forward)
     fresh = adversary.fresh_images(count)

@@ -9,7 +9,7 @@ import pytest
 import study_overhead
 
 
-def made_up(runs: list[float], around: float, before: float, clock: list[float]) -> Any:
+def fake_study(runs: list[float], around: float, before: float, clock: list[float]) -> Any:
     """Stands for the command: runs of so many seconds, so many around each of them."""
 
     def run(command: list[str], **_: Any) -> None:
@@ -29,7 +29,7 @@ def made_up(runs: list[float], around: float, before: float, clock: list[float])
 
 def test_where_the_time_went(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clock = [1000.0]
-    run = made_up([10.0, 30.0, 20.0, 40.0], around=0.1, before=5.0, clock=clock)
+    run = fake_study([10.0, 30.0, 20.0, 40.0], around=0.1, before=5.0, clock=clock)
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(study_overhead.time, "perf_counter", lambda: clock[0])
     found = study_overhead.measure(1, 1, 1)

@@ -127,9 +127,9 @@ def test_batches_of_another_device_are_moved() -> None:
         def report_zero_share(self, share):
             pass
 
-    round = Round()
-    assert schedule.copies(round) == []
-    schedule.collect(round)
+    current = Round()
+    assert schedule.copies(current) == []
+    schedule.collect(current)
     assert seen == [("meta", "meta")]
 
 

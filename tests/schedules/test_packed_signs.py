@@ -113,12 +113,12 @@ def as_on_a_gpu(packed: PackedSigns, arrived: bool) -> PackedSigns:
 def test_the_second_plane_is_dropped_when_the_answer_is_there(zeros: float) -> None:
     given = signs((3, 5), zeros)
     packed = as_on_a_gpu(PackedSigns.of(given), arrived=False)
-    packed.settle()
+    packed.drop_unneeded()
     assert len(packed.tensors()) == 2 and packed.answer is not None
     assert torch.equal(packed.unpack(torch.float32), given), "both planes do until then"
     packed.answer[1].arrived = True
     for _ in range(2):
-        packed.settle()
+        packed.drop_unneeded()
         assert len(packed.tensors()) == (2 if zeros else 1) and packed.answer is None
         assert torch.equal(packed.unpack(torch.float32), given)
 

@@ -61,7 +61,7 @@ def prepared(tmp_path: Path, given: Study | None = None) -> tuple[StudyFolder, P
     return folder, make_plan(own, folder.root)
 
 
-class MadeUp:
+class FakeTraining:
     """Stands for training: notes what it is asked for, and answers at once.
 
     Validation accuracy is best at the recipe's own learning rate; the test's is always 0.5.

@@ -120,7 +120,7 @@ def directions(make, steps: int) -> list[list[Copy]]:
     """The copies of each round, as the schedule made them."""
     schedule, seen = make(), []
     original = schedule.copies
-    schedule.copies = lambda round: seen.append(original(round)) or seen[-1]
+    schedule.copies = lambda current: seen.append(original(current)) or seen[-1]
     train(lambda: schedule, DATA[:steps], attack(centred=False))
     return seen
 

@@ -23,7 +23,7 @@ from support.resnet import resnet18
 
 @functools.cache
 def cost(make, total: int = 16) -> tuple[int, float]:
-    """FLOPs of a settled step, and what the adversary counts for it."""
+    """FLOPs of a step in its steady state, and what the adversary counts for it."""
     model = plain(resnet18())
     adversary = WeightAdversary(model, WeightAttack(0.05, micro_batch=4), make())
     fresh = adversary.fresh_images(total)

@@ -135,7 +135,7 @@ def test_noise_is_a_function_of_the_seed_and_the_place_in_the_run() -> None:
     def directions(seed: int, keys: list[int]) -> list[torch.Tensor]:
         schedule, seen = Noise(), []
         original = schedule.copies
-        schedule.copies = lambda round: seen.extend(original(round)) or seen[-2:]
+        schedule.copies = lambda current: seen.extend(original(current)) or seen[-2:]
         adversary = WeightAdversary(network(), ATTACK, schedule, seed=seed)
         for key in keys:
             adversary.key = key

@@ -31,7 +31,7 @@ def steps(
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
     image_size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 32,
     repeats: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 10,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the network.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network.")] = False,
     memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
     json: Json = None,
 ) -> None:
@@ -50,7 +50,7 @@ def steps(
             _dtype(dtype),
             repeats=repeats,
             image_size=image_size,
-            compile=compile,
+            compiled=compiled,
             memory=memory,
             on_progress=say,
         )

@@ -24,7 +24,7 @@ def _models() -> None:
 
 @app.command("list")
 def list_models(
-    filter: Annotated[
+    part: Annotated[
         str, typer.Argument(metavar="[FILTER]", help="Part of the name.", show_default="all")
     ] = "",
     norms: Annotated[
@@ -38,9 +38,9 @@ def list_models(
     """List names for model.name."""
     from conadv.trainer.models.names import model_names
 
-    names = model_names(filter)
+    names = model_names(part)
     if not names:
-        typer.echo(f"No network has {filter!r} in its name. All names: conadv models list")
+        typer.echo(f"No network has {part!r} in its name. All names: conadv models list")
         raise typer.Exit(1)
     if not norms:
         for name in names:

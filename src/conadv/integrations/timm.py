@@ -70,11 +70,11 @@ class ConAdvTask(ClassificationTask):
         self._stale = True
         model.register_forward_pre_hook(_in_validation(self._gather))
 
-    def forward(self, input: Tensor, target: Any) -> dict[str, Any]:
+    def forward(self, images: Tensor, target: Any) -> dict[str, Any]:
         """The loss of the images and of the copies that are due, and the images' outputs."""
         adversary = self._ready()
         self._stale = True
-        loss = adversary.loss(input, target, self.criterion)
+        loss = adversary.loss(images, target, self.criterion)
         return {"loss": loss, "output": adversary.diagnostics.outputs}
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Copies:
         """Themselves: of what waits for its round, they are complete."""
         return self
 
-    def settle(self) -> None:
+    def drop_unneeded(self) -> None:
         """Nothing about them is undecided."""
 
     def tensors(self) -> list[Tensor]:

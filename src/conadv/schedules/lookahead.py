@@ -128,14 +128,14 @@ class Lookahead(Schedule):
             made = self._attack(current, current.future)
         self._early = None
         self._pending.popleft()
-        self._settle()
+        self._drop_unneeded()
         self._pending.append(made)
 
-    def _settle(self) -> None:
+    def _drop_unneeded(self) -> None:
         """Free what the device has found to be unneeded."""
         for entry in self._pending:
             if entry is not None:
-                entry.settle()
+                entry.drop_unneeded()
 
     def _attack_now(self, current: Round) -> Copies | None:
         """With tau = 0: the round's own images."""
@@ -189,7 +189,7 @@ class Lookahead(Schedule):
 
     def state_dict(self) -> dict[str, Any]:
         """What is pending for the next tau rounds."""
-        self._settle()
+        self._drop_unneeded()
         return {"pending": [c.state_dict() if c is not None else None for c in self._pending]}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:

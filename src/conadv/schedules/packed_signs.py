@@ -17,7 +17,7 @@ class PackedSigns:
 
     An exactly zero gradient has no sign and its value must not move, so a second plane tells zeros
     apart. They are rare. On a CPU the plane is made only if it is needed; a GPU makes it always,
-    for asking would wait for the device, and `settle` drops it once the answer has arrived.
+    for asking would wait for the device, and `drop_unneeded` drops it once the answer has arrived.
     """
 
     bits: Tensor
@@ -50,7 +50,7 @@ class PackedSigns:
             packed.answer = (on_its_way, stream.record_event())
         return packed
 
-    def settle(self) -> None:
+    def drop_unneeded(self) -> None:
         """Drop the second plane if it is known by now that no sign is zero. Waits for nothing."""
         if self.answer is None:
             return

@@ -54,9 +54,9 @@ class PendingSigns:
         stepped = current.attack.ascend(start, origins, signs, scales)
         return Copies(stepped.images, rows(current.labels, 0, len(signs), total), origins)
 
-    def settle(self) -> None:
+    def drop_unneeded(self) -> None:
         """Free what the device has found to be unneeded."""
-        self.signs.settle()
+        self.signs.drop_unneeded()
 
     def tensors(self) -> list[Tensor]:
         """Those of the signs."""

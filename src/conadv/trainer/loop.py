@@ -160,7 +160,7 @@ class Run:
             if requested.checkpoint:
                 self.saving.start(self.trainer.step)
                 self.clock = time.perf_counter()
-        self.saving.settle(self.trainer.step)
+        self.saving.ensure_saved(self.trainer.step)
         return self._finish()
 
     def close(self) -> None:
@@ -331,7 +331,7 @@ class Run:
         self.val_accuracy = state["val_accuracy"]
 
     def _interrupt(self) -> None:
-        self.saving.settle(self.trainer.step)
+        self.saving.ensure_saved(self.trainer.step)
         self._write_result("interrupted")
         reason = self.stop.reason or "a signal to another rank"
         raise Interrupted(

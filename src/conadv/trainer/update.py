@@ -19,7 +19,7 @@ from conadv.optim.groups import classifier_apart, with_lr_factors
 from conadv.optim.sharded import is_dtensor
 from conadv.trainer.checkpoint.reshard import load_weights, spread_optimizer, whole
 from conadv.trainer.recipe import Recipe
-from conadv.trainer.recipe.updates import beside, optimizer_of
+from conadv.trainer.recipe.updates import beside, optimizer_of, value
 from conadv.trainer.step import Precision
 
 
@@ -63,25 +63,15 @@ def _groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
         raise RecipeError(f"optimizer.lr_factors: {error}") from error
 
 
-def make_sam(recipe: Recipe, parameters: Iterable[Tensor]) -> optim.SAM | None:
-    """What perturbs the weights, or None."""
-    chosen = beside(recipe, "method.sam")
-    return None if chosen is None else import_named(chosen.make)(parameters, recipe.method.rho)
-
-
-def make_variance_reduction(
-    recipe: Recipe, parameters: Iterable[Tensor], ranks: int
-) -> optim.VarianceReduction | None:
-    """What scales gradients by their signal-to-noise ratio over all micro-batches, or None."""
-    settings = recipe.optimizer
-    if not settings.variance_reduction:
+def _make_beside(
+    recipe: Recipe, switch: str, parameters: Iterable[Tensor], **options: Any
+) -> Any | None:
+    """What the recipe's switch turns on, or None."""
+    chosen = beside(recipe, switch)
+    if chosen is None:
         return None
-    return optim.VarianceReduction(
-        parameters,
-        settings.gsnr_gamma,
-        settings.gsnr_momentum,
-        all_reduce=dist.all_reduce if ranks > 1 else None,
-    )
+    settings = (value(recipe, name) for name in chosen.takes)
+    return import_named(chosen.make)(parameters, *settings, **options)
 
 
 def learning_rate_factor(recipe: Recipe, train_images: int) -> Callable[[int], float]:
@@ -108,8 +98,13 @@ def make_update(
         clip_grad_norm=recipe.train.clip_grad_norm,
         skip_nonfinite=recipe.train.nonfinite == "skip",
         ema_decay=recipe.train.ema_decay,
-        sam=make_sam(recipe, trained),
-        variance_reduction=make_variance_reduction(recipe, trained, ranks),
+        sam=_make_beside(recipe, "method.sam", trained),
+        variance_reduction=_make_beside(
+            recipe,
+            "optimizer.variance_reduction",
+            trained,
+            all_reduce=dist.all_reduce if ranks > 1 else None,
+        ),
     )
 
 

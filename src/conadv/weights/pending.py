@@ -69,7 +69,7 @@ class Pending:
 
     def due(self) -> list[Kept]:
         """What was kept for the round that begins."""
-        self.settle()
+        self.finish()
         return self._queue[0] if self._queue else []
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ class Pending:
             kept: for `delay` rounds later.
             share_mean: whether the ranks exchange the mean of a step that ends; the same on all.
         """
-        self.settle()
+        self.finish()
         if self._queue:
             self._queue.popleft()
             self._queue.append(kept)
@@ -100,17 +100,17 @@ class Pending:
             self._over = _Over(new, total, self._group if share_mean else None)
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def finish(self) -> None:
         """Wait for the mean and subtract it; gradients that are not finite are dropped."""
         if self._over is not None:
-            self._over.settle(self.dtype)
+            self._over.finish(self.dtype)
             self._over = None
 
     # -- state ---------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """All that is kept: tensors, numbers, lists and dicts."""
-        self.settle()
+        self.finish()
         return {
             "pending": [[self._entry(kept) for kept in entry] for entry in self._queue],
             "round": self._round,
@@ -188,7 +188,7 @@ class _Over:
         if self._work is not None:
             self._work.wait()
 
-    def settle(self, dtype: torch.dtype) -> None:
+    def finish(self, dtype: torch.dtype) -> None:
         self.wait()
         if self._finite is None:
             return

@@ -140,11 +140,11 @@ class WeightSchedule:
         """How many fresh images a loader should give for a budget of `total` images per step."""
         return total
 
-    def copies(self, round: Round) -> list[Copy]:
+    def copies(self, current: Round) -> list[Copy]:
         """Passes at moved weights of this round. Called before the forward; keeps nothing."""
         return []
 
-    def collect(self, round: Round) -> list[Kept]:
+    def collect(self, current: Round) -> list[Kept]:
         """What is kept for a later round. Called after the backward, before the update."""
         return []
 
@@ -163,12 +163,12 @@ class Sequential(WeightSchedule):
         """The ascent's gradient is that of the clean loss."""
         return not alone
 
-    def copies(self, round: Round) -> list[Copy]:
+    def copies(self, current: Round) -> list[Copy]:
         """Each chosen micro-batch along the gradient that it has at these weights."""
-        chosen = [b for b in round.micro_batches if self.chosen(b, round.progress)]
-        if not round.centred:
-            return _copies(chosen, round.ascend(chosen))
-        found = dict(zip(map(id, round.micro_batches), round.own_parts(), strict=True))
+        chosen = [b for b in current.micro_batches if self.chosen(b, current.progress)]
+        if not current.centred:
+            return _copies(chosen, current.ascend(chosen))
+        found = dict(zip(map(id, current.micro_batches), current.own_parts(), strict=True))
         return _copies(chosen, [found[id(b)] for b in chosen])
 
 
@@ -233,19 +233,19 @@ class Recycled(WeightSchedule):
         share = self.share_at(0.0) if self.active(0.0) else 0.0
         return math.floor(total / (1 + share) + 1e-6)
 
-    def copies(self, round: Round) -> list[Copy]:
+    def copies(self, current: Round) -> list[Copy]:
         """What the same round of the last step kept."""
         return [
             Copy(kept.images, kept.labels, kept.gradient)
-            for kept in round.due
+            for kept in current.due
             if kept.gradient is not None and kept.images is not None
         ]
 
-    def collect(self, round: Round) -> list[Kept]:
+    def collect(self, current: Round) -> list[Kept]:
         """The chosen micro-batches with their gradients."""
-        pairs = zip(round.micro_batches, round.taken, strict=True)
+        pairs = zip(current.micro_batches, current.taken, strict=True)
         return [
-            _with_images(b, kept) if self.chosen(b, round.progress) else _unchosen(b)
+            _with_images(b, kept) if self.chosen(b, current.progress) else _unchosen(b)
             for b, kept in pairs
         ]
 
@@ -265,14 +265,16 @@ class Slot(WeightSchedule):
         """A step."""
         return rounds
 
-    def copies(self, round: Round) -> list[Copy]:
+    def copies(self, current: Round) -> list[Copy]:
         """Today's micro-batches, along what those in their places had a step ago."""
-        return _copies(round.micro_batches[: len(round.due)], round.due[: len(round.micro_batches)])
+        return _copies(
+            current.micro_batches[: len(current.due)], current.due[: len(current.micro_batches)]
+        )
 
-    def collect(self, round: Round) -> list[Kept]:
+    def collect(self, current: Round) -> list[Kept]:
         """The gradients, by place."""
-        pairs = zip(round.micro_batches, round.taken, strict=True)
-        return [kept if self.chosen(b, round.progress) else _unchosen(b) for b, kept in pairs]
+        pairs = zip(current.micro_batches, current.taken, strict=True)
+        return [kept if self.chosen(b, current.progress) else _unchosen(b) for b, kept in pairs]
 
 
 class Lookahead(WeightSchedule):
@@ -310,21 +312,21 @@ class Lookahead(WeightSchedule):
         """As far."""
         return self.tau * rounds
 
-    def copies(self, round: Round) -> list[Copy]:
+    def copies(self, current: Round) -> list[Copy]:
         """Today's micro-batches along their own old gradients."""
-        if round.due and len(round.due) != len(round.micro_batches):
+        if current.due and len(current.due) != len(current.micro_batches):
             raise RuntimeError(
-                f"{len(round.due)} micro-batches were looked at for this round, which has "
-                f"{len(round.micro_batches)}: what batches() reads ahead, or peek() is shown, "
+                f"{len(current.due)} micro-batches were looked at for this round, which has "
+                f"{len(current.micro_batches)}: what batches() reads ahead, or peek() is shown, "
                 "must be the very batch that its round is given."
             )
-        return _copies(round.micro_batches[: len(round.due)], round.due)
+        return _copies(current.micro_batches[: len(current.due)], current.due)
 
-    def collect(self, round: Round) -> list[Kept]:
+    def collect(self, current: Round) -> list[Kept]:
         """Gradients of the later images at these weights."""
-        chosen = [b for b in round.future if self.chosen(b, round.progress)]
-        made = dict(zip((b.number for b in chosen), round.ascend(chosen), strict=True))
-        return [made.get(b.number, _unchosen(b)) for b in round.future]
+        chosen = [b for b in current.future if self.chosen(b, current.progress)]
+        made = dict(zip((b.number for b in chosen), current.ascend(chosen), strict=True))
+        return [made.get(b.number, _unchosen(b)) for b in current.future]
 
 
 class Noise(WeightSchedule):
@@ -332,10 +334,10 @@ class Noise(WeightSchedule):
 
     name: ClassVar[str] = "noise"
 
-    def copies(self, round: Round) -> list[Copy]:
+    def copies(self, current: Round) -> list[Copy]:
         """Chosen micro-batches, each with a direction of its own."""
-        chosen = [b for b in round.micro_batches if self.chosen(b, round.progress)]
-        return [Copy(b.images, b.labels, round.noise(b), b) for b in chosen]
+        chosen = [b for b in current.micro_batches if self.chosen(b, current.progress)]
+        return [Copy(b.images, b.labels, current.noise(b), b) for b in chosen]
 
 
 def _copies(batches: list[MicroBatch], gradients: list[Kept]) -> list[Copy]:

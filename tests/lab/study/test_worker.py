@@ -19,7 +19,7 @@ from conadv.lab.study.worker import ProcessUnusable
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.run.lock.claims import Claims
 from conadv.trainer.run.result import Result
-from support.studies import MadeUp, prepared, study, worker
+from support.studies import FakeTraining, prepared, study, worker
 
 
 def outcomes(folder: StudyFolder, plan: Plan) -> dict[str, Outcome]:
@@ -31,7 +31,7 @@ def tuned(folder: StudyFolder, plan: Plan) -> Any:
     return json.loads(folder.tuned.read_text())["cells"]
 
 
-class Failing(MadeUp):
+class Failing(FakeTraining):
     """Fails where it is told to."""
 
     def __init__(self, name: str, seed: int | None, error: BaseException) -> None:
@@ -47,7 +47,7 @@ class Failing(MadeUp):
 
 def test_every_run_once_and_final_runs_with_the_best_settings(tmp_path: Path) -> None:
     folder, plan = prepared(tmp_path, study(tuning__trials=5))
-    make = MadeUp()
+    make = FakeTraining()
     worker(folder, make).work()
     found = outcomes(folder, plan)
     assert len(make.recipes) == len(plan.tasks) == len(found) == 14
@@ -63,7 +63,7 @@ def test_every_run_once_and_final_runs_with_the_best_settings(tmp_path: Path) ->
     assert len(make.recipes) == 14  # nothing is left to be done
 
 
-class Lucky(MadeUp):
+class Lucky(FakeTraining):
     """The trials' own seed favours high learning rates, every other one low ones."""
 
     def __call__(self, recipe: Recipe, out: Path, **options: Any) -> Result:
@@ -109,9 +109,9 @@ def test_final_runs_wait_for_every_confirmation(tmp_path: Path) -> None:
     folder, plan = prepared(tmp_path, study(tuning__confirm_seeds=[1001]))
     elsewhere = "vanilla-b16/best-2-seed-1001"
     claims = Claims(folder.tasks, 60)
-    make = MadeUp()
+    make = FakeTraining()
 
-    class Late(MadeUp):
+    class Late(FakeTraining):
         """When it is asked for the first final run of vanilla, nobody may be left to wait for."""
 
         def __call__(self, recipe: Recipe, out: Path, **options: Any) -> Result:
@@ -138,7 +138,7 @@ def test_a_confirmation_that_diverges_speaks_against_its_settings(tmp_path: Path
     def make(recipe: Recipe, out: Path, **options: Any) -> Result:
         if out.name == "best-1-seed-1001":
             raise NonFiniteError("NaN")
-        return MadeUp()(recipe, out, **options)
+        return FakeTraining()(recipe, out, **options)
 
     worker(folder, make).work()
     for entry in tuned(folder, plan).values():
@@ -154,7 +154,7 @@ def test_where_too_few_trials_end_the_rest_is_chosen_from(tmp_path: Path) -> Non
     def make(recipe: Recipe, out: Path, **options: Any) -> Result:
         if out.name == "trial-000":
             raise RecipeError("impossible")
-        return MadeUp()(recipe, out, **options)
+        return FakeTraining()(recipe, out, **options)
 
     worker(folder, make).work()
     found = outcomes(folder, plan)
@@ -173,7 +173,7 @@ def test_where_too_few_trials_end_the_rest_is_chosen_from(tmp_path: Path) -> Non
 
 def test_trials_hold_no_test_figure_and_final_runs_no_choice(tmp_path: Path) -> None:
     folder, plan = prepared(tmp_path)
-    make = MadeUp()
+    make = FakeTraining()
     worker(folder, make).work()
     for recipe in make.recipes:
         assert recipe.evaluation.test == (recipe.data.validation == 0) == (recipe.seed != 1000)
@@ -186,10 +186,10 @@ def test_trials_hold_no_test_figure_and_final_runs_no_choice(tmp_path: Path) -> 
 def test_two_workers_share_the_runs(tmp_path: Path) -> None:
     given = study(final__seeds=list(range(12)), tuning__trials=6)
     folder, plan = prepared(tmp_path, given)
-    made = [MadeUp(), MadeUp()]
+    made = [FakeTraining(), FakeTraining()]
     gate = threading.Barrier(2)
 
-    def go(make: MadeUp) -> None:
+    def go(make: FakeTraining) -> None:
         own = worker(folder, make)
         gate.wait()
         own.work()
@@ -261,7 +261,7 @@ def test_data_that_cannot_be_had_is_no_runs_fault(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no network"):
         worker(folder, Failing("vanilla-b16", None, DataError("no network"))).work()
     assert outcomes(folder, plan) == {}
-    worker(folder, MadeUp()).work()  # when it is there
+    worker(folder, FakeTraining()).work()  # when it is there
     assert {o.status for o in outcomes(folder, plan).values()} == {"finished"}
 
 
@@ -270,7 +270,7 @@ def test_an_interrupted_run_is_given_back(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         worker(folder, Failing("vanilla-b16", 1, Interrupted("by SIGINT"))).work()
     assert "vanilla-b16/seed-1" not in outcomes(folder, plan)
-    make = MadeUp()
+    make = FakeTraining()
     worker(folder, make).work()
     assert make.folders[0] == folder.runs / "vanilla-b16/seed-1"
     assert len(outcomes(folder, plan)) == len(plan.tasks)
@@ -281,7 +281,7 @@ def test_a_stop_heard_during_the_last_evaluation_stops_after_the_run(tmp_path: P
 
     def make(recipe: Recipe, out: Path, **options: Any) -> Result:
         options["stop"].ask("SIGTERM")
-        return MadeUp()(recipe, out, **options)
+        return FakeTraining()(recipe, out, **options)
 
     with pytest.raises(Interrupted, match="stopped by SIGTERM between two runs"):
         worker(folder, make).work()
@@ -297,12 +297,12 @@ def test_a_worker_whose_run_was_taken_over_leaves_it_alone(tmp_path: Path) -> No
         if len(made) == 1:  # asleep for long: somebody else has gone on, and has finished
             task = folder.tasks / "vanilla-b16/trial-000"
             (task / "claim-1.json").write_text("{}")
-            other = MadeUp()(recipe, out, **options)
+            other = FakeTraining()(recipe, out, **options)
             assert other.val_accuracy is not None
             (task / "outcome.json").write_text(
                 json.dumps({**OUTCOME, "message": "by the other one"})
             )
-        return MadeUp()(recipe, out, **options)
+        return FakeTraining()(recipe, out, **options)
 
     worker(folder, make).work()
     assert outcomes(folder, plan)["vanilla-b16/trial-000"].message == "by the other one"
@@ -333,7 +333,7 @@ def test_a_run_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     gone = {"host": "x", "pid": 1}
     for generation in range(2):
         (task / f"claim-{generation}.json").write_text(json.dumps(gone))
-    own = worker(folder, MadeUp())
+    own = worker(folder, FakeTraining())
     own.claims = Claims(folder.tasks, 0.0)  # nobody else is there
     own.work()
     found = outcomes(folder, plan)
@@ -345,7 +345,7 @@ def test_a_run_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
 def test_a_worker_stops_when_its_supervisor_is_gone(tmp_path: Path) -> None:
     folder, plan = prepared(tmp_path)
     with pytest.raises(Interrupted, match="the end of the process that had started it"):
-        worker(folder, MadeUp(), parent=os.getpid()).work()
+        worker(folder, FakeTraining(), parent=os.getpid()).work()
     assert outcomes(folder, plan) == {}
 
 
@@ -355,7 +355,7 @@ def test_methods_tuned_as_another_wait_for_it(tmp_path: Path) -> None:
         "vanilla": {"settings": {"method.schedule": "vanilla"}},
     }
     folder, plan = prepared(tmp_path, study(methods=methods))
-    worker(folder, MadeUp()).work()
+    worker(folder, FakeTraining()).work()
     found = outcomes(folder, plan)
     assert found["longer-b16/seed-0"].values == found["vanilla-b16/seed-1"].values != {}
     assert tuned(folder, plan)["longer-b16"] == {"tuned_as": "vanilla-b16"}
@@ -363,7 +363,7 @@ def test_methods_tuned_as_another_wait_for_it(tmp_path: Path) -> None:
 
 def test_without_trials_the_recipe_counts(tmp_path: Path) -> None:
     folder, plan = prepared(tmp_path, study(tuning__trials=0))
-    make = MadeUp()
+    make = FakeTraining()
     worker(folder, make).work()
     assert len(make.recipes) == len(plan.tasks) == 4
     assert {recipe.optimizer.lr for recipe in make.recipes} == {2.0}
@@ -373,7 +373,7 @@ def test_a_best_value_at_the_edge_of_its_range_is_said(tmp_path: Path) -> None:
     first = [{"optimizer.lr": 4}, {"optimizer.lr": 1}]
     folder, plan = prepared(tmp_path, study(tuning__first=first))
 
-    class Large(MadeUp):
+    class Large(FakeTraining):
         def __call__(self, recipe: Recipe, out: Path, **options: Any) -> Result:
             found = super().__call__(recipe, out, **options)
             return dataclasses.replace(found, val_accuracy=recipe.optimizer.lr / 100)
@@ -397,7 +397,7 @@ def test_progress_is_by_compute_and_sees_runs_at_work(tmp_path: Path) -> None:
     claim.release()
     assert watch.working() == []
     assert watch.partial() == pytest.approx(64)  # what was stopped is not lost
-    worker(folder, MadeUp()).work()
+    worker(folder, FakeTraining()).work()
     assert len(watch.look()) == 8 and watch.look() == [] and watch.finished
     assert watch.compute == watch.total and watch.working() == []
     assert watch.rows()[0]["final runs"] == "2/2" and watch.rows()[0]["mean test"] == "50.00%"
@@ -405,7 +405,7 @@ def test_progress_is_by_compute_and_sees_runs_at_work(tmp_path: Path) -> None:
 
 def test_many_may_write_the_tables_at_once(tmp_path: Path) -> None:
     folder, plan = prepared(tmp_path)
-    worker(folder, MadeUp()).work()
+    worker(folder, FakeTraining()).work()
     tuned(folder, plan)
     expected = {path: path.read_text() for path in (folder.tuned, folder.summary, folder.table)}
     gate, torn = threading.Barrier(4), []

@@ -78,7 +78,7 @@ def test_a_failed_write_is_told_and_waits_its_turn(
     assert steps(tmp_path) == [4]
     assert [saving.due(step) for step in (11, 12)] == [False, True]  # not at every step
     disk.full = False
-    saving.settle(9)  # what is missing at the end is written
+    saving.ensure_saved(9)  # what is missing at the end is written
     assert steps(tmp_path) == [4, 9]
 
 
@@ -111,19 +111,19 @@ def test_a_step_is_written_once_unless_it_is_the_best(saving: Saving) -> None:
     saving.start(4)
     saving.start(4)
     saving.offer(4, 0.5)
-    saving.settle(4)
+    saving.ensure_saved(4)
     assert written == [False, True]
 
 
 def test_settling_raises_where_it_cannot_be_written(saving: Saving, said: list[str]) -> None:
     Disk(saving).full = True
     with pytest.raises(CheckpointError, match="disk is full"):
-        saving.settle(3)
+        saving.ensure_saved(3)
     assert said == []  # an error, not a warning
 
 
 def test_before_the_first_step_there_is_something_to_resume(saving: Saving, tmp_path: Path) -> None:
-    saving.settle(0)
+    saving.ensure_saved(0)
     assert steps(tmp_path) == [0]
 
 
@@ -150,6 +150,6 @@ def test_a_failure_of_another_rank_is_told_and_counts_here(tmp_path: Path, said:
     saving.start(8)
     assert said == ["warning: rank 1: could not write its part. Training goes on."]
     assert saving.warnings == ["rank 1: could not write its part."]
-    saving.settle(8)
+    saving.ensure_saved(8)
     assert steps(tmp_path) == [4, 8] and len(said) == 1
     saving.close()

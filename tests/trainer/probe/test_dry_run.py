@@ -13,7 +13,7 @@ from conadv.errors import DistributedError, RecipeError
 from conadv.lab.planning import count
 from conadv.optim import warmup_poly
 from conadv.trainer.input.load import load_splits
-from conadv.trainer.input.random_images import MadeUpSplits, images_of
+from conadv.trainer.input.random_images import RandomSplits, images_of
 from conadv.trainer.models.zoo import create_model
 from conadv.trainer.probe import trial_step
 from conadv.trainer.probe.dry_run import DryRun, dry_run
@@ -317,15 +317,15 @@ def test_the_random_stream_is_left_alone() -> None:
 
 @pytest.mark.parametrize("changes", [[], ["data.train_images=100"], ["data.validation=0"]])
 @pytest.mark.parametrize("name", ["smoke", "fashion-resnet8-vanilla"])
-def test_made_up_images_have_the_shape_and_number_of_the_real_ones(
+def test_random_images_have_the_shape_and_number_of_the_real_ones(
     name: str, changes: list[str]
 ) -> None:
     recipe, device = load_recipe(name, changes), torch.device("cpu")
-    real, made_up = load_splits(recipe, device), MadeUpSplits.of(recipe, device)
-    assert made_up.train_count == real.train_count
-    assert made_up.facts.channels == real.facts.channels
-    assert len(made_up.facts.classes) == len(real.facts.classes)
-    one, other = (s.test().first(3).resident().images for s in (real, made_up))
+    real, random = load_splits(recipe, device), RandomSplits.of(recipe, device)
+    assert random.train_count == real.train_count
+    assert random.facts.channels == real.facts.channels
+    assert len(random.facts.classes) == len(real.facts.classes)
+    one, other = (s.test().first(3).resident().images for s in (real, random))
     assert one.shape == other.shape
     assert one.dtype == other.dtype
 

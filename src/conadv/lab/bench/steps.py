@@ -40,7 +40,7 @@ def run(
     repeats: int = 10,
     warmup: int = 2,
     image_size: int = 32,
-    compile: bool = False,
+    compiled: bool = False,
     memory: bool = True,
     on_progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def run(
         repeats: measured rounds; each takes one step of every schedule.
         warmup: rounds before them that are not counted.
         image_size: height and width in pixels.
-        compile: compile the model.
+        compiled: whether the model is compiled.
         memory: also measure peak memory, each schedule in a process of its own.
         on_progress: called with a line of text at every stage.
 
@@ -65,7 +65,7 @@ def run(
         `collect` beside the network's passes; null for copies of weights, whose arithmetic is as
         large as the network) and ``memory_ratio`` (null where it was not measured).
     """
-    settings = Settings(model, batch, image_size, 10, device, dtype, compile)
+    settings = Settings(model, batch, image_size, 10, device, dtype, compiled)
     say = on_progress or (lambda _: None)
     flops = {}
     for name, make in SCHEDULES.items():

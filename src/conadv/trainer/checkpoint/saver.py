@@ -128,7 +128,7 @@ class Saving:
         if len(self.warnings) < SHOWN:
             self.warnings.append(problem)
 
-    def settle(self, step: int) -> None:
+    def ensure_saved(self, step: int) -> None:
         """Wait until the checkpoint of ``step`` is there, on every rank.
 
         Raises:

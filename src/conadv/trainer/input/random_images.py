@@ -59,7 +59,7 @@ def _packaged(name: str) -> tuple[tuple[int, int, int], int, int]:
     return (channels, height, width), len(found.classes), len(found.train_images)
 
 
-class MadeUpFeed:
+class RandomFeed:
     """The same random images in every step; see `Feed`.
 
     Args:
@@ -128,7 +128,7 @@ class MadeUpFeed:
 
 
 @dataclass(frozen=True)
-class MadeUpSplits:
+class RandomSplits:
     """What `images_of` says of a recipe's data, with random pixels; see `Splits`."""
 
     shape: tuple[int, int, int]
@@ -139,7 +139,7 @@ class MadeUpSplits:
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, recipe: Recipe, device: torch.device) -> MadeUpSplits:
+    def of(cls, recipe: Recipe, device: torch.device) -> RandomSplits:
         """In the shapes of a recipe's data set."""
         shape, classes, count = images_of(recipe)
         if recipe.data.dataset == "files":
@@ -157,9 +157,9 @@ class MadeUpSplits:
         """One per class."""
         return torch.arange(self.classes)
 
-    def feed(self, recipe: Recipe, slots: range) -> MadeUpFeed:
+    def feed(self, recipe: Recipe, slots: range) -> RandomFeed:
         """The same random images in every step."""
-        return MadeUpFeed(recipe, self.shape, self.classes, self.train_count, self.device)
+        return RandomFeed(recipe, self.shape, self.classes, self.train_count, self.device)
 
     def train(self, count: int | None = None) -> Images:
         """One random image per class, or ``count`` of them."""

@@ -11,7 +11,7 @@ import torch
 
 from conadv.errors import RecipeError
 from conadv.trainer.build import Built, build
-from conadv.trainer.input.random_images import MadeUpSplits, images_of
+from conadv.trainer.input.random_images import RandomSplits, images_of
 from conadv.trainer.probe.memory import SavedBytes, bytes_of, synchronise
 from conadv.trainer.recipe import Recipe, change_recipe, piecewise
 from conadv.trainer.step import StepReport
@@ -80,7 +80,7 @@ def measure(recipe: Recipe, device: torch.device, images: int) -> MeasuredStep:
         RecipeError: The network cannot be built.
     """
     trial = _trial(recipe, images)
-    splits = MadeUpSplits.of(recipe, device)
+    splits = RandomSplits.of(recipe, device)
     built = build(trial, splits=splits, download=False)
     trainer = built.trainer
     trainer.update.factor = learning_rate_factor(recipe, splits.train_count)

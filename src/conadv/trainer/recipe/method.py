@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from conadv._words import is_path
 from conadv.schedules import SCHEDULES, Schedule, Setting, find_schedule
 from conadv.trainer.recipe.sections import View
+from conadv.trainer.recipe.updates import choices
 from conadv.trainer.recipe.values import (
     Flag,
     Number,
@@ -21,6 +22,10 @@ from conadv.trainer.recipe.values import (
 )
 
 S = TypeVar("S", bound=Section)
+if TYPE_CHECKING:
+    _Sam = str
+else:
+    _Sam = Literal[("none", *(thing.on for thing in choices("method.sam")))]
 
 
 def owners(setting: str) -> list[str]:
@@ -119,7 +124,7 @@ class MethodSection(_Copies):
     view: View = "none"
     """Train also on a second crop of every image through a branch of its own: plain, or under a
     policy (data.dataset=files; the published ConAdv+AA has autoaugment-v0)."""
-    sam: Literal["none", "sam", "async"] = "none"
+    sam: _Sam = "none"
     """Take the gradient at perturbed weights (vanilla only): sam along this step's own gradient,
     async along the one of the step before."""
     rho: Number = Field(default=0.05, gt=0)

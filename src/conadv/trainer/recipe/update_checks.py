@@ -8,40 +8,30 @@ from typing import Any
 from conadv._words import did_you_mean, import_named, is_path, nearest
 from conadv.trainer.recipe.recipe import Recipe
 from conadv.trainer.recipe.updates import (
+    BESIDE,
     OPTIMIZERS,
     Refusal,
+    beside,
+    choices,
     in_use,
     optimizer_names,
     optimizer_of,
     value,
 )
 
-_IDLE = (
-    ("method.rho", "method.sam", "none", "no weight is perturbed", "method.sam=sam or async"),
-    *(
-        (
-            f"optimizer.{name}",
-            "optimizer.variance_reduction",
-            False,
-            "no gradient is scaled",
-            "optimizer.variance_reduction=true",
-        )
-        for name in ("gsnr_gamma", "gsnr_momentum")
-    ),
-)
-"""A field, the one that makes it count, its value that does not, why, and what does."""
-
 
 def update_problems(recipe: Recipe) -> Iterator[str]:
     """Everything that is impossible about how a recipe updates its weights."""
     yield from _optimizer(recipe)
-    for name, switch, off, why, instead in _IDLE:
-        given, usual = value(recipe, name), _usual(recipe, name)
-        if value(recipe, switch) == off and given != usual:
-            yield (
-                f"{name}={given:g} with {switch}={_shown(off)}: {why}. Set {instead}, or leave "
-                f"{name} at {usual:g}."
-            )
+    for switch in dict.fromkeys(thing.switch for thing in BESIDE):
+        (thing, *_), on = choices(switch), " or ".join(_shown(b.on) for b in choices(switch))
+        for name in thing.takes if beside(recipe, switch) is None else ():
+            given, usual = value(recipe, name), _usual(recipe, name)
+            if given != usual:
+                yield (
+                    f"{name}={given:g} with {thing.off}: {thing.without}. Set {switch}={on}, "
+                    f"or leave {name} at {usual:g}."
+                )
     yield from _refused(
         recipe,
         f"optimizer.name={recipe.optimizer.name}",

@@ -126,7 +126,11 @@ class Beside:
     off: str
     """How a recipe turns it off."""
     make: str
-    """``module:attribute``."""
+    """``module:attribute``, called with the parameters and the values of `takes`."""
+    takes: tuple[str, ...]
+    """Dotted fields of its settings."""
+    without: str
+    """Why these are without effect where it is off."""
     label: str
     """What a table calls it; ``{optimizer}`` is the optimizer's name."""
     gradients: int = 1
@@ -150,12 +154,15 @@ _SAM_REFUSES = (
     ),
     *_WHOLE_GRADIENT,
 )
+_RHO = ("method.rho",), "no weight is perturbed"
 BESIDE: tuple[Beside, ...] = (
     Beside(
         "optimizer.variance_reduction",
         True,
         "optimizer.variance_reduction=false",
         "conadv.optim:VarianceReduction",
+        ("optimizer.gsnr_gamma", "optimizer.gsnr_momentum"),
+        "no gradient is scaled",
         "VR-{optimizer}",
         refuses=(
             Refusal(
@@ -173,6 +180,7 @@ BESIDE: tuple[Beside, ...] = (
         "sam",
         "method.sam=none",
         "conadv.optim:SAM",
+        *_RHO,
         "SAM",
         gradients=2,
         refuses=_SAM_REFUSES,
@@ -182,11 +190,17 @@ BESIDE: tuple[Beside, ...] = (
         "async",
         "method.sam=none",
         "conadv.optim:AsyncSAM",
+        *_RHO,
         "async SAM",
         gradients=2,
         refuses=_SAM_REFUSES,
     ),
 )
+
+
+def choices(switch: str) -> list[Beside]:
+    """All that a field can turn on."""
+    return [b for b in BESIDE if b.switch == switch]
 
 
 def beside(recipe: Section, switch: str) -> Beside | None:

@@ -46,7 +46,7 @@ class Precision:
 
 
 def choose_precision(asked: str, device: torch.device | str) -> Precision:
-    """Settle the precision that a recipe asks for.
+    """Choose the precision that a recipe asks for.
 
     Args:
         asked: ``"bf16"``, ``"fp16"``, ``"fp32"``, or ``"auto"``: bf16 where the device computes in
