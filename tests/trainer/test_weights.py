@@ -1,5 +1,7 @@
 """Copies of weights in the trainer: recipes, runs, resuming, and what a recipe cannot ask for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ import conadv
 from conadv.errors import RecipeError
 from conadv.lab.study.cost import compute_factor
 from conadv.trainer.build import build
+from conadv.trainer.distributed import World
+from conadv.trainer.distributed.watchdog import NoWatchdog
 from conadv.trainer.recipe import load_recipe
 from support.runs import StopAfter, assert_same_state, final_state, quietly, tiny
 
@@ -33,6 +37,22 @@ def test_a_run_of_every_schedule(schedule: str, tmp_path: Path) -> None:
     built = build(recipe)
     assert isinstance(built.adversary, conadv.WeightAdversary)
     assert built.adversary.rounds == 2 and built.of_images is built.adversary.adversary
+
+
+def test_the_watchdog_knows_of_the_wait_for_the_mean() -> None:
+    waits: list[int] = []
+
+    class Counting(NoWatchdog):
+        @contextmanager
+        def waiting(self) -> Iterator[None]:
+            waits[-1] += 1
+            yield
+
+    trainer = build(tiny(*ALONE, "weights.schedule=recycled"), World(watchdog=Counting())).trainer
+    for _ in range(2):
+        waits.append(0)
+        trainer.train_step()
+    assert waits[1] == waits[0] + 1, "for the first step's mean, in the second"
 
 
 def test_a_fixed_budget_is_that_of_ordinary_training(tmp_path: Path) -> None:

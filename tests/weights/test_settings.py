@@ -1,5 +1,8 @@
 """What can be set, what it does, and what is refused."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
@@ -163,6 +166,15 @@ def test_the_caller_s_random_numbers_are_those_of_its_own_passes(make) -> None:
 # -- rounds that are left out --------------------------------------------------------------------
 
 
+def train_on(
+    adversary: WeightAdversary, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels
+) -> None:
+    adversary.loss(images, labels, cross_entropy).backward()
+    adversary.collect()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
 def test_idle_rounds_drop_what_was_theirs() -> None:
     adversary = WeightAdversary(network(), ATTACK, "recycled", rounds=2)
     for _ in range(2):
@@ -179,6 +191,87 @@ def test_idle_rounds_drop_what_was_theirs() -> None:
     adversary.loss(*DATA[1], cross_entropy)
     with pytest.raises(RuntimeError, match=r"call loss\.backward\(\) before collect\(\)"):
         adversary.collect()
+
+
+def test_a_loop_may_leave_batches_out() -> None:
+    """What was looked at for a batch without a round lands on no other."""
+    data = batches(8)
+    model, twin = network(), network()
+    adversary = WeightAdversary(model, ATTACK, Lookahead(tau=2))
+    by_hand = WeightAdversary(twin, ATTACK, Lookahead(tau=2))
+    optimizers, counts = (sgd(model), sgd(twin)), []
+    for number, (images, labels) in enumerate(adversary.batches(data)):
+        if number == 3:
+            continue
+        train_on(adversary, optimizers[0], images, labels)
+        counts.append(len(adversary.state_dict()["state"]["pending"][0]))
+        # The same by hand, where a round that is left out is said to be.
+        if number == 4:
+            by_hand.skip()
+        if number + 2 < 8:
+            by_hand.peek(*data[number + 2])
+        train_on(by_hand, optimizers[1], images, labels)
+    assert_same_state(model, twin)
+    # What is due next. Nobody looked at batch 1, nor at batch 5: that was to be done beside 3.
+    assert counts == [0, 2, 2, 0, 2, 2, 0]
+
+
+def test_a_batch_left_out_within_a_step_leaves_no_gradient_without_its_mean() -> None:
+    adversary = WeightAdversary(network(), ATTACK, "lookahead", rounds=2)
+    for number, (images, labels) in enumerate(adversary.batches(batches(6))):
+        if number in (1, 2):  # batch 2 was looked at in the step that is not over
+            continue
+        adversary.loss(images, labels, cross_entropy, fraction=0.5).backward()
+        if number == 3:
+            assert adversary.diagnostics.perturbed_loss is None
+        adversary.collect()
+    assert adversary.diagnostics.perturbed_loss is not None
+
+
+def test_waits_for_other_ranks_are_announced() -> None:
+    entered: list[int] = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        entered.append(adversary.images)
+        yield
+
+    adversary = WeightAdversary(network(), ATTACK, "recycled", rounds=2)
+    adversary.wait_within(waiting)
+    for images, labels in DATA:
+        adversary.loss(images, labels, cross_entropy, fraction=0.5).backward()
+        adversary.collect()
+    # For the mean of a step, when the next one begins.
+    assert entered == [16, 32]
+
+
+def test_images_that_nobody_looked_at_are_told_and_trained_on_as_they_are() -> None:
+    data = batches(4)
+    adversary = WeightAdversary(network(), ATTACK, "lookahead")
+    adversary.peek(*data[1])
+    adversary.loss(*data[0], cross_entropy).backward()
+    adversary.collect()
+    with pytest.warns(RuntimeWarning, match="Other images were attacked for this round"):
+        adversary.loss(*data[2], cross_entropy)
+    assert adversary.diagnostics.perturbed_loss is None
+
+
+@pytest.mark.parametrize("tau", [1, 2])
+def test_a_void_round_puts_no_image_in_another_s_place(tau: int) -> None:
+    data = batches(6)
+    adversary = WeightAdversary(network(), ATTACK, Lookahead(tau=tau))
+    for number in range(6):
+        if number == 3:
+            before = adversary.state_dict()
+        if number + tau < 6:
+            adversary.peek(*data[number + tau])
+        adversary.loss(*data[number], cross_entropy).backward()
+        moved = adversary.diagnostics.perturbed_loss is not None
+        assert moved == (number >= tau and number - tau != 3)
+        adversary.collect()
+        if number == 3:  # as the trainer does it
+            adversary.load_state_dict(before)
+            adversary.skip()
 
 
 def test_an_optimizer_s_closure_begins_a_round_anew() -> None:

@@ -26,7 +26,7 @@ def analyse(
         str | None,
         typer.Option(
             metavar="NAME,NAME",
-            help="Of gap, sharpness, landscape, robustness, corruptions, staleness.",
+            help="Of gap, sharpness, landscape, robustness, corruptions, staleness, gradients.",
             show_default="all",
         ),
     ] = None,
@@ -53,7 +53,8 @@ def analyse(
 ) -> None:
     """Measure the gap, sharpness, landscape and robustness of runs.
 
-    Also corruption robustness and the staleness of perturbations. Figures go to analysis.json in
+    Also corruption robustness, and how far old perturbations and gradients agree with fresh ones.
+    Figures go to analysis.json in
     each run folder, each when it is done; the same command again does what is missing.
     """
     from rich.console import Console
@@ -171,6 +172,20 @@ def _staleness(result: Mapping[str, Any]) -> list[str]:
     return lines or ["nothing to compare: one checkpoint was kept"]
 
 
+def _gradients(result: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"step {row['step']}, LR {_number(row['learning_rate'])}, moved {row['moved']:.1%}: one "
+        f"step old {_cosine(row['whole'])}, shared {_cosine(row['shared'])}, own "
+        f"{_cosine(row['own'])}, other images {_cosine(row['other'])}"
+        for row in result["steps"]
+    ]
+    return [*lines, result["verdict"]]
+
+
+def _cosine(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
@@ -182,4 +197,5 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "robustness": _robustness,
     "corruptions": _corruptions,
     "staleness": _staleness,
+    "gradients": _gradients,
 }

@@ -135,6 +135,8 @@ def build(
         model = model.to(memory_format=torch.channels_last)
     exchange = _exchange(recipe, model, world)
     adversary = make_adversary(recipe, exchange.wrapped, splits.facts, len(slots))
+    if isinstance(adversary, conadv.WeightAdversary):
+        adversary.wait_within(world.watchdog.waiting)
     classes = recipe.model.num_classes or len(splits.facts.classes)
     precision = Precision(device, autocast_dtype(recipe.hardware.precision, device))
     trainer = Trainer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -19,6 +19,7 @@ from conadv.adversary.mixing import (
     parameters_without_images,
     with_zero_gradients,
 )
+from conadv.adversary.notices import Notices
 from conadv.adversary.read_ahead import ReadAhead
 from conadv.adversary.round import Streams
 from conadv.attack import Attack, Criterion
@@ -115,6 +116,7 @@ class WeightAdversary(Continued):
         self._micro_batches = 0
         self._round: RoundState | None = None
         self._ahead = ReadAhead(self.schedule.reads_ahead(rounds))
+        self._notices = Notices()
 
     @property
     def compute(self) -> float:
@@ -177,12 +179,12 @@ class WeightAdversary(Continued):
         check_images(images)
         check_rows(images, labels)
         images, labels = ordinary(images), map_tensors(ordinary, labels)
-        self._ahead.begin_round(images)
+        due = self._due(images)
         if self._round is not None:  # begun anew: what it cost was paid
             self._compute += self._round.compute
             self.adversary.restart()
         self.adversary.progress, self.adversary.key = self.progress, self.key
-        self._round = current = self._begin(images, labels, criterion, fraction)
+        self._round = current = self._begin(images, labels, criterion, fraction, due)
         if self._is_active():
             current.copies = self.schedule.copies(current)
         for batch, factor in current.clean_factors():
@@ -255,9 +257,25 @@ class WeightAdversary(Continued):
             self._micro_batches += len(self._round.micro_batches)
         self._round = None
         self._pending.end_round(kept, share_mean=self._is_active())
-        self._ahead.end_round()
+        self._ahead.end_round(attacked=bool(kept))
+
+    def wait_within(self, waiting: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Enter `waiting()` around waits for other ranks: a watchdog is to know of them."""
+        self._pending.waiting = waiting
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _due(self, images: Tensor) -> list[Kept]:
+        """What was kept for this round: for the very images that it is given."""
+        for _ in range(self._ahead.begin_round(images)):  # batches that the loop left out
+            self._pending.leave_out()
+            self._ahead.shift()
+        due = self._pending.due()
+        if not self._ahead.is_foreign(images):
+            return due
+        if not self._ahead.was_left:
+            self._notices.of_foreign_images()
+        return []
 
     def _is_active(self) -> bool:
         return self.schedule.active(self.progress)
@@ -277,7 +295,7 @@ class WeightAdversary(Continued):
         return weight
 
     def _begin(
-        self, images: Tensor, labels: Any, criterion: Criterion, fraction: float
+        self, images: Tensor, labels: Any, criterion: Criterion, fraction: float, due: list[Kept]
     ) -> RoundState:
         weight = self._weight()
         batches = self._cut(images, labels)
@@ -294,7 +312,6 @@ class WeightAdversary(Continued):
             self.schedule.name == "sequential"
             or (self.schedule.name == "lookahead" and weight == 1)
         )
-        due = self._pending.due()
         return RoundState(
             self._passes,
             batches,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,11 +68,21 @@ class Pending:
         """Sum of the step's gradients so far; the last number counts them."""
         self._over: _Over | None = None
         """The step before, as long as nobody needed what it kept."""
+        self.waiting: Callable[[], AbstractContextManager[Any]] = nullcontext
+        """Entered around waits for other ranks."""
 
     def due(self) -> list[Kept]:
-        """What was kept for the round that begins."""
+        """What was kept for the round that begins; nothing of a step that is not over."""
         self.finish()
-        return self._queue[0] if self._queue else []
+        due = self._queue[0] if self._queue else []
+        return [] if any(kept.scale is not None for kept in due) else due
+
+    def leave_out(self) -> None:
+        """The loop left out the batch that what is due was kept for: those after it move up."""
+        self.finish()
+        if self._queue:
+            self._queue.popleft()
+            self._queue.append([])
 
     @torch.no_grad()
     def count(self, kept: Kept) -> None:
@@ -103,6 +115,8 @@ class Pending:
     def finish(self) -> None:
         """Wait for the mean and subtract it; gradients that are not finite are dropped."""
         if self._over is not None:
+            with self.waiting():
+                self._over.wait()
             self._over.finish(self.dtype)
             self._over = None
 
@@ -189,7 +203,6 @@ class _Over:
             self._work.wait()
 
     def finish(self, dtype: torch.dtype) -> None:
-        self.wait()
         if self._finite is None:
             return
         if self._copied is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conadv.adversary import Adversary
+from conadv.adversary.read_ahead import ReadAhead
 from conadv.weights.pending import Pending
 from conadv.weights.round import Passes, RoundState
 from conadv.weights.schedules import WeightSchedule
@@ -22,6 +23,7 @@ class Continued:
     _micro_batches: int
     _passes: Passes
     _pending: Pending
+    _ahead: ReadAhead
     _round: RoundState | None
 
     @property
@@ -39,6 +41,7 @@ class Continued:
             "version": 1,
             "schedule": self.schedule.name,
             "state": self._pending.state_dict(),
+            "ahead": self._ahead.state_dict(),
             "progress": self.progress,
             "compute": self._compute,
             "images": self.images,
@@ -65,6 +68,7 @@ class Continued:
                 f"{self.schedule.name!r}: continue with the schedule that the run began with."
             )
         self._pending.load_state_dict(state["state"])
+        self._ahead.load_state_dict(state.get("ahead", {}))
         self.adversary.load_state_dict(state["adversary"])
         self.progress = float(state["progress"])
         self._compute = float(state["compute"])

@@ -320,6 +320,8 @@ def test_the_page_has_every_part(make_study: MakeStudy, tmp_path: Path) -> None:
     assert "conadv train recycled-b4000" in page
     assert f"conadv study {folder}/study.yaml" in page
     analysis = page.partition('id="analysis"')[2].partition("</table>")[0]
+    assert "0.234" in analysis and "0.55" not in analysis
+    assert "recycled, batch 4,000: copies of weights should not be used at step 4." in page
     assert ">10</span>" in analysis and ">30</span>" in analysis and ">+3.0<" in analysis
     tuning = page.partition('id="tuning"')[2].partition("</table>")[0]
     assert "lr 4, epsilon 1/255" in tuning and "it diverged" in tuning
@@ -444,6 +446,10 @@ def write_analysis(path: Path, sharpness: float) -> None:
         },
         "landscape": {"lines": [{"positions": [-1, 0, 1], "losses": [2.0, 0.1, 2.2]}]},
         "corruptions": {"mean": 0.6},
+        "gradients": {
+            "steps": [{"own": 0.55}, {"own": 0.234}, {"own": None}],
+            "verdict": "copies of weights should not be used at step 4",
+        },
     }
     entries = {name: {"result": result, "step": 1} for name, result in results.items()}
     path.write_text(json.dumps({"format": "conadv-analysis", "analyses": entries}))

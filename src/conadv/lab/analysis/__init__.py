@@ -9,6 +9,7 @@ from conadv.lab.analysis.landscape import (
     landscape_line,
     landscape_plane,
 )
+from conadv.lab.analysis.old_gradients import GradientAgreement, gradient_agreement
 from conadv.lab.analysis.passes import Batches, Progress, Score
 from conadv.lab.analysis.robustness_curve import RobustnessCurve, robustness_curve
 from conadv.lab.analysis.sam_sharpness import SamCurve, sam_sharpness
@@ -28,6 +29,7 @@ __all__ = [
     "Batches",
     "CorruptionAccuracy",
     "GeneralisationGap",
+    "GradientAgreement",
     "HessianSummary",
     "LandscapeLine",
     "LandscapePlane",
@@ -42,6 +44,7 @@ __all__ = [
     "corruption_accuracy",
     "filter_normalised_direction",
     "generalisation_gap",
+    "gradient_agreement",
     "hessian_summary",
     "landscape_line",
     "landscape_plane",

@@ -1,4 +1,4 @@
-"""Sharpness, landscapes, robustness and corruptions of a set of runs, from ``analysis.json``."""
+"""What `conadv analyse` found in a set of runs, from ``analysis.json``: a table and charts."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def analysis_table(everything: Sequence[Cell]) -> AnalysisTable | None:
             figures,
         ),
         ("Corruptions, mean", lambda run: _at(run, "corruptions", "mean"), percent),
+        ("Old gradients, own part, lowest cosine", _lowest_own, figures),
     ]
     analysed = [cell for cell in everything if any(run.analyses for run in cell.runs)]
     if not analysed:
@@ -60,8 +61,21 @@ def analysis_table(everything: Sequence[Cell]) -> AnalysisTable | None:
         tuple((cell, tuple(texts)) for cell, texts in zip(analysed, written, strict=True)),
         f"By conadv analyse, mean of {runs} run{'' if runs == '1' else 's'} per setting, through "
         "the branch that is evaluated. Gap: training minus test accuracy, in points. Where batch "
-        "norm makes the scale of weights arbitrary, compare sharpness with care.",
+        "norm makes the scale of weights arbitrary, compare sharpness with care." + _told(analysed),
     )
+
+
+def _told(analysed: Sequence[Cell]) -> str:
+    """What old gradients say about copies of weights, in the analysis's own words."""
+    found = [
+        f" {cell.name}: {verdict}."
+        for cell in analysed
+        for verdict in dict.fromkeys(
+            run.analyses.get("gradients", {}).get("verdict") for run in cell.runs
+        )
+        if isinstance(verdict, str)
+    ]
+    return "".join(found)
 
 
 def analysis_charts(everything: Sequence[Cell], palette: Palette) -> list[Chart]:
@@ -171,6 +185,13 @@ def _eigenvalue(run: Run) -> float | None:
     hessian = run.analyses.get("sharpness", {}).get("hessian")
     values = _numbers(hessian.get("eigenvalues")) if isinstance(hessian, Mapping) else []
     return max(values, default=None)
+
+
+def _lowest_own(run: Run) -> float | None:
+    steps = run.analyses.get("gradients", {}).get("steps")
+    rows = [row for row in steps if isinstance(row, Mapping)] if isinstance(steps, list) else []
+    found = [own for row in rows if (own := finite(row.get("own"))) is not None]
+    return min(found, default=None)
 
 
 def _sam_points(run: Run) -> dict[float, float]:

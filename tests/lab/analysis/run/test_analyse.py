@@ -23,6 +23,7 @@ from conadv.lab.analysis import (
 from conadv.lab.analysis.run import analyses
 from conadv.lab.analysis.run.analyse import analyse_run
 from conadv.lab.analysis.run.analyses import ANALYSES, AnalysisSettings
+from conadv.lab.analysis.run.old_gradients import spread, verdict
 from conadv.lab.analysis.run.stale_pairs import choose_pairs
 from conadv.trainer.build import make_attack
 from conadv.trainer.checkpoint.load_run import load_run
@@ -42,7 +43,7 @@ SMALL = AnalysisSettings(
     corruptions=("gaussian_noise", "contrast"),
     severities=(1, 5),
 )
-QUICK = ("gap", "landscape", "robustness", "corruptions", "staleness")
+QUICK = ("gap", "landscape", "robustness", "corruptions", "staleness", "gradients")
 """Without the Hessian, which takes seconds to get going."""
 
 
@@ -274,6 +275,49 @@ def test_vanilla_and_averaged_weights(tmp_path: Path) -> None:
     assert pair["cosine"] == pytest.approx(trained.cosine, abs=1e-9)
 
 
+# -- old gradients -----------------------------------------------------------------------------
+
+
+def test_the_step_between_old_and_fresh_gradients_is_the_runs_own(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    settings = ("method.schedule=vanilla", "hardware.precision=fp32", "optimizer.lr=0.5")
+    quietly(tiny(*settings, "checkpoint.every_steps=1", "checkpoint.keep=9"), folder)
+    random = torch.get_rng_state()
+    found = results(analyse_run(folder, only=["gradients"], settings=SMALL))["gradients"]
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [row["step"] for row in found["steps"]] == [1, 2, 3, 4, 5, 6]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rates = {m["step"]: m["learning_rate"] for m in lines if m["kind"] == "train"}
+    weights = {}
+    for step in range(1, 7):
+        state = torch.load(folder / f"checkpoints/step_{step:08d}.pt", weights_only=True)
+        matrices = [v.flatten() for v in state["trainer"]["model"].values() if v.ndim > 1]
+        weights[step] = torch.cat(matrices)
+    for row in found["steps"][:-1]:
+        step = row["step"]
+        assert row["learning_rate"] == rates[step + 1]
+        way = (weights[step + 1] - weights[step]).norm() / weights[step].norm()
+        assert row["moved"] == pytest.approx(float(way), rel=1e-5)
+        assert row["micro_batches"] == 2
+    # After the last step its own images and rate once more.
+    assert found["steps"][-1]["learning_rate"] == rates[6]
+    assert found["verdict"] == verdict(found["steps"])
+
+
+def test_the_verdict_is_in_plain_words() -> None:
+    rows = [{"step": step, "own": own} for step, own in ((1, 0.2), (5, 0.3), (9, 0.6))]
+    assert verdict(rows).startswith("copies of weights should not be used at step 1:")
+    assert verdict(rows[1:]).endswith("copies of weights may be used")
+    assert "at steps 1, 5:" in verdict([rows[0], {"step": 5, "own": -0.1}])
+    assert "batch.micro_batch" in verdict([{"step": 1, "own": None}])
+
+
+def test_checkpoints_are_spread_with_the_last_one_among_them() -> None:
+    assert spread([1, 2, 3, 4, 5, 6], 3) == [2, 4, 6]
+    assert spread([1, 2, 3, 4, 5], 2) == [2, 5]
+    assert spread([7], 8) == [7] and spread([], 8) == []
+
+
 # -- what cannot be ----------------------------------------------------------------------------
 
 
@@ -332,15 +376,21 @@ def test_a_terminal_gets_a_bar(run: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--images", "16", "--plane-points", "0", "--pgd-steps", "2"]
-    names = ["--only", "gap, landscape,robustness,staleness,corruptions"]
+    names = ["--only", "gap, landscape,robustness,staleness,corruptions,gradients"]
     assert main(["analyse", str(run), *names, *options]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"{run}, step 6\n")
-    for words in ("gap         accuracy", "3 lines", "adversarial PGD-2  0: ", "tau 4 (steps 2 to"):
+    for words in (
+        "gap         accuracy",
+        "3 lines",
+        "adversarial PGD-2  0: ",
+        "tau 4 (steps 2 to",
+        "shared ",
+    ):
         assert words in out
     assert "tiny gap: " in err and "contrast" in out
     assert main(["analyse", str(run), *names, *options]) == 0
-    assert capsys.readouterr().err.count("done already") == 5
+    assert capsys.readouterr().err.count("done already") == 6
 
 
 def test_the_command_goes_on_after_a_run_that_fails(

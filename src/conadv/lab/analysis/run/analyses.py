@@ -26,6 +26,7 @@ from conadv.lab.analysis import (
 from conadv.lab.analysis.corruptions import CORRUPTIONS, SEVERITIES
 from conadv.lab.analysis.landscape import positions
 from conadv.lab.analysis.robustness_curve import EPSILONS
+from conadv.lab.analysis.run.old_gradients import old_gradients
 from conadv.lab.analysis.run.stale_pairs import kept_checkpoints, staleness
 from conadv.lab.analysis.sam_sharpness import RADII
 from conadv.trainer.checkpoint.load_run import SavedRun
@@ -68,6 +69,10 @@ class AnalysisSettings:
     severities: tuple[int, ...] = SEVERITIES
     pairs: int = 20
     """Pairs of checkpoints that staleness compares, at most."""
+    gradient_steps: int = 8
+    """Checkpoints from which gradients takes a step, at most."""
+    micro_batches: int = 32
+    """Of such a step whose gradients are compared, at most."""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -83,6 +88,7 @@ class AnalysisSettings:
 
 _LEAST = {"images": 1, "gap_images": 1, "batch": 1, "eigenvalues": 1, "trace_probes": 1}
 _LEAST |= {"directions": 1, "pgd_steps": 0, "plane_points": 0, "pairs": 1}
+_LEAST |= {"gradient_steps": 1, "micro_batches": 2}
 
 
 Values = dict[str, Any]
@@ -250,6 +256,14 @@ def stale(request: Request) -> Values:
     return staleness(saved, batches, chosen.pairs, chosen.seed, request.progress)
 
 
+def gradients(request: Request) -> Values:
+    """Agreement of old and fresh gradients, one step on from the checkpoints that were kept."""
+    chosen = request.settings
+    return old_gradients(
+        request.saved, chosen.gradient_steps, chosen.micro_batches, chosen.seed, request.progress
+    )
+
+
 @dataclass(frozen=True)
 class Analysis:
     """One analysis, and which settings it depends on."""
@@ -284,6 +298,11 @@ ANALYSES: dict[str, Analysis] = {
     "staleness": Analysis(
         stale, "agreement of stale and fresh perturbations", ("seed", "images", "pairs")
     ),
+    "gradients": Analysis(
+        gradients,
+        "agreement of old and fresh gradients of the weights",
+        ("seed", "gradient_steps", "micro_batches"),
+    ),
 }
 """In the order in which they are done: the quick ones do not wait for the slow ones."""
 
@@ -297,7 +316,7 @@ def used_settings(name: str, settings: AnalysisSettings, saved: SavedRun) -> Val
         used["batch"] = _batch(settings, saved)
     if name == "sharpness":
         used["hessian"] = can_do_hessians()
-    if name == "staleness":
+    if name in ("staleness", "gradients"):
         used["checkpoints"] = [step for step, _ in kept_checkpoints(saved.folder)]
     return {key: list(value) if isinstance(value, tuple) else value for key, value in used.items()}
 
