@@ -6,6 +6,7 @@ import torch
 from conadv.errors import RecipeError
 from conadv.trainer.run import device as precision
 from conadv.trainer.run.device import autocast_dtype, choose_precision, resolve_device
+from conadv.trainer.step import Precision
 
 
 def features(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -20,7 +21,6 @@ def test_auto_takes_bf16_where_the_processor_has_it(
     chosen = choose_precision("auto", "cpu")
     assert (chosen.name, chosen.dtype) == ("bf16", torch.bfloat16)
     assert flag in chosen.reason
-    assert not chosen.needs_scaler
 
 
 def test_auto_takes_fp32_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,6 @@ def test_what_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = choose_precision("bf16", "cpu")
     assert slow.dtype is torch.bfloat16
     assert "slow" in slow.reason
-    assert choose_precision("fp16", "cpu").needs_scaler
     assert autocast_dtype("fp16", "cpu") is torch.float16
     assert autocast_dtype("fp32", "cpu") is None
 
@@ -61,7 +60,9 @@ def test_auto_on_a_gpu(has: bool, name: str, monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_autocast_computes_in_it(name: str, dtype: torch.dtype) -> None:
     layer = torch.nn.Linear(4, 4)
-    with choose_precision(name, "cpu").autocast():
+    precision = Precision(torch.device("cpu"), autocast_dtype(name, "cpu"))
+    assert precision.grad_scaler().is_enabled() is (name == "fp16")
+    with precision.autocast():
         assert layer(torch.ones(1, 4)).dtype is dtype
     assert layer(torch.ones(1, 4)).dtype is torch.float32
 

@@ -16,6 +16,7 @@ from conadv import weights
 from conadv.optim import LARS, param_groups
 from conadv.schedules import VARIANTS, Schedule
 from conadv.trainer.probe.memory import synchronise
+from conadv.trainer.step import Precision
 from conadv.weights import WeightSchedule
 
 SCHEDULES: dict[str, Callable[[], Schedule | WeightSchedule]] = {
@@ -42,9 +43,8 @@ class Settings:
 
     def autocast(self) -> torch.autocast:
         """The autocast block of a step."""
-        enabled = self.dtype != "float32"
-        dtype = getattr(torch, self.dtype) if enabled else torch.bfloat16
-        return torch.autocast(self.device, dtype=dtype, enabled=enabled)
+        dtype = None if self.dtype == "float32" else getattr(torch, self.dtype)
+        return Precision(torch.device(self.device), dtype).autocast()
 
 
 def _adversary(

@@ -19,13 +19,11 @@ _CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 @dataclass(frozen=True)
-class Precision:
-    """The precision of forward passes on a device."""
+class PrecisionChoice:
+    """The precision of forward passes on a device, and why it is that one."""
 
     name: str
     """``bf16``, ``fp16`` or ``fp32``."""
-    device_type: str
-    """``cpu``, ``cuda`` or ``mps``."""
     reason: str
     """Why this one, in a sentence."""
 
@@ -34,18 +32,8 @@ class Precision:
         """The type that autocast computes in; None computes in float32 without autocast."""
         return _DTYPES[self.name]
 
-    @property
-    def needs_scaler(self) -> bool:
-        """Whether gradients have to be scaled (`torch.amp.GradScaler`): fp16 underflows."""
-        return self.name == "fp16"
 
-    def autocast(self) -> torch.autocast:
-        """A new autocast block of this precision."""
-        enabled = self.dtype is not None
-        return torch.autocast(self.device_type, dtype=self.dtype, enabled=enabled)
-
-
-def choose_precision(asked: str, device: torch.device | str) -> Precision:
+def choose_precision(asked: str, device: torch.device | str) -> PrecisionChoice:
     """Choose the precision that a recipe asks for.
 
     Args:
@@ -63,12 +51,12 @@ def choose_precision(asked: str, device: torch.device | str) -> Precision:
     has_bf16, found = _computes_bf16(torch.device(device))
     if asked == "auto":
         if has_bf16:
-            return Precision("bf16", kind, f"{found}, so auto takes bf16.")
+            return PrecisionChoice("bf16", f"{found}, so auto takes bf16.")
         hint = " hardware.precision=fp16 may be faster there." if kind == "cuda" else ""
-        return Precision("fp32", kind, f"{found}, so auto takes fp32.{hint}")
+        return PrecisionChoice("fp32", f"{found}, so auto takes fp32.{hint}")
     if asked == "bf16" and not has_bf16:
-        return Precision("bf16", kind, f"As asked, although {found}: it is emulated and slow.")
-    return Precision(asked, kind, "As asked.")
+        return PrecisionChoice("bf16", f"As asked, although {found}: it is emulated and slow.")
+    return PrecisionChoice(asked, "As asked.")
 
 
 def autocast_dtype(asked: str, device: torch.device | str) -> torch.dtype | None:
