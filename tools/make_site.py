@@ -32,7 +32,7 @@ ROOMS = {
 }
 """A page of the reference -> the modules whose public names it has."""
 FENCED = re.compile(r"^(`{3,})[^\n]*\n.*?^\1$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"(?<=\]\()(?![a-z]+:)[^)\s#]+")
+LINK = re.compile(r"""(?:(?<=\]\()|(?<=src="|set="))(?![a-z]+:)[^)"\s#]+""")
 
 
 def public_names(module: str) -> list[str]:
