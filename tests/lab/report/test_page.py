@@ -46,11 +46,13 @@ def test_everything_is_on_it_and_nothing_is_loaded(four_runs: list[Path]) -> Non
     parsed = outline(page)
     assert {"results", "curves", "cost", "pictures", "runs"} <= set(parsed.ids)
     assert "<h1>One seed each, no verdict: ordinary training 82.0" in page
-    assert all(address.startswith("data:") for address in parsed.addresses)
+    assert all(address.startswith(("data:", "#")) for address in parsed.addresses)
+    inside = {address[1:] for address in parsed.addresses if address.startswith("#")}
+    assert {"results", "runs"} <= inside <= set(parsed.ids)
     assert "@import" not in page.partition("<script>")[0]
     assert "default-src 'none'" in page
     assert len(parsed.alternatives) == 2 * 3 * 3 and all(parsed.alternatives)
-    assert parsed.tags.count("details") == 8
+    assert parsed.tags.count("details") == 8 + 5
     assert "Abacus 9000" in page and "8.0 GiB" in page
     assert len(page.encode()) < 6_000_000
 

@@ -74,6 +74,16 @@
       draw();
     });
   });
+  // What is folded has no size: its charts are drawn when it opens, by hand or by a link to it.
+  document.querySelectorAll("details").forEach((part) => {
+    part.addEventListener("toggle", () => part.open && draw());
+  });
+  function unfold() {
+    const part = document.getElementById(location.hash.slice(1));
+    if (part && part.matches("details")) part.open = true;
+  }
+  addEventListener("hashchange", unfold);
+  unfold();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
   narrow.addEventListener("change", () => draw());
   // A printed page is light and narrower than the window: 320 px fit twice into A4 and Letter.
