@@ -123,6 +123,7 @@ TRAINER: dict[str, set[str]] = {
         "trainer/checkpoint",
         "trainer/data",
         "trainer/input",
+        "trainer/recipe",
         "trainer/run",
     },
     "trainer/probe": {

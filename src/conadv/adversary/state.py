@@ -42,7 +42,7 @@ class Continued:
 
     @property
     def seed(self) -> int:
-        """Of the attack's own random stream."""
+        """Seed of the attack's own random stream."""
         return self._streams.seed
 
     def state_dict(self) -> dict[str, Any]:

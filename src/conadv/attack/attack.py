@@ -32,11 +32,11 @@ class Perturbed(NamedTuple):
     zero_share: Tensor
     """Share of input-gradient values that were zero or NaN in the last step, 0-dim."""
     direction: Tensor | None = None
-    """Of the last step, of unit norm: for L-inf the signs, -1, 0 or 1."""
+    """Direction of the last step, of unit norm: for L-inf the signs, -1, 0 or 1."""
     nan_share: Tensor | None = None
     """Share of input-gradient values that were NaN in the last step, 0-dim."""
     seed: int | None = None
-    """Of the random numbers, if nothing else was drawn from that stream before."""
+    """Seed of the random numbers, if nothing else was drawn from that stream before."""
 
 
 @dataclass(frozen=True)

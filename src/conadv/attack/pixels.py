@@ -40,7 +40,7 @@ def ordinary(tensor: Tensor) -> Tensor:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """In float32 at least: fp16 and bf16 are too coarse to project in."""
+    """The tensor in float32 at least: fp16 and bf16 are too coarse to project in."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 

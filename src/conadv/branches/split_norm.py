@@ -200,7 +200,7 @@ class SplitNorm(nn.Module):
         return torch.cat(values)
 
     def _select_rows(self, x: Tensor, layout: Layout, sizes: list[int]) -> Tensor:
-        """For a layer whose inside is unknown: the whole batch through every branch it needs."""
+        """Send the whole batch through every branch it needs: the layer's inside is unknown."""
         norm: Any = self.norms[self.router.branches[0]]
         outputs: dict[str, Tensor] = {}
         for branch, _ in layout:

@@ -1,4 +1,4 @@
-"""From a recipe to what the planner takes: it knows nothing of recipes itself."""
+"""Translate a recipe into what the planner takes: it knows nothing of recipes itself."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def methods_of(recipe: Recipe) -> list[Method]:
 
 
 def measured_images_per_second(path: Path, recipe: Recipe) -> float:
-    """Of ordinary training, from a file of ``conadv bench steps --json``.
+    """Throughput of ordinary training, from a file of ``conadv bench steps --json``.
 
     Raises:
         RecipeError: it is no such file, or of another network or resolution.

@@ -192,7 +192,7 @@ def torch_adjusts_by(name: str) -> bool:
 
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the Newton-Schulz polynomial; torch's default."""
+"""Coefficients of the Newton-Schulz polynomial; torch's default."""
 NS_EPS = 1e-7
 """Lower bound of the norm that a matrix is divided by; torch's default."""
 

@@ -91,7 +91,7 @@ class VarianceReduction:
 
     @contextmanager
     def group(self, weight: float = 1.0) -> Iterator[None]:
-        """Around one group's backward pass, and around nothing else that has one.
+        """Enclose one group's backward pass, and nothing else that has one.
 
         Args:
             weight: the factor that the group's mean loss was multiplied with, above 0. Groups of

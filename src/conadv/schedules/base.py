@@ -75,7 +75,7 @@ class Copies:
     age: int = 0
     """Gradient steps they have taken in the recycled pipeline."""
     scales: Tensor | None = None
-    """Of their radii, where each has its own and takes further steps."""
+    """Factors on their radii, where each has its own and takes further steps."""
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

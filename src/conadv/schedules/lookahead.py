@@ -138,7 +138,7 @@ class Lookahead(Schedule):
                 entry.drop_unneeded()
 
     def _attack_now(self, current: Round) -> Copies | None:
-        """With tau = 0: the round's own images."""
+        """Attack at once, with tau = 0: the round's own images."""
         total = len(current.images)
         count = self.count(total, current.progress)
         if count == 0:

@@ -25,7 +25,7 @@ class PackedSigns:
     nonzero: Tensor | None
     """1 where there is a sign, packed alike; None: everywhere."""
     shape: tuple[int, ...]
-    """Of the tensor, in the order in which its values lie in memory."""
+    """Shape of the tensor, in the order in which its values lie in memory."""
     channels_last: bool = False
     """Whether that order is (N, H, W, C) for a tensor of shape (N, C, H, W)."""
     answer: tuple[Tensor, torch.cuda.Event] | None = None

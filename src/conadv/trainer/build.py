@@ -1,4 +1,4 @@
-"""From a recipe to a trainer that is ready for its first step."""
+"""Make a trainer that is ready for its first step from a recipe."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

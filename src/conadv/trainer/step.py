@@ -75,7 +75,7 @@ class Precision:
 
     device: torch.device
     autocast_dtype: torch.dtype | None = None
-    """None computes in float32."""
+    """Precision of autocast; None computes in float32."""
 
     def autocast(self) -> torch.autocast:
         """The precision of forward passes. Casts of the weights are kept within one block."""
@@ -98,7 +98,7 @@ class StepReport:
     clean_loss: float
     adversarial_loss: float | None
     accuracy: float
-    """Of the clean images of this step, as augmented, in training mode."""
+    """Accuracy on the clean images of this step, as augmented, in training mode."""
     learning_rate: float
     gradient_norm: float
     """Of the mean gradient, before variance reduction and clipping."""

@@ -27,7 +27,7 @@ from conadv.trainer.step import (
 from conadv.trainer.update import Update, remember_buffers
 
 MAX_SKIPS_IN_A_ROW = 20
-"""With ``nonfinite="skip"``: after so many void steps in a row nothing will come of the run."""
+"""Void steps in a row after which a run with ``nonfinite="skip"`` is given up."""
 
 
 @dataclass(eq=False)

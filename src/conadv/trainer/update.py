@@ -179,7 +179,7 @@ class Update:
         restore_buffers()
 
     def group(self, fraction: float) -> AbstractContextManager[None]:
-        """Around a backward pass whose gradient is compared with those of other micro-batches."""
+        """Enclose a backward pass whose gradient is compared with those of other micro-batches."""
         if self.variance_reduction is None or not fraction:
             return nullcontext()
         return self.variance_reduction.group(fraction)

@@ -46,9 +46,9 @@ class CorruptionAccuracy:
 
     clean: float
     accuracies: Mapping[str, Mapping[int, float]]
-    """By corruption and severity."""
+    """Accuracy by corruption and severity."""
     images: int
-    """Of each cell."""
+    """Images that each cell was measured on."""
 
     @property
     def means(self) -> dict[str, float]:

@@ -24,7 +24,7 @@ class RobustnessCurve:
     clean_accuracy: float
     """Fraction in [0, 1]."""
     epsilons: tuple[float, ...]
-    """In pixel units on [0, 1]."""
+    """Radii in pixel units on [0, 1]."""
     accuracies: tuple[float, ...]
     """Right without the attack and under it; one per epsilon."""
     images: int

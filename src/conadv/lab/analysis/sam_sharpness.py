@@ -40,7 +40,7 @@ class SamCurve:
     """SAM-sharpness at several radii."""
 
     loss: float
-    """At the weights themselves."""
+    """Loss at the weights themselves."""
     gradient_norm: float
     points: tuple[SamPoint, ...]
     images: int

@@ -23,8 +23,10 @@ class Agreement:
     """Means over images of stale against fresh perturbations."""
 
     cosine: float
-    """Of the two perturbations in pixels; 1 is the same direction, `chance` nothing in common. An
-    image with a perturbation of zero counts as 0."""
+    """Cosine of the two perturbations in pixels; 1 is the same direction, `chance` nothing in common.
+
+    An image with a perturbation of zero counts as 0.
+    """
     same_sign: float
     """Share of the values with the same sign, of those where either perturbation is not zero."""
     chance: float
@@ -52,7 +54,7 @@ class AgreementPhase:
     learning_rate: float
     agreement: float
     steps: int
-    """Of the phase that were logged."""
+    """Steps of the phase that were logged."""
 
 
 @dataclass(frozen=True)

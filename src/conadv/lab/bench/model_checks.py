@@ -148,7 +148,7 @@ class _Worker:
 
 
 def _work(pipe: Connection, check: Check) -> None:
-    """In the other process: answer until the pipe closes."""
+    """Answer until the pipe closes; runs in the other process."""
     if check is check_model:
         with suppress(ConadvError):  # every row will say so
             import_library("torchvision")

@@ -13,7 +13,7 @@ from conadv.lab.planning.network import Network
 from conadv.schedules import VARIANTS, Schedule, Work, find_schedule
 
 SCHEDULES = tuple(VARIANTS)
-"""As in `conadv bench steps`: recycled-budget is recycled with a fixed budget of images."""
+"""The rows of `conadv bench steps`: recycled-budget is recycled with a fixed budget of images."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Loader:
     """Bytes per second that all devices together read."""
 
     def seconds(self, images: float, devices: int) -> float:
-        """For so many images on each device."""
+        """Seconds for so many images on each device."""
         decode = images / (self.images_per_core_second * self.cores_per_device)
         return max(decode, images * devices * self.bytes_per_image / self.storage)
 
@@ -132,7 +132,7 @@ class Job:
     averaged: bool = False
     """Whether a moving average of the weights is kept."""
     bucket_bytes: float = 25 * 2**20
-    """Of DistributedDataParallel's buckets."""
+    """Size of DistributedDataParallel's buckets."""
     loader: Loader = field(default_factory=Loader)
 
     def total_steps(self, method: Method) -> int:

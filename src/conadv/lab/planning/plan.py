@@ -39,7 +39,7 @@ class StepPlan:
 
     @property
     def seconds(self) -> float:
-        """Of the run's steps; evaluations and checkpoints not counted."""
+        """Time of the run's steps; evaluations and checkpoints not counted."""
         return self.steps * self.timing.step
 
     @property

@@ -35,7 +35,7 @@ class Rates:
         utilisation: float | None = None,
         half_batch: float | None = None,
     ) -> Rates:
-        """From a device type, or from a measured throughput.
+        """Derive the rates from a device type, or from a measured throughput.
 
         Args:
             device: the type.
@@ -80,7 +80,7 @@ class Timing:
     attack: float
     """What the attack adds to them."""
     idle: float
-    """Of both, what small passes leave unused."""
+    """Part of both that small passes leave unused."""
     host: float
     """Copying and adding what travels, where the device's own processor does that."""
     update: float
@@ -88,7 +88,7 @@ class Timing:
     network: float
     """The all-reduce with nothing beside it."""
     exposed: float
-    """Of it, what nothing covers."""
+    """Part of it that nothing covers."""
     loader: float
     """Reading and decoding the images of a step."""
 

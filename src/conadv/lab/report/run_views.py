@@ -15,9 +15,9 @@ from conadv.lab.report.study.cells import Cell, method_key
 from conadv.lab.report.text import percent
 
 _MOST_CURVES = 12
-"""With more runs, only one of each setting is drawn."""
+"""Number of runs above which only one of each setting is drawn."""
 _MOST_SHOWN = 10
-"""With more curves, those of batches in between wait to be switched on."""
+"""Number of curves above which those of batches in between start hidden."""
 
 
 @dataclass(frozen=True)

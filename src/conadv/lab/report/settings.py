@@ -43,7 +43,7 @@ def plain(value: Any) -> str:
 
 
 def differing(runs: Sequence[Run]) -> list[tuple[tuple[str, str], ...]]:
-    """For each run, the recipe settings in which the runs differ (all names alike for every run).
+    """Find the recipe settings in which runs differ (all names alike for every run).
 
     A name that a recipe lacks is shown as ``none``. Names and descriptions of recipes do not count.
     """

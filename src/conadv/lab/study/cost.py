@@ -62,7 +62,7 @@ class CellCost:
 
     @property
     def seconds(self) -> float:
-        """Of all."""
+        """Seconds of all of them."""
         return self.trials * self.trial_seconds + self.finals * self.final_seconds
 
 
@@ -105,7 +105,7 @@ class _Speed:
         self._measured: dict[str, float] = {}
 
     def seconds_per_image(self, recipe: Recipe) -> float:
-        """Of a recipe's passes, attack and copies converted into their compute."""
+        """Seconds of a recipe's passes, attack and copies converted into their compute."""
         if self.given is not None:
             return 1 / self.given
         parts = (recipe.model, recipe.method, recipe.norm, recipe.attack.steps, recipe.optimizer)

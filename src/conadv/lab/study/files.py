@@ -200,7 +200,7 @@ class StudyFolder:
 
 
 def _methods(study: Study, before: Study) -> dict[str, Method]:
-    """Of the methods that there were before, as they are now, with the batches of then."""
+    """The methods that there were before, as they are now, with the batches of then."""
     return {
         name: method.model_copy(
             update={"batches": tuple(b for b in before.sizes_of(name) if b in study.sizes_of(name))}

@@ -24,7 +24,7 @@ class Outcome:
     method: str
     batch: int
     number: int
-    """Of the trial; the seed of a final run."""
+    """Number of the trial; the seed of a final run."""
     status: Status
     """``finished``; ``diverged`` (the loss was not finite); ``failed`` (anything else)."""
     message: str | None

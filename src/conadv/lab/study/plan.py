@@ -1,4 +1,4 @@
-"""From a study to its cells and runs: which recipe, which overrides, in which order."""
+"""Expand a study into its cells and runs: which recipe, which overrides, in which order."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return f"{self.method}-b{self.batch}"
 
 
@@ -54,13 +54,13 @@ class Task:
     cell: Cell
     kind: Literal["trial", "confirm", "final"]
     number: int
-    """Of the trial; the seed of the others."""
+    """Number of the trial; the seed of the others."""
     rank: int = 0
     """Whose settings are confirmed: 1 for the best trial's, 2 for the next one's."""
 
     @property
     def name(self) -> str:
-        """Within the study: ``CELL/trial-003``, ``CELL/best-2-seed-1001``, ``CELL/seed-1``."""
+        """Name within the study: ``CELL/trial-003``, ``CELL/best-2-seed-1001``, ``CELL/seed-1``."""
         what = {
             "trial": f"trial-{self.number:03d}",
             "confirm": f"best-{self.rank}-seed-{self.number}",
@@ -233,7 +233,7 @@ def _with_labels(study: Study, recipe: str, cells: Sequence[Cell]) -> list[Cell]
 
 
 def _tasks(study: Study, cells: Sequence[Cell]) -> list[Task]:
-    """By batch, trials, confirmations, final runs: settings are there before they are needed."""
+    """List the runs by batch, trials before confirmations before final runs."""
     tasks: list[Task] = []
     tuning = study.tuning
     ranks = range(1, tuning.finalists + 1)

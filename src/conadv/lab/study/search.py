@@ -37,10 +37,10 @@ class Trial:
 
     number: int
     values: Mapping[str, float]
-    """By setting, as the recipe takes them."""
+    """Values by setting, as the recipe takes them."""
     accuracy: float | None
-    """On the images held out; None while it runs, or if it failed without saying anything about
-    its settings."""
+    """Accuracy on held-out images; None while it runs, or if it failed and says nothing of its
+    settings."""
     message: str | None
     """Why it failed."""
 
@@ -203,7 +203,7 @@ class Finalist:
 
     trial: Trial
     accuracies: tuple[float, ...]
-    """On held-out images: the trial's own first, then those of `tuning.confirm_seeds`."""
+    """Accuracies on held-out images: the trial's own first, then of `tuning.confirm_seeds`."""
 
     @property
     def accuracy(self) -> float:

@@ -27,7 +27,7 @@ class Working:
     host: str
     pid: int
     share: float
-    """Of its steps that are done."""
+    """Share of its steps that are done."""
 
 
 class Watch:
@@ -70,7 +70,7 @@ class Watch:
 
     @property
     def compute(self) -> float:
-        """Of the runs that have an outcome."""
+        """Compute of the runs that have an outcome."""
         return sum(self.weight(task) for task in self.plan.tasks if task.name in self.outcomes)
 
     def working(self) -> list[Working]:
@@ -92,7 +92,7 @@ class Watch:
         return sum(self.weight(task) * self._share(task) for task in open_tasks)
 
     def _share(self, task: Task) -> float:
-        """Of its steps that are done."""
+        """Share of its steps that are done."""
         step = _last_step(RunFolder(self.folder.runs / task.name).timing)
         return min(1.0, step / self._of(task)[1])
 

@@ -29,7 +29,7 @@ class SavedRun:
     facts: Facts
     """About the data set, as the run had it."""
     model: nn.Module
-    """In eval mode, its normalisation split as in training; averaged weights with EMA."""
+    """The model in eval mode, its normalisation split as in training; averaged weights with EMA."""
     branches: tuple[str, ...]
     step: int
     device: torch.device

@@ -65,7 +65,7 @@ class Saving:
 
     @property
     def best_accuracy(self) -> float:
-        """Of the checkpoint that is called the best; -1 before there is one."""
+        """Accuracy of the checkpoint that is called the best; -1 before there is one."""
         return self._saved.best_accuracy
 
     def begin(self, step: int, best_accuracy: float = -1.0) -> None:

@@ -28,7 +28,7 @@ CLASSES = (
 )
 FILE = "cifar10.npz"
 FINGERPRINT = "9048fcbac9c08a64d57a7c5a5a66750a974ad4eab380914df129f7e223d823df"
-"""Of the data set, whichever source it came from: see `ImageDataset.fingerprint`."""
+"""Fingerprint of the data set, whichever source it came from: see `ImageDataset.fingerprint`."""
 
 
 def load_cifar10(

@@ -38,7 +38,7 @@ class ImageDataset:
     source: str = ""
     licence: str = ""
     mean: tuple[float, ...] = field(init=False)
-    """Of the training images, per channel, on [0, 1]."""
+    """Mean of the training images, per channel, on [0, 1]."""
     std: tuple[float, ...] = field(init=False)
     """Likewise the standard deviation."""
     fingerprint: str = field(init=False)

@@ -20,7 +20,7 @@ class Labelled(Protocol):
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name for messages."""
         ...
 
     @property

@@ -60,7 +60,7 @@ def weights_checksum(model: nn.Module) -> str:
 
 @lru_cache(maxsize=1)
 def code_checksum() -> str:
-    """Of the package's source files: an edited copy on one machine is another program."""
+    """Checksum of the package's sources: an edited copy on one machine is another program."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

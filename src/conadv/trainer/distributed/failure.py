@@ -1,4 +1,4 @@
-"""From the processes' signs of life to the one that is gone or stuck: no clock, no network."""
+"""Find the process that is gone or stuck from signs of life: no clock, no network."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Beat:
     """Process number and machine."""
 
     def packed(self) -> str:
-        """As text."""
+        """Pack into text."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def unpacked(text: str | bytes) -> Beat:
-        """From :meth:`packed`."""
+        """Read what :meth:`packed` wrote."""
         return Beat(**json.loads(text))
 
 
@@ -47,12 +47,12 @@ class Verdict:
     """Rank that prints it."""
 
     def packed(self) -> str:
-        """As text."""
+        """Pack into text."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def unpacked(text: str | bytes) -> Verdict:
-        """From :meth:`packed`."""
+        """Read what :meth:`packed` wrote."""
         return Verdict(**json.loads(text))
 
 

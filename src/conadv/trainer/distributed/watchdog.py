@@ -25,7 +25,7 @@ from typing import Any
 from conadv.trainer.distributed.failure import Beat, Judge, Verdict
 
 EXIT_CODE = 2
-"""Of a process that is stopped because of another one."""
+"""Exit code of a process that is stopped because of another one."""
 TAIL = (
     " All processes were stopped. Nothing since the last checkpoint is kept; the same command "
     "with --resume goes on from there."
@@ -48,7 +48,7 @@ def judges(size: int) -> list[int]:
 
 
 class NoWatchdog:
-    """Of a process on its own, or in a group that somebody else made."""
+    """The watchdog of a process on its own, or in a group that somebody else made."""
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -71,7 +71,7 @@ class NoWatchdog:
 
 
 class Watchdog(NoWatchdog):
-    """Of one process of a launch. Its thread is started at once; :meth:`close` stops it.
+    """The watchdog of one process of a launch; its thread starts at once, :meth:`close` stops it.
 
     Args:
         store: what the processes of this attempt share, through a connection of its own:
@@ -113,7 +113,7 @@ class Watchdog(NoWatchdog):
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around whatever needs the other processes."""
+        """Enclose whatever needs the other processes."""
         self._said = replace(self._said, waits=self._said.waits + 1, state="waiting")
         yield  # after an error this is still the place where the process waited
         self._said = replace(self._said, state="working")

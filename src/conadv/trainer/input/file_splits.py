@@ -53,7 +53,7 @@ class FileImages:
         return len(self.indices)
 
     def first(self, count: int | None) -> FileImages:
-        """At most ``count`` of them, evenly spread over the split; None: all."""
+        """Take at most ``count`` of them, evenly spread over the split; None: all."""
         if count is None or count >= len(self):
             return self
         return replace(self, indices=self.indices[torch.arange(count) * len(self) // count])
@@ -141,7 +141,7 @@ class FileSplits:
         return FileFeed(recipe, self.source, self.train_indices, self.device, slots, self.workers)
 
     def train(self, count: int | None = None) -> FileImages:
-        """At most ``count`` training images, without augmentation."""
+        """Take at most ``count`` training images, without augmentation."""
         return self._images(self.source, self.train_indices).first(count)
 
     def validation(self) -> FileImages | None:

@@ -30,7 +30,7 @@ class EvalImages(Protocol):
     def __len__(self) -> int: ...
 
     def first(self, count: int | None) -> "EvalImages":
-        """At most ``count`` of them, evenly spread over the split; None: all."""
+        """Take at most ``count`` of them, evenly spread over the split; None: all."""
         ...
 
     def repeated(self, count: int) -> "EvalImages":
@@ -72,7 +72,7 @@ class Images:
         return len(self.labels)
 
     def first(self, count: int | None) -> "Images":
-        """At most ``count`` of them, evenly spread over the split; None: all."""
+        """Take at most ``count`` of them, evenly spread over the split; None: all."""
         if count is None or count >= len(self):
             return self
         chosen = torch.arange(count, device=self.labels.device) * len(self) // count

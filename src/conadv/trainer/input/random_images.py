@@ -53,7 +53,7 @@ def images_of(recipe: Recipe) -> tuple[tuple[int, int, int], int, int]:
 
 @cache
 def _packaged(name: str) -> tuple[tuple[int, int, int], int, int]:
-    """Of a data set that comes with the package: it has to be read for that."""
+    """Shape and counts of a data set that comes with the package, which is read for that."""
     found = load_dataset(name)
     channels, height, width = found.train_images.shape[1:]
     return (channels, height, width), len(found.classes), len(found.train_images)
@@ -140,7 +140,7 @@ class RandomSplits:
 
     @classmethod
     def of(cls, recipe: Recipe, device: torch.device) -> RandomSplits:
-        """In the shapes of a recipe's data set."""
+        """Make random images in the shapes of a recipe's data set."""
         shape, classes, count = images_of(recipe)
         if recipe.data.dataset == "files":
             return cls(shape, classes, count, device, recipe.data.files.mean, recipe.data.files.std)

@@ -50,7 +50,7 @@ class ResidentSplits:
         return ResidentFeed(recipe, self.dataset, self.train_indices, self.device)
 
     def train(self, count: int | None = None) -> Images:
-        """At most ``count`` training images, without augmentation."""
+        """Take at most ``count`` training images, without augmentation."""
         return self._training_images(self.train_indices, count)
 
     def validation(self) -> Images | None:

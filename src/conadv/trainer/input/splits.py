@@ -24,7 +24,7 @@ class Facts:
     std: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values, for a checkpoint."""
+        """Convert to plain values, for a checkpoint."""
         return {
             "dataset": self.name,
             "fingerprint": self.fingerprint,
@@ -36,7 +36,7 @@ class Facts:
 
 
 def facts_from(values: Mapping[str, Any]) -> Facts:
-    """From `Facts.as_dict`."""
+    """Read what `Facts.as_dict` gave."""
     mean = tuple(values["mean"])
     return Facts(
         values["dataset"],
@@ -70,7 +70,7 @@ class Splits(Protocol):
         ...
 
     def train(self, count: int | None = None) -> EvalImages:
-        """At most ``count`` training images, without augmentation."""
+        """Take at most ``count`` training images, without augmentation."""
         ...
 
     def validation(self) -> EvalImages | None:

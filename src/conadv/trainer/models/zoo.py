@@ -1,4 +1,4 @@
-"""From a name in a recipe to a network: our small ones, torchvision's or timm's."""
+"""Make a network from its name in a recipe: our small ones, torchvision's or timm's."""
 
 from __future__ import annotations
 

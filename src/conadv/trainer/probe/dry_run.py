@@ -61,12 +61,12 @@ class DryRun:
     warmup_steps: int
     epochs: float
     compute_factor: float
-    """Of a step, over ordinary training on as many images."""
+    """Compute of a step, over ordinary training on as many images."""
     schedule: tuple[Point, ...]
     tried_images: int
-    """Of the micro-batch of the step that was measured; copies beside it, as in the recipe."""
+    """Images of the measured micro-batch; copies beside it, as in the recipe."""
     loss: float
-    """Of that step: of untrained weights on random images."""
+    """Loss of that step: of untrained weights on random images."""
     step_seconds: float
     """Estimated, of a full step."""
     device: str

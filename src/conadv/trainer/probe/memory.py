@@ -23,7 +23,7 @@ class Memory:
     activations: float
     """Kept for the backward pass of one micro-batch, copies and views included."""
     pending: float
-    """Of adversarial copies that wait for their round."""
+    """Bytes of adversarial copies that wait for their round."""
 
     @property
     def total(self) -> float:

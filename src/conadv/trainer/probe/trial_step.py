@@ -30,12 +30,12 @@ class MeasuredStep:
 
     built: Built
     images: int
-    """Of the micro-batch."""
+    """Images of the micro-batch."""
     loss: float
     trained: float
     """Images of all branches per image of the micro-batch."""
     compute: float
-    """Of the step, over one forward and backward of each image of the batch."""
+    """Compute of the step, over one forward and backward of each image of the batch."""
     passes: float
     """Seconds of one micro-batch: everything but the update."""
     update: float
@@ -48,7 +48,7 @@ class MeasuredStep:
 def measure_if_memory(
     recipe: Recipe, device: torch.device, images: int
 ) -> tuple[MeasuredStep, bool]:
-    """With so many images, or half, a quarter, ... of them; and whether memory was short."""
+    """Try so many images, or half, a quarter, ... of them; and whether memory was short."""
     short = False
     while True:
         try:

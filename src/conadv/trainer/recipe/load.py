@@ -146,7 +146,7 @@ _KNOWN = "All names: conadv recipes list"
 
 
 _ALTERNATIVES = {"train.epochs": "train.steps", "train.steps": "train.epochs"}
-"""Of each pair exactly one is set: giving one takes back the other."""
+"""Pairs of which exactly one is set: giving one takes back the other."""
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

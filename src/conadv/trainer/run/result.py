@@ -32,17 +32,17 @@ class Result:
     images_seen: int
     """Fresh images, adversarial copies not counted."""
     compute: float
-    """In units of one forward and backward of one image; an attack step is 2/3."""
+    """Cost in units of one forward and backward of one image; an attack step is 2/3."""
     step_seconds_median: float | None
-    """Of the training steps alone: without evaluation, checkpoints and start-up."""
+    """Median of the training steps alone: without evaluation, checkpoints and start-up."""
     train_accuracy: float | None
-    """On training images as they are, without augmentation, in eval mode."""
+    """Accuracy on training images as they are, without augmentation, in eval mode."""
     val_accuracy: float | None
     test_accuracy: float | None
     robust_accuracy: float | None
-    """On test images under the recipe's evaluation attack."""
+    """Accuracy on test images under the recipe's evaluation attack."""
     train_loss: float | None = None
-    """On the images of ``train_accuracy``: whether training has come to its end."""
+    """Loss on the images of ``train_accuracy``: shows whether training has come to its end."""
     test_loss: float | None = None
     test_images: int | None = None
     """Images of ``test_accuracy``: those of the data set, and with ``data.test_unused`` more."""

@@ -49,20 +49,20 @@ class AnalysisSettings:
     branch: str | None = None
     """Normalisation branch of gap, sharpness, landscape, corruptions; None: the recipe's."""
     seed: int = 0
-    """Of start vectors, probes, directions, noise and random starts."""
+    """Seed of start vectors, probes, directions, noise and random starts."""
     eigenvalues: int = 5
     trace_probes: int = 10
     radii: tuple[float, ...] = RADII
-    """Of SAM-sharpness, in weight space."""
+    """Radii of SAM-sharpness, in weight space."""
     directions: int = 3
     """Random lines of the landscape."""
     line_points: int = 21
     plane_points: int = 11
     """Per axis; 0 leaves the plane out."""
     reach: float = 1.0
-    """Of lines and plane: 1 moves every filter by its own length."""
+    """Extent of lines and plane: 1 moves every filter by its own length."""
     epsilons: tuple[float, ...] = EPSILONS
-    """Of the robustness curve, in pixel units on [0, 1]."""
+    """Radii of the robustness curve, in pixel units on [0, 1]."""
     pgd_steps: int = 10
     """0: FGSM alone."""
     corruptions: tuple[str, ...] = CORRUPTIONS
@@ -120,7 +120,7 @@ class Request:
         return self.saved.branch(self.settings.branch) if len(self.saved.branches) > 1 else None
 
     def batches(self, split: str, count: int, *, once: bool = False) -> Repeatable:
-        """At most so many images of a split, without augmentation.
+        """Read at most so many images of a split, without augmentation.
 
         Images in files are decoded once and kept as bytes, unless they are needed only `once`.
         """
@@ -304,7 +304,7 @@ ANALYSES: dict[str, Analysis] = {
         ("seed", "gradient_steps", "micro_batches"),
     ),
 }
-"""In the order in which they are done: the quick ones do not wait for the slow ones."""
+"""Analyses in the order in which they are done: the quick ones first."""
 
 
 def used_settings(name: str, settings: AnalysisSettings, saved: SavedRun) -> Values:
@@ -327,7 +327,7 @@ def can_do_hessians() -> bool:
 
 
 def plain_values(value: Any) -> Any:
-    """For JSON: tuples to lists, numbers that are not finite to None."""
+    """Convert for JSON: tuples to lists, numbers that are not finite to None."""
     if isinstance(value, dict):
         return {str(key): plain_values(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -98,7 +98,7 @@ def kept_checkpoints(folder: RunFolder) -> list[tuple[int, Path]]:
 
 
 def choose_pairs(steps: list[int], most: int) -> list[tuple[int, int]]:
-    """At most so many pairs (old, new), by growing distance, evenly spread over that order."""
+    """Choose at most so many pairs (old, new), evenly spread over their order by distance."""
     every = sorted(itertools.combinations(steps, 2), key=lambda pair: (pair[1] - pair[0], pair))
     if len(every) <= most:
         return every

@@ -32,7 +32,7 @@ _TIMES = (
     (345600e3, "4,000 days"),
 )
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-"""Of published runs, in the drawing and in the list."""
+"""Letters of published runs, in the drawing and in the list."""
 _PARTS = {
     "compute": ("#59636e", "#8b97a5"),
     "attack": ("#a0348c", "#ea93d8"),

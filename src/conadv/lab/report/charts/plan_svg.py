@@ -21,7 +21,7 @@ PARTS = (
     ("other", "optimizer, copying"),
     ("waiting", "waiting for images"),
 )
-"""Of a step, in the order of the bars: class and name."""
+"""Parts of a step in the order of the bars: class and name."""
 
 
 @dataclass(frozen=True)

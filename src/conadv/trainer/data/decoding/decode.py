@@ -41,7 +41,7 @@ _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "JPEG2000", "GIF", "TIFF", "BM
 LARGEST_PIXELS = 2**27
 """Pixels that are decoded at most, half a gigabyte; a JPEG is decoded at a smaller scale."""
 _LARGEST_RATIO = 20.0
-"""For evaluation the middle of anything longer is taken first, so that memory is bounded."""
+"""Aspect ratio above which evaluation takes the middle first, so that memory is bounded."""
 
 
 class DecodeError(DataError):
@@ -159,7 +159,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _height_width(image: Image.Image, exif: bool) -> tuple[int, int]:
-    """Of the whole image, after it has been turned."""
+    """Height and width of the whole image, after it has been turned."""
     wide, tall = image.size
     turned = exif and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (wide, tall) if turned else (tall, wide)

@@ -176,7 +176,7 @@ NAMED = 100
 
 
 def substitutes(count: int, corrupt: Collection[int]) -> dict[int, int]:
-    """For each damaged place of a request the next good one, going round at the end.
+    """Find for each damaged place of a request the next good one, going round at the end.
 
     Args:
         count: images in the request.

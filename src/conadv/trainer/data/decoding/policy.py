@@ -31,7 +31,7 @@ _WORDS = _BOX + NUMBERS
 
 
 class Preparation(Protocol):
-    """From the bytes of an image to the pixels that the network takes."""
+    """Turns the bytes of an image into the pixels that the network takes."""
 
     @property
     def size(self) -> int:

@@ -103,7 +103,7 @@ class _Part(NamedTuple):
     path: Path
     members: TarIndex
     positions: npt.NDArray[np.int64]
-    """Of the images among the members."""
+    """Positions of the images among the members."""
 
     def names(self) -> Names:
         return self.members.names[self.positions]

@@ -43,7 +43,7 @@ class TarIndex:
     offsets: npt.NDArray[np.int64]
     """Where the content begins, in bytes from the start of the archive."""
     sizes: npt.NDArray[np.int64]
-    """Of the content, in bytes."""
+    """Sizes of the content, in bytes."""
     texts: Names
     """Content of the members that are labels, empty for all others."""
 

@@ -42,9 +42,9 @@ class CorruptionErrors:
     """Top-1 errors on ImageNet-C. Fractions, but for the two figures that are per cent."""
 
     errors: Mapping[str, Mapping[int, float]]
-    """Of each corruption and severity that was measured."""
+    """Error of each corruption and severity that was measured."""
     mean_errors: Mapping[str, float]
-    """Of each corruption, over its five severities; without those that lack one."""
+    """Mean error of each corruption over its five severities; without those that lack one."""
     normalised: Mapping[str, float]
     """CE: the same in per cent of AlexNet's error on the corruption."""
     mean_error: float | None
