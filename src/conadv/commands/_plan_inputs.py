@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conadv.errors import PlanError, RecipeError
-from conadv.lab.planning import Job, Loader, Method
+from conadv.lab.planning import Job, Loader, Method, WeightMethod
 from conadv.schedules import SCHEDULES, VARIANTS
 from conadv.trainer.input.random_images import images_of
 from conadv.trainer.recipe.updates import optimizer_of
@@ -24,6 +24,12 @@ def check_parallel(recipe: Recipe) -> None:
         raise PlanError(
             "hardware.parallel=fsdp: the planner's model is that of whole weights on every "
             "device. Plan with hardware.parallel=ddp."
+        )
+    if recipe.weights.on and recipe.method.kind.makes_copies:
+        raise PlanError(
+            f"weights.schedule={recipe.weights.schedule} with method.schedule="
+            f"{recipe.method.schedule}: a plan is of copies of images or of weights. Plan with "
+            "method.schedule=vanilla, or weights.schedule=none."
         )
 
 
@@ -67,6 +73,9 @@ def job_of(recipe: Recipe, loader: Loader) -> Job:
 def own_schedule(recipe: Recipe) -> str:
     """The recipe's schedule, as the planner calls it."""
     method = recipe.method
+    if recipe.weights.on:
+        budget = "-budget" if recipe.weights.budget == "fixed" else ""
+        return f"{recipe.weights.schedule}{budget} weights"
     return method.make().variant if method.schedule in SCHEDULES else method.schedule
 
 
@@ -86,6 +95,8 @@ def methods_of(recipe: Recipe) -> list[Method]:
         for name, (kind, settings) in VARIANTS.items()
         if name != own and not kind.control
     ]
+    if recipe.weights.on:
+        return [*found, WeightMethod(own, views=usual.views, weights=recipe.weights.make())]
     points = method.share
     share = points if isinstance(points, float) else max(value for _, value in points)
     place = list(VARIANTS).index(own) if own in VARIANTS else len(found)

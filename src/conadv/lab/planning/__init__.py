@@ -36,6 +36,7 @@ from conadv.lab.planning.plan import (
     published,
 )
 from conadv.lab.planning.timing import Rates, Timing, step_timing
+from conadv.lab.planning.weights import WeightMethod
 from conadv.trainer.probe.memory import Memory
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "Rates",
     "StepPlan",
     "Timing",
+    "WeightMethod",
     "all_reduce_seconds",
     "compare",
     "count",

@@ -88,7 +88,28 @@ class Method:
 
     def attack_operations(self, network: Network) -> float:
         """Operations of the attack's own passes, likewise."""
-        return self.attacks * network.attack
+        return self.attacks * self.attack_pass(network)
+
+    def attack_pass(self, network: Network) -> float:
+        """Operations of one pass of the attack, per image."""
+        return network.attack
+
+    def attack_saved(self, network: Network) -> float:
+        """Bytes that an attack keeps for its backward pass, per image of the micro-batch."""
+        return network.attack_saved * self.copies if self.attacks else 0.0
+
+    def pending(self, network: Network, dealt: Dealt) -> float:
+        """Bytes on a device that wait for later rounds."""
+        return self.pending_bytes(dealt.rounds) * dealt.micro_batch * network.values
+
+    def beside_weights(self, network: Network) -> float:
+        """Bytes of further weights that a pass needs."""
+        return 0.0
+
+    @property
+    def passes(self) -> int:
+        """Training passes of a micro-batch, one after the other; copies of images go along."""
+        return 1
 
     def operations(self, network: Network) -> float:
         """All of them: 3, 8, 8, 6, 3, 6 forward passes, but for the first layer's input."""

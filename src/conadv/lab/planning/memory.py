@@ -30,14 +30,12 @@ def memory_of(
     weights = float(_FP32 * network.parameters)
     scale = 1.0 if saved_per_image is None else saved_per_image / max(network.saved, 1.0)
     train = scale * network.saved * method.work.images * dealt.micro_batch
-    attack = 0.0
-    if method.attacks:
-        attack = scale * network.attack_saved * method.copies * dealt.micro_batch
+    attack = scale * method.attack_saved(network) * dealt.micro_batch
     both = train + attack if beside else max(train, attack)
     return Memory(
         weights=weights,
         gradients=weights,
         optimizer=weights * (job.optimizer_states + job.averaged),
-        activations=network.saved_once + both,
-        pending=method.pending_bytes(dealt.rounds) * dealt.micro_batch * network.values,
+        activations=network.saved_once + both + method.beside_weights(network),
+        pending=method.pending(network, dealt),
     )

@@ -43,6 +43,8 @@ class Network:
     """Bytes that an attack keeps for its backward pass, per image."""
     values: int
     """Values of one image."""
+    matrices: int = 0
+    """Trained values in tensors of two or more dimensions: those that copies of weights move."""
 
     @property
     def gradient_bytes(self) -> int:
@@ -100,6 +102,7 @@ def count(
         saved_once=max(0.0, saved_few - _FEW * saved),
         attack_saved=(attack_more - attack_few) / (_MORE - _FEW),
         values=shape[0] * shape[1] * shape[2],
+        matrices=sum(p.numel() for p in model.parameters() if p.requires_grad and p.ndim > 1),
     )
 
 

@@ -158,7 +158,7 @@ def compare(
         base = plan_step(network, job, Method(views=method.views), *hardware).timing.step
         plan = plan_step(network, job, method, *hardware)
         ratio = plan.timing.step / base
-        hidden = None if not method.copies else ratio <= HIDDEN
+        hidden = None if not (method.copies or method.attacks) else ratio <= HIDDEN
         found.append(Comparison(plan, ratio, hidden))
     return found
 

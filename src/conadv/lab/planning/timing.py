@@ -114,10 +114,12 @@ def step_timing(
     """
     size, each = dealt.micro_batch, method.train_operations(network)
     train_work = rates.work(each * size)
-    # Fresh images and copies go through the network as one batch.
-    train = train_work + rates.start(each / method.work.images)
+    # Fresh images and copies of images go through the network as one batch.
+    train = train_work + method.passes * rates.start(each / method.work.images)
     attack_work = rates.work(method.attack_operations(network) * size)
-    starts = method.attack_steps * rates.start(network.attack) if method.attacks else 0.0
+    starts = (
+        method.attack_steps * rates.start(method.attack_pass(network)) if method.attacks else 0.0
+    )
     added = attack_work + starts
     if method.ahead and rates.streams:
         # Beside the training pass: what one leaves idle the other uses.
