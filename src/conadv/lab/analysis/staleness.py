@@ -23,7 +23,7 @@ class Agreement:
     """Means over images of stale against fresh perturbations."""
 
     cosine: float
-    """Cosine of the two perturbations in pixels; 1 is the same direction, `chance` nothing in common.
+    """Cosine of the two perturbations in pixels; 1: same direction, `chance`: nothing in common.
 
     An image with a perturbation of zero counts as 0.
     """
