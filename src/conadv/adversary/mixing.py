@@ -34,7 +34,7 @@ class Part:
     leaf: Tensor | None = None
     offset: int = 0
     given: Beside | None = None
-    """Of a perturbation at a layer: its inputs, padded as `images` and `labels` are."""
+    """What goes with a perturbation at a layer: its inputs, padded as `images` and `labels` are."""
     length: int | None = None
     """Before padding."""
 

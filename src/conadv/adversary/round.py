@@ -51,7 +51,7 @@ class Mixed(NamedTuple):
     """The images given, further views, then the copies, shape (N, C, H, W); with
     ``Attack(at=...)`` the inputs of all rows, in the form given."""
     labels: Any
-    """Of all rows, in the form of the labels given."""
+    """Labels of all rows, in the form of the labels given."""
     clean_rows: int
     """How many of the first rows are the images given."""
 

@@ -20,7 +20,7 @@ class Beside(NamedTuple):
     """What goes with a perturbation of a layer's output."""
 
     inputs: Any
-    """Of the model: a tensor, a tuple or list of positional ones, or a dict of keywords."""
+    """Inputs of the model: a tensor, a tuple or list of positional ones, or a dict of keywords."""
     mask: Tensor | None
     """1 where the output may be perturbed, 0 where not, of shape (N, length)."""
     labels: Any

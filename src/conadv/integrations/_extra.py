@@ -10,7 +10,7 @@ from conadv.errors import install_command
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Around the imports that an extra brings.
+    """Enclose the imports that an extra brings.
 
     Raises:
         ModuleNotFoundError: in one line, with the command that installs it.

@@ -99,7 +99,7 @@ class FabricAdversary(Adversary):
             return super().loss(*arguments, **options)
 
     def state_dict(self) -> dict[str, Any]:
-        """Of all ranks, for `fabric.save`, which writes rank 0's: every rank has to call it."""
+        """State of all ranks, for `fabric.save`, which writes rank 0's: all have to call it."""
         return self.gathered_state_dict()
 
     def load_state_dict(self, state: Any) -> None:

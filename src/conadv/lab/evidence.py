@@ -79,7 +79,7 @@ class Paired:
         return self.interval is None or self.interval[0] <= 0 <= self.interval[1]
 
     def p_value(self, bound: float = 0.0) -> float | None:
-        """Of Student's paired test, two-sided, that the mean is ``bound``; None for one seed."""
+        """P-value of Student's paired test, two-sided, against ``bound``; None for one seed."""
         if not self.spread:
             return None if self.spread is None else float(self.value == bound)
         from scipy import stats
@@ -87,7 +87,7 @@ class Paired:
         return float(stats.ttest_1samp(self.differences, bound).pvalue)
 
     def p_equivalent(self, margin: float) -> float | None:
-        """Of the two one-sided tests that the mean lies outside of -margin to margin (TOST)."""
+        """P-value of the two one-sided tests (TOST) that the mean lies outside ±``margin``."""
         if not self.spread:
             return None if self.spread is None else float(abs(self.value) >= margin)
         import numpy as np

@@ -279,7 +279,7 @@ def bias_correction(beta: float, step: float) -> float:
 
 
 def bias_correction_on_device(beta: float, step: Tensor) -> Tensor:
-    """As `bias_correction`, of a tensor of step counts; nothing is read back."""
+    """Compute `bias_correction` of a tensor of step counts; nothing is read back."""
     step = step.double()
     return torch.ones_like(step) if beta == 0 else -torch.expm1(step * math.log(beta))
 

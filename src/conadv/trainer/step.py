@@ -25,7 +25,7 @@ class StepAdversary(Protocol):
     progress: float
     """Share of training done, in [0, 1], set before each step."""
     diagnostics: Diagnostics
-    """Of the last round."""
+    """Diagnostics of the last round."""
 
     @property
     def compute(self) -> float:
@@ -33,7 +33,7 @@ class StepAdversary(Protocol):
 
     @property
     def seed(self) -> int:
-        """Of the run's random numbers."""
+        """Seed of the run's random numbers."""
 
     @property
     def reads_ahead(self) -> int:
@@ -101,7 +101,7 @@ class StepReport:
     """Accuracy on the clean images of this step, as augmented, in training mode."""
     learning_rate: float
     gradient_norm: float
-    """Of the mean gradient, before variance reduction and clipping."""
+    """Norm of the mean gradient, before variance reduction and clipping."""
     zero_share: float | None
     """Share of input-gradient values that were exactly zero."""
     images: int

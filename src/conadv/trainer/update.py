@@ -120,17 +120,17 @@ class Update:
     model: nn.Module
     """The bare model."""
     optimizer: torch.optim.Optimizer
-    """Of the model's parameters; each group's ``lr`` is its peak learning rate."""
+    """Optimizer of the model's parameters; each group's ``lr`` is its peak learning rate."""
     factor: Callable[[int], float]
-    """Of a step, on the peak learning rate."""
+    """Factor of a step on the peak learning rate."""
     scaler: GradScaler = field(default_factory=partial(GradScaler, "cpu", enabled=False))
-    """Of the losses; by default they are not scaled."""
+    """Scaler of the losses; by default they are not scaled."""
     clip_grad_norm: float | None = None
     """Largest allowed norm of the gradient that is applied."""
     skip_nonfinite: bool = False
     """Whether a step may turn out void without being the run's last."""
     ema_decay: float | None = None
-    """Of the average of the weights and buffers; None keeps no average."""
+    """Decay of the average of the weights and buffers; None keeps no average."""
     sam: optim.SAM | None = None
     """Perturbs the weights that a step's gradient is taken at."""
     variance_reduction: optim.VarianceReduction | None = None

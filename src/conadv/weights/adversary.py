@@ -281,7 +281,7 @@ class WeightAdversary(Continued):
         return self.schedule.active(self.progress)
 
     def _weight(self) -> float | None:
-        """Of passes at moved weights, where the images' adversary needs the rest."""
+        """Weight of passes at moved weights, where the images' adversary needs the rest."""
         if self._alone:
             return self.schedule.weight_at(self.progress)
         if self.schedule.weight is None and self.schedule.default_weight is not None:
@@ -420,7 +420,7 @@ class WeightAdversary(Continued):
         current.terms.append(Term(loss * factor, loss.detach(), count, plain, True, number))
 
     def _once(self, current: RoundState) -> AbstractContextManager[None]:
-        """Around each pass: DDP shares rank 0's buffers before the first of a round alone."""
+        """Enclose each pass: DDP shares rank 0's buffers before the first of a round alone."""
         first, current.began = not current.began, True
         return nullcontext() if first else buffers_as_they_are(self.model)
 

@@ -25,7 +25,7 @@ class Ascent:
     outputs: Any
     """Detached."""
     gradients: dict[str, Tensor | None]
-    """By the names of the weights that were asked for."""
+    """Gradients by the names of the weights that were asked for."""
 
 
 def silent(model: nn.Module) -> Callable[[Tensor], Any]:

@@ -17,7 +17,7 @@ from conadv.weights.attack import Radius
 
 Batch = tuple[Tensor, Any]
 Gradient = dict[str, Tensor]
-"""By the parameters' names."""
+"""Gradients by the parameters' names."""
 Criterion = Callable[[Any, Any], Tensor]
 
 

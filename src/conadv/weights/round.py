@@ -32,7 +32,7 @@ class Passes:
     attack: WeightAttack
     clean_branch: str
     branch: str
-    """Of passes at moved weights."""
+    """Branch of passes at moved weights."""
     streams: Streams
     group: dist.ProcessGroup | None
 
@@ -82,7 +82,7 @@ class Term:
     outputs: Any
     moved: bool
     number: int | None
-    """Of the micro-batch, where it is one of the round's."""
+    """Number of the micro-batch, where it is one of the round's."""
 
 
 class RoundState:
@@ -132,7 +132,7 @@ class RoundState:
         self.copies: list[Copy] = []
         self.terms: list[Term] = []
         self.tapped: dict[int, Kept] = {}
-        """By the number of their micro-batch."""
+        """Kept gradients by the number of their micro-batch."""
         self.ascents: dict[int, Ascent] = {}
         """Likewise."""
         self.autocast = AutocastState(micro_batches[0].images.device)
@@ -236,7 +236,7 @@ class RoundState:
         return 1.0 if self.weight is None else self.weight
 
     def _weight_beside(self) -> float:
-        """Of copies that are other images than the round's; by their number if None."""
+        """Weight of copies that are other images than the round's; by their number if None."""
         return self.share / (1 + self.share) if self.weight is None else self.weight
 
     def take_gradients(self) -> None:

@@ -309,7 +309,7 @@ class Lookahead(WeightSchedule):
         return self.tau * rounds
 
     def reads_ahead(self, rounds: int) -> int:
-        """As far."""
+        """Rounds read ahead: as far as gradients are old."""
         return self.tau * rounds
 
     def copies(self, current: Round) -> list[Copy]:

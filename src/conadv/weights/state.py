@@ -28,7 +28,7 @@ class Continued:
 
     @property
     def seed(self) -> int:
-        """Of the random streams."""
+        """Seed of the random streams."""
         return self._passes.streams.seed
 
     def state_dict(self) -> dict[str, Any]:

@@ -24,13 +24,13 @@ class GradientAgreement:
     """Cosines of old and fresh gradients of the weights, means over micro-batches and layers."""
 
     whole: float
-    """Of a micro-batch's gradient and that of the same images later."""
+    """Cosine of a micro-batch's gradient and that of the same images later."""
     shared: float
-    """Of the part that all micro-batches share: their mean."""
+    """Cosine of the part that all micro-batches share: their mean."""
     own: float | None
-    """Of the rest, each micro-batch's own part; None of a single micro-batch."""
+    """Cosine of the rest, each micro-batch's own part; None of a single micro-batch."""
     other: float | None
-    """Of a micro-batch's old gradient and the fresh one of the micro-batch after it."""
+    """Cosine of a micro-batch's old gradient and the fresh one of the micro-batch after it."""
     moved: float
     """Length of the way between the two sets of weights, over that of the older ones."""
     micro_batches: int
@@ -110,7 +110,7 @@ class _Side:
         self._seed = seed
 
     def gradient(self, number: int, images: Tensor, labels: Tensor) -> Tensor:
-        """Of one micro-batch, a vector of the space."""
+        """Gradient of one micro-batch, a vector of the space."""
         generator = torch.Generator(images.device).manual_seed(self._seed + number)
         with _as_in_training(self._model), route(self._model, self._branch):
             with forked_rng(generator), torch.enable_grad():

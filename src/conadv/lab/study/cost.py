@@ -56,9 +56,9 @@ class CellCost:
     """Confirmations too, which are as long."""
     finals: int
     trial_seconds: float
-    """Of one."""
+    """Seconds of one trial."""
     final_seconds: float
-    """Of one."""
+    """Seconds of one final run."""
 
     @property
     def seconds(self) -> float:

@@ -39,7 +39,7 @@ class Exchange:
         """Begin the passes of a step."""
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
-        """Around forward and backward; gradients travel with the step's last micro-batch."""
+        """Enclose forward and backward; gradients travel with the step's last micro-batch."""
         return nullcontext()
 
     def undo_statistics(self) -> None:

@@ -13,7 +13,7 @@ from conadv.trainer.distributed.world import World
 PATIENCE = 10.0
 """Seconds that a network file system may take to show a new file."""
 SUFFIX = ".partial"
-"""Of files that are cleared away if a kill leaves them."""
+"""Suffix of files that are cleared away if a kill leaves them."""
 
 
 def check_same_folder(folder: Path, world: World, *, patience: float = PATIENCE) -> None:

@@ -31,7 +31,7 @@ TAIL = (
     "with --resume goes on from there."
 )
 BEATS_PER_SECOND = 1000
-"""Of all processes together, at most; of one, one."""
+"""Most beats of all processes together; a single one sends one."""
 GRACE = 5.0
 """Seconds that the main thread gets to end by itself, once the verdict is known."""
 _PACKAGE = str(Path(__file__).parents[2])

@@ -41,7 +41,7 @@ def _timm() -> set[str]:
 
 
 def _torchvision() -> set[str]:
-    """Of the package's top folder: classifiers, neither detection nor segmentation nor video."""
+    """Names in the top folder: classifiers, neither detection nor segmentation nor video."""
     return set(_named(_sources("torchvision").glob("*.py")))
 
 

@@ -81,7 +81,7 @@ class DryRun:
 
     @property
     def seconds_per_image(self) -> float:
-        """Of one forward and backward pass, an attack step counting as 2/3 of one."""
+        """Seconds of one forward and backward pass, an attack step counting as 2/3 of one."""
         return self.step_seconds / (self.global_batch * self.compute_factor)
 
 

@@ -17,7 +17,7 @@ class Refusal:
     field: str
     """Dotted."""
     when: Callable[[Any], bool]
-    """Of the field's value."""
+    """Condition on the field's value."""
     why: str
     instead: str
     """What to set it to."""

@@ -72,7 +72,7 @@ class AnalysisSettings:
     gradient_steps: int = 8
     """Checkpoints from which gradients takes a step, at most."""
     micro_batches: int = 32
-    """Of such a step whose gradients are compared, at most."""
+    """Most micro-batches of such a step whose gradients are compared."""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():

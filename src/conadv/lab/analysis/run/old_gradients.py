@@ -76,7 +76,7 @@ def old_gradients(
 
 
 def spread(steps: list[int], most: int) -> list[int]:
-    """At most so many of them, evenly spread, the last one among them."""
+    """Choose at most so many of them, evenly spread, the last one among them."""
     count = min(most, len(steps))
     return [steps[(i + 1) * len(steps) // count - 1] for i in range(count)]
 

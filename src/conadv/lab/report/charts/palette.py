@@ -45,7 +45,7 @@ FAMILIES = {
     "noise": Family(Colour("#857000", "#ddc544", "x"), attacks=False),
     "unknown": Family(attacks=False),
 }
-"""By schedule, or schedule and image budget. Every other schedule is an adversarial one."""
+"""Colours by schedule, or schedule and image budget. Every other schedule is an adversarial one."""
 _OTHERS = (
     Colour("#5b4bc4", "#aea4ff", "star"),
     Colour("#c0265f", "#ff86ac", "cross"),

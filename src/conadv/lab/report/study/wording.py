@@ -17,7 +17,7 @@ def difference(found: Paired | None) -> str:
 
 
 def interval(found: Paired) -> str:
-    """Of 95 %, in points; empty for a single seed."""
+    """Interval of 95 %, in points; empty for a single seed."""
     ends = found.interval
     return "" if ends is None else f" ({points(ends[0])} to {points(ends[1])})"
 

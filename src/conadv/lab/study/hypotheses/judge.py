@@ -16,7 +16,7 @@ _UNREGISTERED = "nothing was stated before the final runs"
 _LATER_SEEDS = "with seeds added after the first final run"
 
 Accuracies = Mapping[tuple[str, int], Mapping[int, float]]
-"""By (method, batch), then by seed."""
+"""Accuracies by (method, batch), then by seed."""
 
 
 @dataclass(frozen=True)

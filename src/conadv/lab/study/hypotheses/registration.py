@@ -21,18 +21,18 @@ class Registration:
     """A study as it stood when its first final run began."""
 
     sha256: str
-    """Of ``study.yaml``."""
+    """Checksum of ``study.yaml``."""
     time: str
     """UTC, ISO 8601."""
     seeds: tuple[int, ...]
     methods: Mapping[str, tuple[int, ...]]
     """The batches of each."""
     hypotheses: Mapping[str, Mapping[str, Any]]
-    """By name; empty where none were stated."""
+    """Hypotheses by name; empty where none were stated."""
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """From the file, or None before the first final run.
+        """Read the file, or None before the first final run.
 
         Raises:
             StudyError: It is damaged.

@@ -118,7 +118,7 @@ def _images(
     """Positions of a shard's images among its members, in its order, and their labels."""
     labels: dict[str, int] = {}
     images: dict[str, int] = {}
-    """By key, which is all before the last dot of a name."""
+    """Positions by key, which is all before the last dot of a name."""
     texts = index.texts.tolist()
     names = [unpack_name(packed) for packed in index.names.tolist()]
     for position, name in enumerate(names):
