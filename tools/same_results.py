@@ -58,7 +58,7 @@ COMMON = [
     "hardware.device=cpu",
     "hardware.threads=1",
 ]
-ALONE = {"affine", "quickstart-small-batch"}
+ALONE = {"affine", *RECIPES}
 """Cases that one process alone can train, on the oldest commit that this may be run on."""
 TIMES = ("seconds", "images_per_second", "time", "rate", "step_ms", "wall")
 
