@@ -1,6 +1,8 @@
 """The script for a lent GPU, with tiny sizes on a CPU: it keeps to its time and goes on."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ def test_it_runs_the_study_and_says_what_was_found(tmp_path: Path) -> None:
     done = subprocess.run(
         [SCRIPT, "out", "150", "tiny.yaml"],
         cwd=tmp_path,
+        env={**os.environ, "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         timeout=175,

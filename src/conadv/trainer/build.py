@@ -162,7 +162,7 @@ def _image_shape(recipe: Recipe, splits: Splits, device: torch.device) -> tuple[
     """(C, H, W) of a training image."""
     if recipe.data.dataset == "files":
         return splits.facts.channels, recipe.data.files.size, recipe.data.files.size
-    images, _ = next(splits.test().first(1).batches(1, device))
+    images, _ = next(splits.train(1).batches(1, device))
     return tuple(images.shape[1:])
 
 

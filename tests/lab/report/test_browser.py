@@ -51,7 +51,7 @@ def test_it_draws_in_the_dark_and_the_console_is_silent(
     page = write_report(four_runs, tmp_path / "page.html")
     dom, console = browse(page, tmp_path / "profile", "--blink-settings=preferredColorScheme=0")
     assert console == []
-    assert "Batch 1,000 lost 6.0 points against batch 100" in dom
+    assert "One seed each, no verdict: ordinary training 82.0" in dom
     assert dom.count('class="chart js-plotly-plot"') == 4
     drawn = dom.partition('id="chart-val-accuracy"')[2].partition("</figure>")[0]
     assert drawn.count('class="trace scatter') == 4

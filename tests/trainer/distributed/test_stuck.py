@@ -29,12 +29,12 @@ if os.environ.get("RANK") == "{rank}":
             load = spec.loader.exec_module
             def exec_module(module):
                 load(module)
-                begin = module.Trainer._begin
+                begin = module.Trainer._begin_round
                 def at_step_3(self, slot):
                     if self.step == 3:
                         {action}
                     return begin(self, slot)
-                module.Trainer._begin = at_step_3
+                module.Trainer._begin_round = at_step_3
             spec.loader.exec_module = exec_module
             return spec
 
