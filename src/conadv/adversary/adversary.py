@@ -26,9 +26,11 @@ from conadv.adversary.checks import (
 )
 from conadv.adversary.mixing import (
     as_sum,
+    beside_all,
     concatenated,
     find_distributed,
     finds_unused,
+    forward_at,
     forward_joint,
     forward_separate,
     is_fully_sharded,
@@ -115,7 +117,7 @@ class Adversary(Rounds):
         if forward not in ("auto", "joint", "separate"):
             raise ValueError(f"forward={forward!r}: allowed are 'auto', 'joint' and 'separate'.")
         self.model = model
-        self._bare = BareForward(model)
+        self._bare = BareForward(model, attack.at)
         self._routers = find_routers(self._bare.module)
         check_model(self._bare.module)
         self.schedule = resolve_schedule(schedule)
@@ -133,6 +135,11 @@ class Adversary(Rounds):
         must_join = why_joint(model)
         if forward == "separate" and must_join is not None:
             raise ValueError(f"forward='separate' {must_join}: use forward='joint'.")
+        if attack.at is not None and (forward == "separate" or self.schedule.reads_ahead):
+            raise ValueError(
+                f"at={attack.at!r} goes with one forward over the whole batch, and not with "
+                "lookahead: use forward='auto' or 'joint', and schedule='recycled' or 'sequential'."
+            )
         self.forward = forward
         sharded = is_fully_sharded(model)
         communicates = sharded or find_distributed(model) is not None
@@ -214,12 +221,13 @@ class Adversary(Rounds):
 
     def loss(
         self,
-        images: Tensor,
+        images: Any,
         labels: Any,
         criterion: Criterion,
         *,
         fraction: float = 1.0,
         views: Mapping[str, tuple[Tensor, Any]] | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Loss of the images and of the adversarial copies that are due, ready for backward.
 
@@ -227,15 +235,20 @@ class Adversary(Rounds):
         the same round anew: the same copies, the same random numbers.
 
         Args:
-            images: clean images, standardised, shape (N, C, H, W).
+            images: clean images, standardised, shape (N, C, H, W); with ``Attack(at=...)`` the
+                model's inputs: a tensor, a tuple of positional ones or a dict of keywords. Copies
+                of another length than theirs are padded together with them (see `docs/loop.md`).
             labels: what `criterion` takes: integers, probabilities, tuples of tensors.
-            criterion: ``criterion(outputs, labels)`` -> mean loss over the images it is given.
+            criterion: ``criterion(outputs, labels)`` -> mean loss over the images it is given, by
+                itself, as ``(loss, logs)`` or in a dict as ``"loss"``.
             fraction: factor on the loss. With gradient accumulation the images of this
                 micro-batch over the images of the whole step: every micro-batch then counts by
                 its images, also a ragged last one. Its copies share that weight: beside more or
                 fewer copies than images, those of a micro-batch of another size, an image counts
                 a little less or more.
             views: further views, {branch: (images, labels)}, each through its own branch.
+            mask: with ``Attack(at=...)``: 1 where the layer's output may be perturbed, 0 where
+                not, shape (N, length); None: the inputs' ``attention_mask``, if they have one.
 
         Returns:
             0-dim tensor: the weighted mean (or sum) over all parts, times `fraction`. Parameters of
@@ -247,9 +260,11 @@ class Adversary(Rounds):
                 the weight.
             RuntimeError: lookahead, and a second round on one batch of `batches`.
         """
-        current = self._begin(images, labels, criterion, views)
-        parts = current.parts
-        if self._is_joint(current.images):
+        current = self._begin(images, labels, criterion, views, mask)
+        parts, layer = current.parts, self._bare.layer
+        if layer is not None:
+            outputs, point, mask = forward_at(self.model, parts, layer)
+        elif self._is_joint(current.images):
             outputs = forward_joint(self.model, parts)
         else:
             outputs = forward_separate(self.model, parts, self._routers)
@@ -272,17 +287,20 @@ class Adversary(Rounds):
             outputs=current.outputs,
         )
         self._round, self._checked = current, True
+        if layer is not None:
+            current.keep_adding(layer, point, mask)
         loss = loss * fraction if fraction != 1.0 else loss
         when_backward_ends(loss, current.began, partial(self._backward_ended, current))
         return loss
 
     def mix(
         self,
-        images: Tensor,
+        images: Any,
         labels: Any,
         criterion: Criterion | None = None,
         *,
         views: Mapping[str, tuple[Tensor, Any]] | None = None,
+        mask: Tensor | None = None,
     ) -> Mixed:
         """The batch to train on, for a model that computes its own loss, or a step not to touch.
 
@@ -297,6 +315,8 @@ class Adversary(Rounds):
             criterion: for schedules that attack (sequential, lookahead; also for the agreement).
                 An attack runs under the autocast setting in force at this call.
             views: see `loss`.
+            mask: see `loss`. The inputs of all rows are then ``Mixed.images``, and the layer is
+                perturbed in the trainer's forward.
 
         Raises:
             ValueError: see `loss`; also a sum, or a weight of the schedule's own, neither of
@@ -312,7 +332,7 @@ class Adversary(Rounds):
             )
         if self._sums:
             raise ValueError("mix() gives rows for a loss that is their mean: use loss='mean'.")
-        current = self._begin(images, labels, criterion or no_criterion, views)
+        current = self._begin(images, labels, criterion or no_criterion, views, mask)
         parts = current.parts
         try:
             together = joined([p.labels for p in parts], [len(p.images) for p in parts])
@@ -338,7 +358,11 @@ class Adversary(Rounds):
             images=current.images_trained,
             compute=current.compute,
         )
-        return Mixed(mixed, together, len(current.images))
+        if self._bare.layer is None:
+            return Mixed(mixed, together, len(current.images))
+        given = beside_all(parts)
+        current.keep_adding(self._bare.layer, mixed, given.mask)
+        return Mixed(given.inputs, together, len(current.images))
 
     def collect(self) -> None:
         """Take the input gradients and prepare the copies of later rounds.

@@ -165,7 +165,7 @@ def check_labels(labels: Any, outputs: Any, criterion: Criterion) -> None:
 def checking(criterion: Criterion) -> Criterion:
     """`criterion`, which looks at the labels first: for the attack it may be the first to see."""
 
-    def checked(outputs: Any, labels: Any) -> Tensor:
+    def checked(outputs: Any, labels: Any) -> Any:
         check_labels(labels, outputs, criterion)
         return criterion(outputs, labels)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from conadv._tree import rows
 from conadv.attack import Criterion
-from conadv.attack.checks import check_loss
+from conadv.attack.checks import loss_of
+from conadv.attack.layer import Beside, Layer, together
 from conadv.branches import route
 from conadv.branches.routing import Router
 from conadv.branches.split_norm import SplitNorm
@@ -32,12 +33,62 @@ class Part:
     wants_gradient: bool = False
     leaf: Tensor | None = None
     offset: int = 0
+    given: Beside | None = None
+    """Of a perturbation at a layer: its inputs, padded as `images` and `labels` are."""
+    length: int | None = None
+    """Before padding."""
 
     def gradient(self) -> Tensor | None:
         """The gradient that the backward left for this part's images, or None."""
         if self.leaf is None or self.leaf.grad is None:
             return None
-        return self.leaf.grad[self.offset : self.offset + len(self.images)]
+        found = self.leaf.grad[self.offset : self.offset + len(self.images)]
+        return found if self.length is None else found[:, : self.length]
+
+
+def padded_together(parts: Sequence[Part]) -> list[Part]:
+    """The parts, their labels freed of what goes with them, all of the longest one's length.
+
+    Raises:
+        ValueError: no mask says what was added, or shapes differ in more than the length.
+    """
+    longest = max(part.images.shape[1] for part in parts)
+    found = []
+    for part in parts:
+        own = part.images.shape[1]
+        given = Beside(*part.labels).padded(own, longest)
+        images = part.images
+        if own < longest:
+            more = images.new_zeros(len(images), longest - own, *images.shape[2:])
+            images = torch.cat([images, more], dim=1)
+        found.append(replace(part, images=images, labels=given.labels, given=given, length=own))
+    return found
+
+
+def beside_all(parts: Sequence[Part]) -> Beside:
+    """Inputs and mask of all parts, one below the other."""
+    return together([part.given for part in parts if part.given is not None])
+
+
+def forward_at(
+    model: nn.Module, parts: Sequence[Part], layer: Layer
+) -> tuple[list[Any], Tensor, Tensor | None]:
+    """One forward over all parts, perturbed at the layer.
+
+    Returns:
+        each part's rows of the outputs; the perturbations and the mask of all rows.
+    """
+    mixed, layout = concatenated(parts)
+    if any(part.wants_gradient for part in parts):
+        mixed.requires_grad_()
+    given = beside_all(parts)
+    with layer.adding(mixed, given.mask), route(model, layout):
+        outputs = layer.call(model, given)
+    return _by_part(outputs, parts, len(mixed)), mixed, given.mask
+
+
+def _by_part(outputs: Any, parts: Sequence[Part], total: int) -> list[Any]:
+    return [rows(outputs, part.offset, part.offset + len(part.images), total) for part in parts]
 
 
 def weights_of(parts: Sequence[Part], adversarial_weight: float | None) -> list[float]:
@@ -108,9 +159,7 @@ def forward_joint(model: nn.Module, parts: Sequence[Part]) -> list[Any]:
         mixed.requires_grad_()
     with route(model, layout):
         outputs = model(mixed)
-    return [
-        rows(outputs, part.offset, part.offset + len(part.images), len(mixed)) for part in parts
-    ]
+    return _by_part(outputs, parts, len(mixed))
 
 
 def forward_separate(
@@ -158,9 +207,7 @@ def mean_loss(
     """
     losses = []
     for part, output in zip(parts, outputs, strict=True):
-        loss = criterion(output, part.labels)
-        check_loss(loss)
-        losses.append(loss.reshape(()))
+        losses.append(loss_of(criterion(output, part.labels)))
     total = losses[0] * weights[0]
     for loss, weight in zip(losses[1:], weights[1:], strict=True):
         total = total + loss * weight

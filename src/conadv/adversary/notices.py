@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from torch import Tensor, nn
 
+from conadv._tree import first_tensor
 from conadv.adversary.read_ahead import same_batch, sample
 from conadv.adversary.round import RoundState
 from conadv.attack import Attack
@@ -25,11 +27,14 @@ class Notices:
             self._given.add(name)
             warnings.warn(text, RuntimeWarning, stacklevel=5)
 
-    def of_uncollected(self, before: RoundState, images: Tensor) -> None:
+    def of_uncollected(self, before: RoundState, images: Any) -> None:
         """A new batch, although the backward of the round before had run."""
         if not before.backward_ran or images is before.given or "collect" in self._given:
             return
-        if same_batch(sample(images), sample(before.images)):  # a closure that moves its images
+        new, old = first_tensor(images), first_tensor(before.given)
+        assert new is not None
+        assert old is not None
+        if same_batch(sample(new), sample(old)):  # a closure that moves its images
             return
         self.once(
             "collect",

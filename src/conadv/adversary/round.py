@@ -13,6 +13,7 @@ from conadv._numbers import mixed_seed
 from conadv.adversary.mixing import Part
 from conadv.attack import Attack, Criterion, Perturbed
 from conadv.attack.forward import AutocastState, BareForward
+from conadv.attack.layer import Beside, Layer
 from conadv.branches.buffers import writes_buffers
 from conadv.branches.routing import Layout, Router
 from conadv.schedules import Copies
@@ -46,8 +47,9 @@ class Diagnostics:
 class Mixed(NamedTuple):
     """A batch to train on: images and their adversarial copies."""
 
-    images: Tensor
-    """The images given, further views, then the copies, shape (N, C, H, W)."""
+    images: Any
+    """The images given, further views, then the copies, shape (N, C, H, W); with
+    ``Attack(at=...)`` the inputs of all rows, in the form given."""
     labels: Any
     """Of all rows, in the form of the labels given."""
     clean_rows: int
@@ -58,8 +60,8 @@ class Mixed(NamedTuple):
 class Again:
     """How to take back a round that was collected by itself."""
 
-    given: Tensor
-    """The images of the round, the very tensor."""
+    given: Any
+    """The images of the round, the very tensor or structure."""
     steps: int
     """How many optimizer steps had been finished."""
     schedule: dict[str, Any]
@@ -147,9 +149,10 @@ class RoundState:
         self.outputs: Any = None
         self.unused: list[nn.Parameter] = []
         """Those that DDP knows to be unused: a gradient in the backward would be one too many."""
-        self.given = images
+        self.given: Any = images
         """The very tensor that the loop handed over."""
         self.backward_ran = False
+        self._perturbed: Layer | None = None
         self._routed: list[tuple[Router, list[Layout]]] = []
         self._forward = forward
         self._streams = streams
@@ -165,8 +168,14 @@ class RoundState:
         generator = self._generator(images.device)
         # Weights that are cast on another stream are not for the training pass to find.
         cache = False if self._streams.is_beside(images.device) else None
+        given = None
+        if self._forward.layer is not None:
+            given = Beside(*labels)
+            labels = given.labels
         with self.autocast(cache):
-            found = self.attack.perturb(self._forward, images, labels, self.criterion, generator)
+            found = self.attack.perturb(
+                self._forward, images, labels, self.criterion, generator, given=given
+            )
         self.nan_share = found.nan_share
         return found._replace(seed=generator.initial_seed())
 
@@ -219,8 +228,16 @@ class RoundState:
         """Send rows through their branches until `unroute`."""
         self._routed = [(router, router.enter(router.parse(layout))) for router in routers]
 
+    def keep_adding(self, layer: Layer, point: Tensor, mask: Tensor | None) -> None:
+        """Perturb the layer until `unroute`: checkpointed parts are computed again in backward."""
+        self._perturbed = layer
+        layer.enter(point, mask)
+
     def unroute(self) -> None:
-        """End what `route` began."""
+        """End what `route` and `keep_adding` began."""
+        perturbed, self._perturbed = self._perturbed, None
+        if perturbed is not None:
+            perturbed.leave(None)
         routed, self._routed = self._routed, []
         for router, block in routed:
             router.leave(block)

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from conadv._tree import map_tensors, rows
 from conadv.adversary.after_backward import finished_steps
 from conadv.adversary.checks import check_leaves, checking
-from conadv.adversary.mixing import Part, parameters_without_images
+from conadv.adversary.mixing import Part, padded_together, parameters_without_images
 from conadv.adversary.notices import Notices, TrainedBranches
 from conadv.adversary.read_ahead import ReadAhead
 from conadv.adversary.round import Again, Diagnostics, RoundState
 from conadv.adversary.state import Continued
 from conadv.attack import Attack, Criterion
 from conadv.attack.checks import check_images, check_rows
+from conadv.attack.layer import Beside, beside
 from conadv.attack.pixels import ordinary
 from conadv.branches.routing import Router
 
@@ -47,24 +48,30 @@ class Rounds(Continued):
 
     def _begin(
         self,
-        images: Tensor,
+        images: Any,
         labels: Any,
         criterion: Criterion,
         views: Mapping[str, tuple[Tensor, Any]] | None,
+        mask: Tensor | None,
     ) -> RoundState:
         """A round up to its forward: what it is given is checked, its parts are put together."""
-        check_images(images)
-        check_leaves(images)
-        check_rows(images, labels)
+        inputs = self._at_layer(images, labels, views, mask)
+        if inputs is None:
+            check_images(images)
+            check_leaves(images)
+            check_rows(images, labels)
         again = self._again
         if again is not None and again.given is images and again.steps == finished_steps.count:
             self._begin_again(again)
         self._again = None
         given = images
-        images, labels = ordinary(images), map_tensors(ordinary, labels)
         if self._round is not None:
             self._notices.of_uncollected(self._round, given)
             self.restart()
+        if inputs is not None:
+            images, labels = self._bare.no_perturbation(inputs), tuple(inputs)
+            check_rows(images, inputs.labels)
+        images, labels = ordinary(images), map_tensors(ordinary, labels)
         for _ in range(self._ahead.begin_round(images)):  # batches that the loop left out
             self.schedule.skip()
             self._ahead.shift()
@@ -94,6 +101,23 @@ class Rounds(Continued):
             current.copies = self.schedule.copies(current)
         current.parts = self._parts(current, views)
         return current
+
+    def _at_layer(
+        self,
+        inputs: Any,
+        labels: Any,
+        views: Mapping[str, tuple[Tensor, Any]] | None,
+        mask: Tensor | None,
+    ) -> Beside | None:
+        """What goes with perturbations of a layer, or None where images are perturbed."""
+        if self.attack.at is None:
+            if mask is not None:
+                raise ValueError("mask= says where a layer may be perturbed: give Attack(at=...).")
+            return None
+        if views:
+            raise ValueError("views are of images: with Attack(at=...) give all rows in one call.")
+        map_tensors(check_leaves, inputs)
+        return beside(inputs, mask, labels)
 
     def _collect(self, current: RoundState) -> None:
         """Take the input gradients and let the schedule prepare later rounds."""
@@ -149,7 +173,8 @@ class Rounds(Continued):
 
     def _begin_again(self, again: Again) -> None:
         """Take a collected round back: a closure evaluates it once more, or it is void."""
-        self.schedule.load_state_dict(again.schedule, again.given.device)
+        device = next(self._bare.module.parameters()).device
+        self.schedule.load_state_dict(again.schedule, device)
         self._rounds, self.images = again.rounds, again.images
         self._ahead.restore(again.ahead)
         self._again = None
@@ -177,7 +202,7 @@ class Rounds(Continued):
         refine = self.schedule.wants_copy_gradients()
         for copies in current.copies:
             parts.append(Part(self.adversarial_branch, copies.images, copies.labels, True, refine))
-        return parts
+        return parts if self._bare.layer is None else padded_together(parts)
 
     def _keep_preview(self, current: RoundState) -> None:
         if not current.copies:
@@ -185,7 +210,8 @@ class Rounds(Continued):
         copies = current.copies[-1]
         few = min(PREVIEW_IMAGES, len(copies))
         origins = None if copies.origins is None else copies.origins[:few].clone()
-        labels = rows(copies.labels, 0, few, len(copies))
+        labels = copies.labels if self._bare.layer is None else copies.labels[-1]
+        labels = rows(labels, 0, few, len(copies))
         self.preview = (origins, copies.images[:few].clone(), labels)
 
     def _look_at(self, current: RoundState) -> None:
@@ -195,4 +221,6 @@ class Rounds(Continued):
             self._notices.of_unseen_batches()
         if current.zero_share is None or self._rounds % ZERO_CHECK_EVERY:
             return
-        self._notices.of_gradient(float(current.zero_share), float(current.nan_share or 0.0))
+        # At a layer masked positions have no gradient, and are meant to have none.
+        zeros = float(current.zero_share) if self._bare.layer is None else 0.0
+        self._notices.of_gradient(zeros, float(current.nan_share or 0.0))

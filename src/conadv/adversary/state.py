@@ -16,7 +16,7 @@ from conadv.attack import Attack
 from conadv.attack.forward import BareForward
 from conadv.schedules import Schedule
 
-OF_THE_ATTACK = ("epsilon", "norm", "steps", "epsilon_min", "block_size")
+OF_THE_ATTACK = ("epsilon", "norm", "steps", "epsilon_min", "block_size", "at", "per")
 """What decides how far a pending copy is from its image."""
 
 

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from conadv._tree import map_tensors
 from conadv.attack import forward as _forward
 from conadv.attack import geometry
-from conadv.attack.checks import check_images, check_loss, check_units, doubt_units, is_finite
+from conadv.attack.checks import check_images, check_units, doubt_units, is_finite, loss_of
 from conadv.attack.fp16 import lift_output_gradient
+from conadv.attack.layer import Beside, beside, masked
 from conadv.attack.pixels import channel_tensor, channel_values, ordinary, towards, wide
 from conadv.attack.targets import random_wrong_labels
 
 __all__ = ["Attack", "Criterion", "Perturbed", "check_images"]
 
-Criterion = Callable[[Any, Any], Tensor]
+Criterion = Callable[[Any, Any], Any]
+"""(outputs, labels) -> mean loss, by itself, as (loss, logs) or in a dict as "loss"."""
 
 
 class Perturbed(NamedTuple):
@@ -72,6 +74,13 @@ class Attack:
             them of low frequency, as the coarse levels of pyramid adversarial training are
             (Herrmann et al., CVPR 2022). Only black or white pixels, which cannot go one way, may
             differ from their block.
+        at: name of a layer, as in ``model.named_modules()``: the perturbation is of that layer's
+            output (the embeddings of text, or any features), in its own units, and there is no
+            pixel range. The inputs may be a tensor, a tuple or a dict; where a mask is 0 (their
+            ``attention_mask``, or ``mask=``) nothing is perturbed.
+        per: ``"sample"``: one ball for each sample. ``"token"``: one for each vector along the
+            last dimension, for inputs without a pixel range. It makes no difference to L-inf,
+            but for a random start, which is then drawn for each token.
 
     Raises:
         ValueError: an argument outside the values above; the message says what is allowed.
@@ -94,8 +103,12 @@ class Attack:
     pixel_range: tuple[float, float] | None = (0.0, 1.0)
     epsilon_min: float | None = None
     block_size: int = 1
+    at: str | None = None
+    per: Literal["sample", "token"] = "sample"
 
     def __post_init__(self) -> None:
+        if self.at is not None:
+            object.__setattr__(self, "pixel_range", None)
         object.__setattr__(self, "mean", channel_values("mean", self.mean))
         object.__setattr__(self, "std", channel_values("std", self.std))
         if self.norm not in geometry.NORMS:
@@ -124,8 +137,24 @@ class Attack:
             raise ValueError(f"target={self.target!r}: allowed are None and 'random'.")
         if self.mode not in (None, "train", "eval"):
             raise ValueError(f"mode={self.mode!r}: allowed are None, 'train' and 'eval'.")
+        self._check_place()
         self._check_channels()
         self._check_units()
+
+    def _check_place(self) -> None:
+        if self.at is not None and (self.mean is not None or self.std is not None):
+            raise ValueError(
+                f"at={self.at!r}: a layer's output has no mean and std; leave them out."
+            )
+        if self.per not in ("sample", "token"):
+            raise ValueError(f"per={self.per!r}: allowed are 'sample' and 'token'.")
+        if self.per == "token" and (self.pixel_range is not None or self.block_size > 1):
+            raise ValueError(
+                "per='token' is for inputs without pixels: give at=, or pixel_range=None, and no "
+                "block_size."
+            )
+        if self.per == "token" and self.epsilon_min is not None:
+            raise ValueError("per='token' has one radius for all: leave epsilon_min out.")
 
     def _check_channels(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -213,6 +242,10 @@ class Attack:
         bounded = (origin + delta / std).clamp(origin.clamp(max=floor), origin.clamp(min=roof))
         return towards(bounded, origin, dtype)
 
+    def _balls(self, values: Tensor) -> Tensor:
+        """One row for each norm ball."""
+        return values.flatten(0, -2) if self.per == "token" else values
+
     def check_images(self, images: Tensor) -> None:
         """Raise ValueError unless `images` are floating point and have what the attack needs."""
         check_images(images)
@@ -250,14 +283,14 @@ class Attack:
         """The point each image's attack starts from: itself, or a random point of its ball."""
         if self.random_start == 0:
             return images.detach()
-        origin = wide(images)
+        origin = self._balls(wide(images))
         radius = self._radius(origin, scales)
         delta = geometry.random_point(origin, radius, self.norm, generator, self.block_size)
         if self.random_start < 1:
             draw = torch.rand(len(origin), generator=generator, device=origin.device)
             chosen = (draw < self.random_start).reshape(-1, *([1] * (origin.ndim - 1)))
             delta = delta * chosen
-        return self._rebuild(origin, delta, images.dtype, scales)
+        return self._rebuild(origin, delta, images.dtype, scales).view(images.shape)
 
     def ascend(
         self, images: Tensor, origin: Tensor, gradient: Tensor, scales: Tensor | None = None
@@ -271,9 +304,9 @@ class Attack:
                 on it (a loss scale, a mean over images) changes nothing.
             scales: of `draw_scales`, where images have radii of their own.
         """
-        clean = wide(origin)
+        clean = self._balls(wide(origin))
         std = self._channel("std", clean)
-        gradient = wide(gradient)
+        gradient = self._balls(wide(gradient))
         nan = gradient.isnan()
         zero_share, nan_share = ((gradient == 0) | nan).float().mean(), nan.float().mean()
         if self.norm == "l2":
@@ -283,8 +316,10 @@ class Attack:
         if scales is not None:
             delta = delta * geometry.per_sample(scales, delta).to(delta.dtype)
         if images is not origin:
-            delta = delta + (wide(images) - clean) * std
+            delta = delta + (self._balls(wide(images)) - clean) * std
         copies = self._rebuild(clean, delta, images.dtype, scales)
+        if self.per == "token":
+            copies, direction = copies.view(images.shape), direction.view(images.shape)
         return Perturbed(copies, zero_share, direction, nan_share)
 
     @property
@@ -300,11 +335,11 @@ class Attack:
     def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Random-sign noise (L2: a random direction) of size epsilon: the control of an attack."""
         self.check_images(images)
-        origin = wide(images)
+        origin = self._balls(wide(images))
         scales = self.draw_scales(len(images), generator, images.device)
         direction = geometry.random_direction(origin, self.norm, generator, self.block_size)
         delta = self._radius(origin, scales) * direction
-        return self._rebuild(origin, delta, images.dtype, scales)
+        return self._rebuild(origin, delta, images.dtype, scales).view(images.shape)
 
     def perturb(
         self,
@@ -315,12 +350,18 @@ class Attack:
         generator: torch.Generator,
         *,
         branch: str | None = None,
+        given: Beside | None = None,
     ) -> Perturbed:
-        """Run the whole attack and say how much of the gradient was zero. See `__call__`."""
+        """Run the whole attack and say how much of the gradient was zero. See `__call__`.
+
+        With `given`, `images` are perturbations of the layer's output for those inputs.
+        """
         self.check_images(images)
         images, labels = map_tensors(ordinary, (images, labels))
         scales = self.draw_scales(len(images), generator, images.device)
         iterate = self.start(images, generator, scales)
+        if given is not None:
+            iterate = masked(iterate, given.mask)
         goal = labels
         perturbed = Perturbed(iterate, torch.zeros((), device=images.device))
         with forward.attacking(
@@ -328,13 +369,13 @@ class Attack:
         ):
             for step in range(self.steps):
                 leaf = iterate.detach().requires_grad_()
-                outputs = forward(leaf)
-                if step == 0 and self.target == "random":
-                    goal = random_wrong_labels(labels, outputs, generator)
-                lifted, factor = lift_output_gradient(outputs, images)
-                loss = criterion(lifted, goal)
-                check_loss(loss)
-                (gradient,) = torch.autograd.grad(loss * factor, leaf)
+                with forward.adding(leaf, given):
+                    outputs = forward(leaf, given)
+                    if step == 0 and self.target == "random":
+                        goal = random_wrong_labels(labels, outputs, generator)
+                    lifted, factor = lift_output_gradient(outputs, images)
+                    loss = loss_of(criterion(lifted, goal))
+                    (gradient,) = torch.autograd.grad(loss * factor, leaf)
                 if self.target is not None:
                     gradient = -gradient
                 at_origin = step == 0 and self.random_start == 0
@@ -346,13 +387,16 @@ class Attack:
     def __call__(
         self,
         model: nn.Module,
-        images: Tensor,
+        images: Any,
         labels: Any,
         criterion: Criterion,
         *,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Adversarial copies of `images`, detached, same shape, dtype and memory format.
+
+        With ``at=`` instead the perturbation of that layer's output, float32.
 
         Leaves running statistics, parameter gradients, train/eval flags and the global random
         stream as they were. DDP and compile wrappers are looked through: an attack neither
@@ -360,17 +404,24 @@ class Attack:
 
         Args:
             model: maps images (N, C, H, W) to whatever `criterion` reads.
-            images: standardised float images, shape (N, C, H, W).
+            images: standardised float images, shape (N, C, H, W); with ``at=`` the model's inputs.
             labels: integer or soft labels; anything `criterion` takes.
-            criterion: ``criterion(outputs, labels)`` -> scalar loss.
+            criterion: ``criterion(outputs, labels)`` -> scalar loss, ``(loss, logs)``, or a dict
+                with ``"loss"``.
             generator: source of random starts and targets, on the images' device; None uses a
                 fixed seed.
+            mask: with ``at=``: 1 where the output may be perturbed, shape (N, length); None:
+                the inputs' ``attention_mask``, if they have one.
 
         Raises:
             ValueError: images are not floating point, or mean/std do not fit their channels.
         """
+        forward = _forward.BareForward(model, self.at)
+        given = None
+        if self.at is not None:
+            given = beside(images, mask, labels)
+            images = forward.no_perturbation(given)
         self.check_images(images)
         if generator is None:
             generator = torch.Generator(images.device).manual_seed(0)
-        forward = _forward.BareForward(model)
-        return self.perturb(forward, images, labels, criterion, generator).images
+        return self.perturb(forward, images, labels, criterion, generator, given=given).images

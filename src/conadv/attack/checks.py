@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
@@ -26,14 +27,28 @@ def check_images(images: Tensor) -> None:
         raise ValueError(f"images have shape {tuple(images.shape)}: give (N, ...) with N >= 1.")
 
 
-def check_loss(loss: Any) -> None:
-    """Raise ValueError unless the criterion returned one number."""
+def loss_of(found: Any) -> Tensor:
+    """The loss, 0-dim, in what a criterion returned.
+
+    Args:
+        found: a tensor of one element, a mapping with the key ``"loss"``, or a tuple or list that
+            begins with the loss: ``(loss, logs)``.
+
+    Raises:
+        ValueError: there is no one number in it.
+    """
+    loss = found
+    if isinstance(found, Mapping):
+        loss = found.get("loss")
+    elif isinstance(found, tuple | list) and found:
+        loss = found[0]
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(found).__name__
         raise ValueError(
             f"The criterion returned {given}: it must return one number, the mean over the images "
-            "it is given (reduction='mean')."
+            "it is given (reduction='mean'), by itself, as (loss, logs) or in a dict as 'loss'."
         )
+    return loss.reshape(())
 
 
 def is_finite(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import FunctionType
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from conadv._numbers import mixed_seed
+from conadv.attack.layer import Beside, Layer
 from conadv.branches import route
 from conadv.branches.branches import find_routers
 from conadv.branches.buffers import frozen_statistics
@@ -26,10 +27,21 @@ class BareForward:
     A compiled graph cannot skip them: AOTAutograd differentiates with respect to everything that
     requires grad. So a compiled model gets a second compiled callable, to which the parameters
     are passed detached; the first one is never recompiled for it.
+
+    Args:
+        model: with its wrappers.
+        at: of `Attack`.
+
+    Raises:
+        ValueError: there is no layer of that name, or the model is compiled, which would not see
+            what is added to a layer.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, at: str | None = None) -> None:
         self.module, compiler = unwrap(model)
+        self.layer = None if at is None else Layer(self.module, at)
+        if at is not None and compiler is not None:
+            raise ValueError(f"at={at!r} with a compiled model: give the model uncompiled.")
         # Fabric's wrapper says in which precision the model runs; nobody's autocast block does.
         self._precision: Any = getattr(model, "_precision", None)
         if not hasattr(self._precision, "forward_context"):
@@ -42,21 +54,43 @@ class BareForward:
             code = _functional.__code__.replace()
             self._call = compiler(FunctionType(code, _functional.__globals__))
 
-    def __call__(self, images: Tensor) -> Any:
-        """Logits of the images."""
+    def __call__(self, images: Tensor, given: Beside | None = None) -> Any:
+        """Logits of the images; with `given` those of its inputs, inside `adding`."""
         if self._precision is None:
-            return self._forward(images)
+            return self._forward(images, given)
         with self._precision.forward_context():
-            outputs = self._forward(self._precision.convert_input(images))
+            images = self._precision.convert_input(images)
+            outputs = self._forward(images, given)
         return self._precision.convert_output(outputs)
 
-    def _forward(self, images: Tensor) -> Any:
+    def _forward(self, images: Tensor, given: Beside | None) -> Any:
+        if given is not None:
+            assert self.layer is not None
+            return self.layer.call(self.module, given)
         if not self.compiled:
             # A view: tools that hook module inputs (the FLOP counter) refuse leaves in
             # autograd.grad. A compiler in turn warns of inputs that are no leaves.
             return self.module(images.view_as(images))
         parameters = {n: p.detach() for n, p in self.module.named_parameters()}
         return self._call(self.module, parameters, images)
+
+    def adding(self, point: Tensor, given: Beside | None) -> AbstractContextManager[None]:
+        """A block for a forward and its gradient, `point` added to what the layer gives."""
+        if given is None or self.layer is None:
+            return nullcontext()
+        return self.layer.adding(point, given.mask)
+
+    def no_perturbation(self, given: Beside) -> Tensor:
+        """Zeros in the shape of what the layer gives for these inputs, float32."""
+        assert self.layer is not None
+        device = next(self.module.parameters()).device
+        return self.layer.zeros(
+            self.module,
+            given,
+            lambda: self.attacking(
+                None, "train", torch.Generator(device).manual_seed(0), images=given.samples
+            ),
+        )
 
     @contextmanager
     def attacking(

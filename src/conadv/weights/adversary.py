@@ -23,7 +23,7 @@ from conadv.adversary.notices import Notices
 from conadv.adversary.read_ahead import ReadAhead
 from conadv.adversary.round import Streams
 from conadv.attack import Attack, Criterion
-from conadv.attack.checks import check_images, check_loss, check_rows
+from conadv.attack.checks import check_images, check_rows, loss_of
 from conadv.attack.pixels import ordinary
 from conadv.branches import route
 from conadv.branches.branches import find_routers
@@ -413,9 +413,7 @@ class WeightAdversary(Continued):
             outputs = passes.substitution.run(
                 weights, lambda: self.model(copy.images.detach()), frozen=frozen
             )
-        loss = current.criterion(outputs, copy.labels)
-        check_loss(loss)
-        loss = loss.reshape(())
+        loss = loss_of(current.criterion(outputs, copy.labels))
         current.compute += count
         current.trained += count
         plain = map_tensors(lambda tensor: tensor.detach(), outputs)

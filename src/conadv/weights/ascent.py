@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from conadv._tree import map_tensors
 from conadv.attack import Criterion
-from conadv.attack.checks import check_loss
+from conadv.attack.checks import loss_of
 from conadv.attack.fp16 import is_half, power_of_two
 from conadv.branches.wrappers import unwrap
 
@@ -64,17 +64,15 @@ def gradients_of(
     lifted = map_tensors(leaf, outputs)
     asked = list(weights.values())
     if is_half(images, *floating):
-        loss = criterion(lifted, labels)
-        check_loss(loss)
-        above = torch.autograd.grad(loss.reshape(()), leaves)
+        loss = loss_of(criterion(lifted, labels))
+        above = torch.autograd.grad(loss, leaves)
         factor = power_of_two(torch.stack([g.abs().amax() for g in above]).amax())
         down = [(g * factor).to(t.dtype) for g, t in zip(above, floating, strict=True)]
         found = torch.autograd.grad(floating, asked, down, allow_unused=True)
         found = tuple(None if g is None else g.float() / factor for g in found)
     else:
-        loss = criterion(outputs, labels)
-        check_loss(loss)
-        found = torch.autograd.grad(loss.reshape(()), asked, allow_unused=True)
+        loss = loss_of(criterion(outputs, labels))
+        found = torch.autograd.grad(loss, asked, allow_unused=True)
     plain = map_tensors(lambda tensor: tensor.detach(), outputs)
     gradients: dict[str, Tensor | None] = dict(zip(weights, found, strict=True))
-    return Ascent(loss.detach().reshape(()), plain, gradients)
+    return Ascent(loss.detach(), plain, gradients)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from conadv.attack import Criterion
-from conadv.attack.checks import check_loss
+from conadv.attack.checks import loss_of
 from conadv.attack.forward import forked_rng
 from conadv.branches import route
 from conadv.branches.buffers import frozen_statistics
@@ -114,8 +114,7 @@ class _Side:
         generator = torch.Generator(images.device).manual_seed(self._seed + number)
         with _as_in_training(self._model), route(self._model, self._branch):
             with forked_rng(generator), torch.enable_grad():
-                loss = self._criterion(self._model(images), labels)
-                check_loss(loss)
+                loss = loss_of(self._criterion(self._model(images), labels))
             found = torch.autograd.grad(loss, self.space.parameters, allow_unused=True)
         return self.space.vector(found, torch.float32)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from conadv.attack import Criterion
-from conadv.attack.checks import check_loss
+from conadv.attack.checks import loss_of
 from conadv.branches import plain
 from conadv.trainer.input.images import mean_loss
 
@@ -66,8 +66,7 @@ def score(model: nn.Module, batches: Batches, criterion: Criterion) -> Score:
     """
 
     def summed(outputs: Tensor, labels: Tensor) -> Tensor:
-        loss = criterion(outputs, labels)
-        check_loss(loss)
+        loss = loss_of(criterion(outputs, labels))
         return loss.double() * len(labels)
 
     return Score(*mean_loss(model, batches, summed))
@@ -82,8 +81,7 @@ def mean_gradient(
     images, loss_sum = 0, 0.0
     for inputs, labels in batches:
         with torch.enable_grad():
-            loss = criterion(model(inputs), labels)
-            check_loss(loss)
+            loss = loss_of(criterion(model(inputs), labels))
             found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         for gradient, value in zip(total.values(), found, strict=True):
             if value is not None:

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from conadv.attack import Criterion
+from conadv.attack.checks import loss_of
 from conadv.errors import ConadvError, install_command
 from conadv.lab.analysis.passes import (
     Batches,
@@ -198,7 +199,7 @@ class _MeanLoss(nn.Module):
         self._criterion = criterion
 
     def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        return self._criterion(outputs, labels)
+        return loss_of(self._criterion(outputs, labels))
 
 
 def _operator_class() -> Any:
