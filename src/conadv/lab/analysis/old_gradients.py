@@ -114,8 +114,7 @@ class _Side:
         generator = torch.Generator(images.device).manual_seed(self._seed + number)
         with _as_in_training(self._model), route(self._model, self._branch):
             with forked_rng(generator), torch.enable_grad():
-                loss = self._criterion(self._model(images), labels)
-                loss = loss_of(loss)
+                loss = loss_of(self._criterion(self._model(images), labels))
             found = torch.autograd.grad(loss, self.space.parameters, allow_unused=True)
         return self.space.vector(found, torch.float32)
 

@@ -142,3 +142,10 @@ def test_each_real_folder_counts_once(tmp_path: Path) -> None:
         (place / "SYNOPHOTO_THUMB_M.jpg").write_bytes(encoded(1))
     source = FolderSource(root, say=lambda text: None)
     assert source.classes == ("cat",) and len(source) == 3
+
+
+def test_a_nameless_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, {"cat": 1})
+    (root / "cat" / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"gone could not be read \(No such file"):
+        FolderSource(root)

@@ -158,5 +158,9 @@ def _images(root: Path, folder: str, left_out: LeftOut) -> Iterator[str]:
 def _nameless_image(place: str, file: str) -> bool:
     if file.startswith(".") or extension_of(file):
         return False
-    with open(os.path.join(place, file), "rb") as opened:
-        return begins_like_image(opened.read(16))
+    path = os.path.join(place, file)
+    try:
+        with open(path, "rb") as opened:
+            return begins_like_image(opened.read(16))
+    except OSError as error:
+        raise unreadable(path, error) from error

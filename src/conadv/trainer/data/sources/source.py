@@ -106,13 +106,9 @@ class LeftOut:
 
     def add(self, name: str) -> None:
         """Count a file that is left out because of its name."""
-        if name.startswith("."):
-            reason = "hidden"
-        elif extension := extension_of(name):
-            reason = f".{extension}"
-        else:
-            reason = "no extension and not the beginning of an image"
-        self.counts[reason] += 1
+        extension = extension_of(name)
+        none = "no extension and not the beginning of an image"
+        self.counts[f".{extension}" if extension else none] += 1
 
     def tell(self, where: object, say: Callable[[str], None]) -> None:
         """Say what was left out, if anything was."""
@@ -125,19 +121,18 @@ class LeftOut:
         say(f"{where}: {total:,} file{'s' * (total > 1)} left out ({'; '.join(reasons)})")
 
 
-def check_classes_used(name: str, labels: Iterable[int], classes: int | None = None) -> int:
+def check_classes_used(name: str, labels: Iterable[int]) -> int:
     """The number of classes that labels speak of, which run from 0 without a gap.
 
     Args:
         name: What the source is called.
         labels: Of the images.
-        classes: How many there are, where something says so; None: as the labels say.
 
     Raises:
         DataError: A class has no images; labels alone never decide the size of a network.
     """
     used = sorted(set(labels))
-    count = (used[-1] + 1 if used else 0) if classes is None else classes
+    count = used[-1] + 1 if used else 0
     if used and used[0] >= 0 and len(used) < count:
         missing = next(i for i in range(count) if i >= len(used) or used[i] != i)
         raise DataError(
