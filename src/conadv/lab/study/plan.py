@@ -233,12 +233,11 @@ def _with_labels(study: Study, recipe: str, cells: Sequence[Cell]) -> list[Cell]
 
 
 def _tasks(study: Study, cells: Sequence[Cell]) -> list[Task]:
-    """List the runs by batch, trials before confirmations before final runs."""
+    """List the runs, trials before confirmations before final runs of the cells of each group."""
     tasks: list[Task] = []
     tuning = study.tuning
     ranks = range(1, tuning.finalists + 1)
-    for batch in study.batches:
-        here = [cell for cell in cells if cell.batch == batch]
+    for here in _groups(study, cells):
         searched = [cell for cell in here if cell.space]
         tasks += [Task(cell, "trial", n) for cell in searched for n in range(tuning.trials)]
         tasks += [
@@ -247,10 +246,26 @@ def _tasks(study: Study, cells: Sequence[Cell]) -> list[Task]:
             for rank in ranks
             for seed in tuning.confirm_seeds
         ]
+        seeds = dict.fromkeys(seed for cell in here for seed in study.seeds_of(cell.method))
         tasks += [
-            Task(cell, "final", seed) for cell in here for seed in study.seeds_of(cell.method)
+            Task(cell, "final", seed)
+            for seed in seeds
+            for cell in here
+            if seed in study.seeds_of(cell.method)
         ]
     return tasks
+
+
+def _groups(study: Study, cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Put the cells that each hypothesis needs beyond those before it first, the rest by batch."""
+    stated = study.hypotheses.named.values() if study.hypotheses else ()
+    wanted = [{*hypothesis.contrast()} for hypothesis in stated]
+    wanted += [{(method, batch) for method in study.methods} for batch in study.batches]
+    groups, left = [], list(cells)
+    for names in wanted:
+        groups.append([cell for cell in left if (cell.method, cell.batch) in names])
+        left = [cell for cell in left if cell not in groups[-1]]
+    return groups
 
 
 def _last_of_each(overrides: Sequence[str]) -> list[str]:
