@@ -30,9 +30,29 @@ def test_trials_of_every_cell_then_final_runs() -> None:
         "recycled-b16/trial-000",
         "recycled-b16/trial-001",
         "vanilla-b16/seed-0",
-        "vanilla-b16/seed-1",
         "recycled-b16/seed-0",
+        "vanilla-b16/seed-1",
         "recycled-b16/seed-1",
+    ]
+
+
+def test_the_cells_of_each_hypothesis_come_before_those_of_the_next() -> None:
+    methods = {"vanilla": None, "noise": {"settings": {"method.schedule": "noise"}}}
+    methods["recycled"] = {"settings": {"method.schedule": "recycled"}}
+    stated = {
+        "primary": {"method": "recycled", "batch": 32},
+        "secondary": {
+            "large": {"claim": "interaction", "method": "recycled", "batch": 32, "small_batch": 16}
+        },
+    }
+    plan = make_plan(study(methods=methods, batches=[16, 32], hypotheses=stated))
+    assert [*dict.fromkeys(task.cell.name for task in plan.tasks)] == [
+        "vanilla-b32",
+        "recycled-b32",
+        "vanilla-b16",
+        "recycled-b16",
+        "noise-b16",
+        "noise-b32",
     ]
 
 
@@ -196,8 +216,10 @@ def test_a_method_may_be_run_on_part_of_the_seeds() -> None:
     methods = {**given.model_dump()["methods"], "recycled": {"seeds": [5]}}
     finals = [t.name for t in make_plan(study(final__seeds=[4, 5, 6], methods=methods)).tasks]
     assert [name for name in finals if "/seed" in name] == [
-        *(f"vanilla-b16/seed-{seed}" for seed in (4, 5, 6)),
+        "vanilla-b16/seed-4",
+        "vanilla-b16/seed-5",
         "recycled-b16/seed-5",
+        "vanilla-b16/seed-6",
     ]
     with pytest.raises(StudyError, match=r"methods.recycled.seeds: give some of \[4, 5, 6\]"):
         study(final__seeds=[4, 5, 6], methods={**methods, "recycled": {"seeds": [7]}})

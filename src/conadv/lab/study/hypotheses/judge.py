@@ -12,6 +12,7 @@ from conadv.lab.study.hypotheses.schema import PRIMARY, Hypothesis
 from conadv.lab.study.schema import Study
 
 UNDECIDED = "undecided"
+INTERIM = "not all of its runs have ended"
 _UNREGISTERED = "nothing was stated before the final runs"
 _LATER_SEEDS = "with seeds added after the first final run"
 
@@ -29,8 +30,10 @@ class Judgement:
         found: Its contrast, one value a seed: `Hypothesis.contrast`.
         loss: For won_back, what the other method loses at the large batch.
         seeds: How many there should be.
+        waiting: Runs of it that have not ended: a verdict before that would be a look too early.
         exploratory: Why it decides nothing; None where it was stated beforehand.
-        p: Of the claim's bound, corrected in the family (Holm); None for fewer than two seeds.
+        p: Of the claim's bound, corrected in the whole family (Holm), in which a claim that has
+            no seeds yet counts as 1; None for fewer than two seeds.
     """
 
     name: str
@@ -38,12 +41,15 @@ class Judgement:
     found: Paired
     loss: Paired | None
     seeds: int
+    waiting: int
     exploratory: str | None
     p: float | None
 
     @property
     def verdict(self) -> str:
-        """In words; ``undecided`` unless ``p`` is under 5 %."""
+        """In words; ``undecided`` unless ``p`` is under 5 % and every run has ended."""
+        if self.waiting:
+            return INTERIM
         claim, margin = self.hypothesis.claim, self.hypothesis.margin or 0.0
         if self.p is None or self.p >= ALPHA:
             return UNDECIDED
@@ -71,6 +77,7 @@ class Judgement:
             "exploratory": self.exploratory,
             "seeds": len(self.found.differences),
             "seeds_expected": self.seeds,
+            "waiting": self.waiting,
             "value": self.found.value,
             "interval": None if interval is None else [*interval],
             "bootstrap": None if bootstrap is None else [*bootstrap],
@@ -90,8 +97,8 @@ def judge(
 
     Args:
         study: As it is now.
-        runs: Rows of ``summary.json``; those that have not finished are left out, and so is the
-            seed of every contrast that they are part of.
+        runs: Rows of ``summary.json``, one for every run that has ended. Those that have not
+            finished are left out, and so is the seed of every contrast that they are part of.
         registration: From before the first final run.
     """
     if study.hypotheses is None:
@@ -122,8 +129,9 @@ def _judged(
         if contrast is not None:
             loss = paired(measured, _loss(hypothesis), seeds) if hypothesis.small_batch else None
             found[name] = hypothesis, contrast, loss, _p(hypothesis, contrast)
-    family = [name for name, (*_, p) in found.items() if name != PRIMARY and p is not None]
-    corrected = dict(zip(family, holm([found[name][3] or 0.0 for name in family]), strict=True))
+    known = {name: p for name, (*_, p) in found.items() if p is not None}
+    family = [name for name in study.hypotheses.named if name != PRIMARY]
+    corrected = dict(zip(family, holm([known.get(name, 1.0) for name in family]), strict=True))
     return [
         Judgement(
             name,
@@ -131,11 +139,24 @@ def _judged(
             contrast,
             loss,
             len({*seeds} & {*study.seeds_of_all(method for method, _ in hypothesis.contrast())}),
+            _waiting(study, runs, seeds, hypothesis),
             why[name],
-            corrected.get(name, p),
+            p if p is None else corrected.get(name, p),
         )
         for name, (hypothesis, contrast, loss, p) in found.items()
     ]
+
+
+def _waiting(
+    study: Study, runs: Sequence[Mapping[str, Any]], seeds: Sequence[int], hypothesis: Hypothesis
+) -> int:
+    ended = {(run["method"], int(run["batch"]), int(run["seed"])) for run in runs}
+    planned = {
+        (method, batch, seed)
+        for method, batch in hypothesis.contrast()
+        for seed in {*seeds} & {*study.seeds_of(method)}
+    }
+    return len(planned - ended)
 
 
 def _loss(hypothesis: Hypothesis) -> dict[tuple[str, int], float]:
