@@ -1,9 +1,10 @@
-"""Write the tables of results in the documentation from the committed result files.
+"""Write the tables and figures of results in the documentation from the committed result files.
 
     python tools/results_tables.py            # rewrite the tables
     python tools/results_tables.py --check    # say whether they are up to date; nothing is written
 
-A table stands between `<!-- results: NAME -->` and `<!-- end of results -->`.
+A table stands between `<!-- results: NAME -->` and `<!-- end of results -->`; figures within
+sentences are those of `figures.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import benchmark_tables
 import study_tables
+from figures import write_figures
 from table_parts import ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -46,7 +48,8 @@ def render(page: Path, text: str) -> str:
     """The page with every table written anew; links of tables lead from where the page lies."""
     up = "../" * (len(page.relative_to(ROOT).parts) - 1)
     return BLOCK.sub(
-        lambda m: m[1] + TABLES[m[2]]().replace("](results/", f"]({up}results/") + m[3], text
+        lambda m: m[1] + TABLES[m[2]]().replace("](results/", f"]({up}results/") + m[3],
+        write_figures(text),
     )
 
 

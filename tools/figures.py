@@ -1,0 +1,100 @@
+"""Figures and words of judgement within sentences of the documentation, from the result files.
+
+`<!-- = STUDY CELL [- CELL] MEASURE FORM -->text<!-- / -->` holds what the final runs of a
+published study say: a mean over seeds, or a difference of two cells paired by seed.
+`results_tables.py` writes it anew, as it does the tables; a test refuses bare figures and
+judgements.
+
+    <!-- = cifar10-cpu recycled-b1250 - vanilla-b1250 test full -->+1.3 (+0.5 to +2.1)<!-- / -->
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
+
+from table_parts import read
+
+if TYPE_CHECKING:
+    from conadv.lab.evidence import Paired
+
+FIGURE = re.compile(r"(<!-- = ([^>]+?) -->)(.*?)(<!-- / -->)", re.DOTALL)
+MEASURES = {
+    "test": "test_accuracy",
+    "robust": "robust_accuracy",
+    "train": "train_accuracy",
+    "held-out": "val_accuracy",
+    "compute": "compute",
+}
+
+
+def figure(key: str) -> str:
+    """What stands for ``STUDY CELL [- CELL] MEASURE FORM``.
+
+    Raises:
+        ValueError: The key has another form, or no run is meant by it.
+    """
+    match key.split():
+        case [study, cell, measure, form]:
+            values = [*_by_seed(study, cell, MEASURES[measure]).values()]
+        case [study, cell, "-", other, measure, form]:
+            one, two = (_by_seed(study, name, MEASURES[measure]) for name in (cell, other))
+            values = [one[seed] - two[seed] for seed in one if seed in two]
+        case [study, cell, "/", other, measure, form]:
+            one, two = (_by_seed(study, name, MEASURES[measure]) for name in (cell, other))
+            values = [one[seed] / two[seed] for seed in one if seed in two]
+        case _:
+            raise ValueError(f"figure {key!r}: give STUDY CELL [- CELL] MEASURE FORM")
+    if not values or form not in FORMS:
+        raise ValueError(f"figure {key!r}: no such runs, or a form other than {', '.join(FORMS)}")
+    from conadv.lab.evidence import Paired
+
+    return FORMS[form](Paired(tuple(values)))
+
+
+@cache
+def _by_seed(study: str, cell: str, name: str) -> dict[int, float]:
+    runs = read(f"results/{study}/summary.json")["runs"]
+    return {
+        int(run["seed"]): float(run[name])
+        for run in runs
+        if run["cell"] == cell and run["status"] == "finished" and run[name] is not None
+    }
+
+
+def _ends(found: Paired) -> str:
+    from conadv.lab.report.text import points
+
+    low, high = found.interval or (float("nan"),) * 2
+    return f"{points(low)} to {points(high)}"
+
+
+def _signed(found: Paired) -> str:
+    from conadv.lab.report.text import points
+
+    return points(found.value)
+
+
+def _verdict(found: Paired) -> str:
+    if found.by_chance:
+        return "within chance"
+    return "ahead" if found.value > 0 else "behind"
+
+
+FORMS: dict[str, Callable[[Paired], str]] = {
+    "points": lambda found: f"{abs(100 * found.value):.1f}",
+    "signed": _signed,
+    "ends": _ends,
+    "full": lambda found: f"{_signed(found)} ({_ends(found)})",
+    "percent": lambda found: f"{100 * found.value:.0f} %",
+    "spread": lambda found: f"± {100 * (found.spread or 0.0):.1f}",
+    "times": lambda found: f"{found.value:.2f}×",
+    "verdict": _verdict,
+}
+
+
+def write_figures(text: str) -> str:
+    """The page with every figure within its sentences written anew."""
+    return FIGURE.sub(lambda m: m[1] + figure(m[2]) + m[4], text)
