@@ -132,6 +132,28 @@ def test_final_runs_wait_for_every_confirmation(tmp_path: Path) -> None:
     assert {outcome.status for outcome in found.values()} == {"finished"}
 
 
+def test_the_first_trials_of_a_grid_do_not_wait_for_one_another(tmp_path: Path) -> None:
+    space = {"optimizer.lr": {"low": 0.5, "high": 2, "relative": True}}
+    grid = {"tuning__sampler": "grid", "tuning__trials": 4, "tuning__space": space}
+    folder, plan = prepared(tmp_path, study(methods={"vanilla": None}, **grid))
+    trials = [task.name for task in plan.tasks if task.kind == "trial"]
+    held = Claims(folder.tasks, 60).take(trials[0])
+    assert held is not None
+    make = FakeTraining()
+    own = worker(folder, make)
+    thread = threading.Thread(target=own.work)
+    thread.start()
+    while len(make.recipes) < 2:
+        thread.join(0.01)
+        assert thread.is_alive()
+    assert {*outcomes(folder, plan)} <= {*trials[1:3]}
+    held.release()
+    thread.join()
+    rates = [outcomes(folder, plan)[name].values["optimizer.lr"] for name in trials]
+    middle = rates[0]
+    assert rates[:3] == [middle, middle / 2, middle * 2] and rates[3] not in rates[:3]
+
+
 def test_a_confirmation_that_diverges_speaks_against_its_settings(tmp_path: Path) -> None:
     folder, plan = prepared(tmp_path, study(tuning__confirm_seeds=[1001]))
 

@@ -25,6 +25,8 @@ from conadv.lab.study.outcomes import Outcome
 from conadv.lab.study.plan import Cell, Plan, Range
 from conadv.lab.study.schema import Study
 
+GRID_START = 3
+"""Trials of a grid whose values are known before any has ended: its middle and both ends."""
 WORST = 0.0
 """Accuracy that a trial counts with whose loss was not finite: the sampler keeps away from it."""
 _TASK = "task"
@@ -175,8 +177,8 @@ def next_on_grid(range_: Range, number: int, tried: Sequence[tuple[float, float]
         from the best value to its better neighbour.
     """
     middle = math.sqrt(range_.low * range_.high)
-    if number < 3 or not tried:
-        return (middle, range_.low, range_.high)[min(number, 2)]
+    if number < GRID_START or not tried:
+        return (middle, range_.low, range_.high)[min(number, GRID_START - 1)]
     values = sorted(tried)
     best = max(range(len(values)), key=lambda i: values[i][1])
     factor = middle / range_.low

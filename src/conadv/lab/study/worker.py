@@ -20,7 +20,7 @@ from conadv.lab.study.files import StudyFolder
 from conadv.lab.study.hypotheses.registration import register
 from conadv.lab.study.outcomes import Outcome, Status, outcome_path, read_outcomes
 from conadv.lab.study.plan import Plan, Task, make_plan
-from conadv.lab.study.search import WORST, Search, finalists
+from conadv.lab.study.search import GRID_START, WORST, Search, finalists
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.run.environment import standing_for
 from conadv.trainer.run.folder import RunFolder
@@ -121,7 +121,8 @@ class Worker:
     def _is_ready(self, task: Task) -> bool:
         """A run waits for all those that decide its settings."""
         decisive = []
-        if task.kind == "trial" and self.study.tuning.sampler == "grid":
+        grid = self.study.tuning.sampler == "grid"
+        if task.kind == "trial" and grid and task.number >= GRID_START:
             decisive += self.plan.trials(task.cell.name)[: task.number]
         if task.kind != "trial":
             decisive += self.plan.trials(task.cell.tuned_as)
