@@ -1,4 +1,4 @@
-"""Copy what others may want of a finished study into the repository, and make its report there.
+"""Copy what others may want of a study into the repository, and make its report there.
 
     python tools/publish_study.py runs/fashion-cpu results/fashion-cpu
     python tools/publish_study.py runs/cifar10-cpu results/cifar10-cpu --no-pictures
@@ -6,6 +6,9 @@
 Taken are the definition, the tables, the tuned settings, and of every final run its result, recipe
 and analysis; the machine once. Recipes go without their comments, which are most of their size.
 Left out are checkpoints, curves, trials' folders, and everything about the machine's folders.
+
+Of a study that is not finished, the outcomes of its runs and the search's journal are taken too:
+`conadv study` on a copy of the published folder goes on with it.
 
 The page is made here of the whole study, with its curves, and with pictures where the licence of
 the data allows that. It is not committed, since it holds a chart library of 4.5 MB: `make pages`
@@ -25,6 +28,9 @@ from typing import Any
 from conadv.lab.report.content import content
 from conadv.lab.report.page import write_content
 from conadv.lab.report.study.runs import gather, is_study
+from conadv.lab.study import StudyFolder
+from conadv.lab.study.outcomes import outcome_path, read_outcomes
+from conadv.lab.study.plan import make_plan
 
 STUDY = ("study.yaml", "base.yaml", "registered.json", "tuned.json", "summary.json", "summary.csv")
 COMMENT = re.compile(r"^\s*(?:#.*)?\n", re.MULTILINE)
@@ -54,6 +60,7 @@ def publish(study: Path, out: Path, *, pictures: bool = True) -> int:
     for name in STUDY:
         if (study / name).is_file():
             shutil.copyfile(study / name, out / name)
+    carry_on(study, out)
     rows = json.loads((study / "summary.json").read_text(encoding="utf-8"))["runs"]
     machines: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -78,6 +85,23 @@ def publish(study: Path, out: Path, *, pictures: bool = True) -> int:
         table_out=out / "runs.csv",
     )
     return len(rows)
+
+
+def carry_on(study: Path, out: Path) -> None:
+    """Copy what an unfinished study needs to go on without the folders of its finished runs."""
+    folder = StudyFolder(study)
+    if not folder.storage.is_file():
+        return
+    plan = make_plan(folder.require_study(), study)
+    found = read_outcomes(folder.tasks, [task.name for task in plan.tasks])
+    if len(found) == len(plan.tasks):
+        return
+    shutil.copyfile(folder.storage, out / folder.storage.name)
+    for name in found:
+        path = outcome_path(folder.tasks, name)
+        copy = out / path.relative_to(study)
+        copy.parent.mkdir(parents=True)
+        shutil.copyfile(path, copy)
 
 
 def machine(path: Path) -> dict[str, Any]:

@@ -2,14 +2,24 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from conadv.errors import Interrupted
 from conadv.lab.report import gather
 from conadv.lab.report.content import content
+from conadv.lab.study import StudyFolder
+from conadv.lab.study.outcomes import read_outcomes
+from conadv.lab.study.search import Search
+from conadv.lab.study.tables import write_tables
+from conadv.trainer.recipe import Recipe
+from conadv.trainer.run.result import Result
 from lab.report.conftest import MakeStudy, make_run, make_study
+from support.studies import FakeTraining, prepared, worker
 
 __all__ = ["make_run", "make_study"]  # fixtures
 
@@ -52,6 +62,28 @@ def test_a_published_study_says_what_the_whole_one_says(
     for path in out.rglob("*"):
         assert path.is_dir() or "/home/me" not in path.read_text(encoding="utf-8"), path
     assert not list(out.rglob("metrics.jsonl"))
+
+
+def test_an_unfinished_study_goes_on_from_what_is_published(
+    tool: ModuleType, tmp_path: Path
+) -> None:
+    folder, plan = prepared(tmp_path)
+    make = FakeTraining()
+
+    def stopping(recipe: Recipe, out: Path, **options: Any) -> Result:
+        if len(make.recipes) == 5:
+            raise Interrupted("enough for today")
+        return make(recipe, out, **options)
+
+    with pytest.raises(Interrupted):
+        worker(folder, stopping).work()
+    write_tables(folder, plan, Search(folder.storage, plan.study))
+    tool.publish(folder.root, tmp_path / "results")
+    copy = shutil.copytree(tmp_path / "results", tmp_path / "again")
+    worker(StudyFolder(copy), make).work()
+    assert len(make.recipes) == len(plan.tasks) == 8
+    again = read_outcomes(StudyFolder(copy).tasks, [task.name for task in plan.tasks])
+    assert {outcome.status for outcome in again.values()} == {"finished"} and len(again) == 8
 
 
 def test_nothing_else_is_overwritten(
