@@ -78,12 +78,13 @@ def publish(study: Path, out: Path, *, pictures: bool = True) -> int:
             machines[json.dumps(found, sort_keys=True)]["runs"].append(str(place))
     environments = json.dumps(list(machines.values()), indent=2) + "\n"
     (out / "environments.json").write_text(environments, encoding="utf-8")
-    write_content(
-        content(gather([study]), pictures=pictures),
-        out / "report.html",
-        markdown_out=out / "report.md",
-        table_out=out / "runs.csv",
-    )
+    if rows:
+        write_content(
+            content(gather([study]), pictures=pictures),
+            out / "report.html",
+            markdown_out=out / "report.md",
+            table_out=out / "runs.csv",
+        )
     return len(rows)
 
 
