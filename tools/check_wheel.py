@@ -64,6 +64,9 @@ create_model("cifar/resnet8", in_chans=3, num_classes=10)
 """,
     "imagenet": "import scipy.io",
     "huggingface": "import datasets",
+    "onnx": "import conadv.trainer.evaluation.onnx",
+    "wandb": "import conadv.trainer.run.loggers.wandb",
+    "mlflow": "import conadv.trainer.run.loggers.mlflow",
     "report": "import conadv.lab.report.page",
     "study": "import conadv.lab.study.search",
     "sharpness": "import conadv.lab.analysis; from curvlinops import HessianLinearOperator",
@@ -73,7 +76,7 @@ create_model("cifar/resnet8", in_chans=3, num_classes=10)
     "timm": "import conadv.integrations.timm",
 }
 """What has to run with each extra; "" is none."""
-WITH_TRAIN = {"imagenet", "huggingface", "report", "study", "sharpness"}
+WITH_TRAIN = {"imagenet", "huggingface", "onnx", "wandb", "mlflow", "report", "study", "sharpness"}
 """Extras of the trainer and the laboratory, which are no use without it."""
 
 GATE = """

@@ -109,6 +109,7 @@ def _missing(error: ModuleNotFoundError) -> str | None:
     if name in ("conadv", ""):
         return None
     others = {"jinja2": "report", "plotly": "report", "optuna": "study"}
+    others |= dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx")
     extras = ["train", *([others[name]] if name in others else [])]
     return f"error: {name} is not installed, and this needs it. Type: {install_command(*extras)}"
 

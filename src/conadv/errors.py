@@ -40,6 +40,10 @@ class RunHeldError(RunFolderError):
     """A run folder in which another process trains."""
 
 
+class ExportError(ConadvError):
+    """A network that a format cannot hold."""
+
+
 class NonFiniteError(ConadvError):
     """The loss became NaN or infinite and the recipe says to stop."""
 

@@ -26,17 +26,16 @@ def export(
         Path | None, typer.Option(help="Also write a model card here, in Markdown.")
     ] = None,
 ) -> None:
-    """Write a run's plain network, as safetensors.
+    """Write a run's plain network, as safetensors or as ONNX.
 
-    The file has the keys of the original model: torchvision and timm load it by name.
+    A safetensors file has the keys of the original model: torchvision and timm load it by name. A
+    FILE that ends in .onnx takes images on [0, 1] and is compared with the network by onnxruntime.
     """
-    from safetensors import safe_open
-
-    from conadv.trainer.evaluation.export import export_run
+    from conadv.trainer.evaluation.export import export_run, read_metadata
     from conadv.trainer.evaluation.model_card import loading_code
 
     overrides = overrides or []
-    if path is not None and "=" in path.name and path.suffix != ".safetensors":
+    if path is not None and "=" in path.name and path.suffix not in (".safetensors", ".onnx"):
         path, overrides = None, [str(path), *overrides]
     written = export_run(
         run, path, checkpoint=checkpoint, branch=branch, overrides=overrides, card=card
@@ -44,5 +43,4 @@ def export(
     typer.echo(f"written: {written}")
     if card is not None:
         typer.echo(f"written: {card}")
-    with safe_open(written, "pt") as file:
-        typer.echo("to load it:\n\n" + loading_code(file.metadata(), written), nl=False)
+    typer.echo("to load it:\n\n" + loading_code(read_metadata(written), written), nl=False)

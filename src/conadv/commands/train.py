@@ -77,7 +77,7 @@ def train(
 ) -> None:
     """Train a network as a recipe says.
 
-    Progress goes to the terminal, to metrics.jsonl and to TensorBoard; result.json has the
+    Progress goes to the terminal, to metrics.jsonl and to logging.loggers; result.json has the
     outcome. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 write a checkpoint and say how to go on.
     """
     from conadv.commands._launch import slurm_job

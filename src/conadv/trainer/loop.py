@@ -28,20 +28,21 @@ from conadv.trainer.distributed.agreement import (
 from conadv.trainer.distributed.shared_folder import check_same_folder
 from conadv.trainer.distributed.world import launched
 from conadv.trainer.recipe import Recipe, dump_recipe
+from conadv.trainer.recipe.recipe import flat
 from conadv.trainer.run.environment import describe_environment
 from conadv.trainer.run.folder import RunFolder
 from conadv.trainer.run.lines import JsonLines, NoLines, read_lines, truncate_after
+from conadv.trainer.run.loggers.logger import LoggedRun, Loggers, open_loggers
 from conadv.trainer.run.output import tell
-from conadv.trainer.run.pictures import write_pictures
+from conadv.trainer.run.pictures import take_pictures, write_pictures
 from conadv.trainer.run.progress import Lines, Watcher, make_watcher
 from conadv.trainer.run.result import Result, Status
 from conadv.trainer.run.signals import StopRequest
-from conadv.trainer.run.tensorboard import NoEvents, open_events
 from conadv.trainer.run.trace import NoTrace, StepTrace
 from conadv.trainer.step import StepReport, StepRequests
 
-EVENT_POINTS = 1000
-"""About how many points TensorBoard gets per curve; ``metrics.jsonl`` has every one."""
+LOGGED_POINTS = 1000
+"""About how many points loggers get per curve; ``metrics.jsonl`` has every one."""
 TRAIN_IMAGES_SCORED = 10_000
 """Over how many training images ``train_accuracy`` is taken at most."""
 
@@ -81,7 +82,7 @@ class Run:
         checkpoints = CheckpointStore(folder.checkpoints, keep=1)
         self._build(fresh=not (resuming and self.world.on_main(lambda: bool(checkpoints.steps()))))
         self.total = self.trainer.feed.total_steps
-        self.event_every = max(1, self.total // EVENT_POINTS)
+        self.log_points_every = max(1, self.total // LOGGED_POINTS)
         self.evaluated_step = 0
         self.val_accuracy: float | None = None
         self.clock = 0.0
@@ -122,14 +123,18 @@ class Run:
         say = self._say
         self.metrics = self._closing(JsonLines(self.folder.metrics, say) if main else NoLines())
         self.timing = self._closing(JsonLines(self.folder.timing, say) if main else NoLines())
-        self.events = self._closing(
-            open_events(self.folder.events, self.trainer.step, say) if main else NoEvents()
-        )
+        self.loggers = self._closing(self._open_loggers() if main else Loggers())
         self._say(self._division())
         left = self.total - self.trainer.step
         self.trace: StepTrace | NoTrace = NoTrace()
         if self.trace_path is not None and left > 0:
             self.trace = self._closing(StepTrace(self.trace_path, self.world.rank, left))
+
+    def _open_loggers(self) -> Loggers:
+        settings = flat(self.recipe)
+        told = LoggedRun(self.recipe.name, self.folder.root, self.trainer.step, settings)
+        wanted = self.recipe.logging
+        return open_loggers(wanted.loggers, wanted.options, told, self._say)
 
     def _division(self) -> str:
         """How the global batch is cut."""
@@ -249,8 +254,8 @@ class Run:
     def _log(self, report: StepReport) -> None:
         line = {"kind": "train", **_finite(asdict(report))}
         self.metrics.append(line)
-        if report.step % self.event_every == 0:
-            self.events.write("train", report.step, line)
+        if report.step % self.log_points_every == 0:
+            self.loggers.scalars("train", report.step, line)
 
     def _evaluate_if_due(self) -> None:
         """Look at the validation split, unless the run was stopped right after doing so."""
@@ -268,7 +273,7 @@ class Run:
             "val_accuracy": found.accuracy,
         }
         self.metrics.append(_finite(line))
-        self.events.write("eval", step, line)
+        self.loggers.scalars("eval", step, line)
         self._say(f"step {step}: validation loss {found.loss:.4f}, accuracy {found.accuracy:.2%}")
         self.evaluated_step = step
         self.val_accuracy = found.accuracy
@@ -365,17 +370,7 @@ class Run:
         test = built.score(images)
         robust = built.robust_accuracy()
         if self.world.main or trainer.exchange.lockstep:
-            path = self.folder.pictures if self.world.main else None
-            try:
-                classes = built.splits.facts.classes
-                write_pictures(
-                    path, built.of_images, images, trainer.criterion, built.device, classes=classes
-                )
-            except OSError as error:
-                self._say(f"warning: could not write {path}: {error.strerror or error}.")
-        self.events.write(
-            "test", trainer.step, {"accuracy": test.accuracy, "robust_accuracy": robust}
-        )
+            self._take_pictures()
         self._say(
             f"{self.recipe.name}: test accuracy {test.accuracy:.2%}, under attack {robust:.2%}, "
             f"compute {trainer.compute:,.0f} images"
@@ -389,6 +384,23 @@ class Run:
             test_images=len(images),
             robust_accuracy=robust,
         )
+
+    def _take_pictures(self) -> None:
+        built, path = self.built, self.folder.pictures
+        found = take_pictures(
+            built.of_images,
+            built.splits.test(),
+            self.trainer.criterion,
+            built.device,
+            classes=built.splits.facts.classes,
+        )
+        if not self.world.main:
+            return
+        self.loggers.pictures(self.trainer.step, found["clean"], found["adversarial"])
+        try:
+            write_pictures(path, found)
+        except OSError as error:
+            self._say(f"warning: could not write {path}: {error.strerror or error}.")
 
     def _write_result(self, status: Status, **measured: Any) -> Result:
         recipe, trainer = self.recipe, self.trainer
@@ -410,6 +422,8 @@ class Run:
             warnings=tuple(self.saving.warnings),
             **{**UNMEASURED, **_finite(measured)},
         )
+        if status == "finished":
+            self.loggers.scalars("result", trainer.step, asdict(result))
         if self.world.main:
             try:
                 result.write(self.folder.result)

@@ -64,6 +64,14 @@ def with_own(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
     return change_recipe(recipe, names) if names else recipe
 
 
+def with_logger(recipe: Recipe, logger: Any) -> Recipe:
+    """A recipe with one's own logger among its loggers; None adds nothing."""
+    if logger is None:
+        return recipe
+    names = dict.fromkeys([*recipe.logging.loggers, name_of(logger)])
+    return change_recipe(recipe, [f"logging.loggers=[{', '.join(names)}]"])
+
+
 def __getattr__(name: str) -> Any:
     """What is not here was given to another process."""
     if name.startswith("own_"):

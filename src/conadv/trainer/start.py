@@ -16,11 +16,12 @@ from conadv.trainer.data.dataset import ImageDataset
 from conadv.trainer.distributed import World, join
 from conadv.trainer.distributed.world import is_lost_connection, local_device
 from conadv.trainer.loop import Run
-from conadv.trainer.own import with_own
+from conadv.trainer.own import with_logger, with_own
 from conadv.trainer.probe.micro_batch import fit, with_micro_batch
 from conadv.trainer.recipe import Recipe, change_recipe, differing_fields, load_recipe
 from conadv.trainer.run.device import keep_freed_memory, resolve_device
 from conadv.trainer.run.folder import RunFolder
+from conadv.trainer.run.loggers.logger import Logger
 from conadv.trainer.run.output import steady
 from conadv.trainer.run.result import Result
 from conadv.trainer.run.signals import StopRequest
@@ -42,6 +43,7 @@ def train(
     dataset: ImageDataset | Callable[..., Any] | None = None,
     criterion: Callable[..., Any] | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    logger: Callable[..., Logger] | None = None,
 ) -> Result:
     """Train as a recipe says, and leave everything about it in a run folder.
 
@@ -72,6 +74,7 @@ def train(
             images, or a class of such.
         optimizer: Instead of ``optimizer.name``: what makes one from parameter groups and
             ``lr=``, ``weight_decay`` being in the groups.
+        logger: Besides ``logging.loggers``: what makes a `Logger` from a `LoggedRun`.
 
     Returns:
         What ``result.json`` holds.
@@ -85,6 +88,7 @@ def train(
         NonFiniteError: The loss was NaN or infinite and the recipe says stop.
         Interrupted: Asked to stop; a checkpoint is written and the message says how to go on.
     """
+    recipe = with_logger(recipe, logger)
     recipe = with_own(
         recipe,
         {

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import conadv
 from conadv.cli import main
+from conadv.errors import ExportError
 from conadv.trainer.checkpoint.load_run import load_run
+from conadv.trainer.evaluation.export import read_metadata
 from conadv.trainer.recipe import load_recipe
 from conadv.trainer.recipe.yaml12 import parse_yaml
 from support.runs import quietly, tiny
@@ -20,6 +23,7 @@ from support.runs import quietly, tiny
     [
         ("model.name=cifar/resnet8", "model.options={stem_stride: 2}"),
         ("model.name=torchvision/shufflenet_v2_x0_5",),
+        ("model.name=torchvision/mnasnet0_5",),
         ("model.name=torchvision/shufflenet_v2_x0_5", "data.synthetic.channels=1"),
         ("model.name=timm/resnet10t", "model.options={drop_rate: 0.1}", "model.num_classes=3"),
     ],
@@ -40,6 +44,73 @@ def test_the_code_that_is_printed_runs(
     with torch.no_grad():
         expected = conadv.plain(saved.model, "clean")((pixels - mean) / std)
     assert torch.equal(space["predict"](pixels), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model.name=cifar/resnet8", "batch.norm_group=4", "train.ema_decay=0.5"),
+        ("model.name=timm/vit_tiny_patch16_224", "model.options={img_size: 32, depth: 2}"),
+    ],
+)
+def test_an_onnx_file_gives_the_networks_logits(
+    overrides: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime", reason="extra onnx")
+    quietly(tiny("train.steps=1", "data.synthetic.size=32", *overrides), tmp_path / "run")
+    capsys.readouterr()
+    target, card = tmp_path / "a.onnx", tmp_path / "card.md"
+    assert main(["export", str(tmp_path / "run"), str(target), "--card", str(card)]) == 0
+    code = capsys.readouterr().out.partition("to load it:\n")[2]
+    assert code.strip() in card.read_text()
+    space: dict[str, Any] = {}
+    exec(code, space)
+    saved = load_run(tmp_path / "run")
+    pixels = torch.rand(5, 3, 32, 32)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (saved.facts.mean, saved.facts.std))
+    with torch.no_grad():
+        expected = conadv.plain(saved.model, "clean")((pixels - mean) / std)
+    assert torch.allclose(torch.tensor(space["predict"](pixels)), expected, atol=1e-5)
+    assert read_metadata(target)["branch"] == "clean"
+
+
+class ByHand(nn.Module):
+    """Leaves PyTorch in the middle, which no file format can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = torch.tensor(images.mean((2, 3)).detach().numpy().tolist())
+        return pixels @ self.weight.T
+
+
+@pytest.mark.slow
+def test_what_onnx_cannot_hold_is_said() -> None:
+    onnx = pytest.importorskip("conadv.trainer.evaluation.onnx", reason="extra onnx")
+    with pytest.raises(ExportError, match=r"cannot be written as ONNX: .*safetensors"):
+        onnx.onnx_of(ByHand(), (3, 8, 8), [0.0] * 3, [1.0] * 3, {})
+
+
+@pytest.mark.slow
+def test_an_onnx_file_that_gives_other_logits_is_not_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    onnx = pytest.importorskip("conadv.trainer.evaluation.onnx", reason="extra onnx")
+
+    class Session:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def run(self, _: None, given: dict[str, Any]) -> list[Any]:
+            return [given["images"].mean((2, 3)) + 0.01]
+
+    monkeypatch.setattr(onnx.onnxruntime, "InferenceSession", Session)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ExportError, match="other logits than the network, by 0.01"):
+        onnx.onnx_of(network, (3, 8, 8), [0.0] * 3, [1.0] * 3, {})
 
 
 def test_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

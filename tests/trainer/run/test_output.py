@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from conadv.trainer.run.output import Steady, steady
-from conadv.trainer.run.tensorboard import Dispensable
 from support.runs import TINY, tiny, train
 
 full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
@@ -81,28 +80,3 @@ def test_the_command_ends_well_without_anybody_to_read_it(tmp_path: Path) -> Non
         assert subprocess.run(command, stdout=pipe, stderr=disk, check=False).returncode == 0
     os.close(pipe)
     assert (tmp_path / "a" / "result.json").exists()
-
-
-class Failing:
-    """Events on a full disk."""
-
-    written = 0
-
-    def write(self, kind: str, step: int, values: object) -> None:
-        self.written += 1
-        if self.written > 1:
-            raise OSError(28, "No space left on device")
-
-    def close(self) -> None:
-        raise AssertionError("it has been given up")
-
-
-def test_tensorboard_is_dispensable() -> None:
-    said: list[str] = []
-    failing = Failing()
-    events = Dispensable(lambda: failing, said.append)
-    for step in range(4):
-        events.write("train", step, {})
-    events.close()
-    assert failing.written == 2
-    assert len(said) == 1 and "No space left on device" in said[0] and "metrics.jsonl" in said[0]

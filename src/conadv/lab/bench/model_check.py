@@ -128,8 +128,8 @@ def _check(
     _train(split, batches, labels, trained)
 
     stage[0] = "export"
-    content = safetensors_of(split, None, {"model": name})
     plain = conadv.plain(split)
+    content = safetensors_of(plain, {"model": name})
     if list(plain.state_dict()) != keys:
         raise _FailedError("plain() has other keys than the original")
     fresh = _load(name, options, content)

@@ -4,14 +4,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
 import conadv
 from conadv._files import write_atomic
 from conadv.errors import RunFolderError
-from conadv.trainer.checkpoint.load_run import load_run
+from conadv.trainer.checkpoint.load_run import SavedRun, load_run
 from conadv.trainer.evaluation.model_card import model_card
+from conadv.trainer.input.random_images import images_of
 
 
 def export_run(
@@ -23,15 +25,18 @@ def export_run(
     overrides: Sequence[str] = (),
     card: Path | str | None = None,
 ) -> Path:
-    """Write the plain model of a run as safetensors.
+    """Write the plain model of a run as safetensors, or as ONNX.
 
-    The file has the keys of the original model, so timm and torchvision load it by name; its
-    metadata say what it is: ``model``, ``options``, ``num_classes``, ``in_chans``, ``mean``,
+    A safetensors file has the keys of the original model, so timm and torchvision load it by name.
+    An ONNX file takes ``images`` on [0, 1], float32 (N, C, H, W), and gives ``logits``: mean and
+    std are a part of it. It is compared with the network before it is written. The metadata of
+    either say what it is: ``model``, ``options``, ``num_classes``, ``in_chans``, ``mean``,
     ``std``, ``classes``, ``dataset``, ``branch``, ``step`` and ``conadv`` (the version).
 
     Args:
         run: The run folder.
-        path: The file; None writes ``model.safetensors`` into the run folder.
+        path: The file; None writes ``model.safetensors`` into the run folder. A name that ends in
+            ``.onnx`` asks for ONNX (extra ``onnx``).
         checkpoint: ``"last"``, ``"best"``, or a file name in the run's checkpoints folder.
         branch: Whose normalisation the plain model gets; None takes the recipe's for evaluation.
         overrides: Changes of the recipe that leave the weights alone, such as ``data.root=WHERE``
@@ -44,6 +49,7 @@ def export_run(
     Raises:
         RunFolderError: The folder holds no run, its model has no such branch, or the file cannot
             be written.
+        ExportError: ONNX cannot hold the network.
         CheckpointError: The checkpoint cannot be read.
     """
     saved = load_run(run, checkpoint=checkpoint, device="cpu", overrides=overrides)
@@ -64,7 +70,11 @@ def export_run(
         "step": str(saved.step),
         "conadv": conadv.__version__,
     }
-    content = safetensors_of(saved.model, branch if len(saved.branches) > 1 else None, metadata)
+    plain = conadv.plain(saved.model, branch if len(saved.branches) > 1 else None)
+    if target.suffix == ".onnx":
+        content = _onnx_of(saved, plain, metadata)
+    else:
+        content = safetensors_of(plain, metadata)
     files = {target: content}
     if card is not None:
         files[Path(card)] = model_card(saved, target, metadata).encode()
@@ -81,15 +91,35 @@ def _write(path: Path, content: bytes) -> None:
         raise RunFolderError(f"could not write {path}: {error.strerror or error}.") from error
 
 
-def safetensors_of(model: nn.Module, branch: str | None, metadata: dict[str, str]) -> bytes:
-    """The plain model of a split one as the content of a safetensors file.
+def read_metadata(path: Path) -> dict[str, str]:
+    """What an exported file says about itself; see `export_run`."""
+    if path.suffix == ".onnx":
+        import onnx
+
+        properties = onnx.load(path).metadata_props
+        return {entry.key: entry.value for entry in properties}
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata())
+
+
+def _onnx_of(saved: SavedRun, plain: nn.Module, metadata: dict[str, str]) -> bytes:
+    from conadv.trainer.evaluation.onnx import onnx_of  # brings packages of another extra
+
+    facts, recipe = saved.facts, saved.recipe
+    shape = images_of(recipe)[0]
+    if recipe.data.dataset == "files":
+        size = recipe.data.files.eval_size
+        shape = (facts.channels, size, size)
+    return onnx_of(plain, shape, list(facts.mean), list(facts.std), metadata)
+
+
+def safetensors_of(plain: nn.Module, metadata: dict[str, str]) -> bytes:
+    """An ordinary network's weights as the content of a safetensors file.
 
     Args:
-        model: Split or not.
-        branch: Whose normalisation the plain model gets; None takes the first.
+        plain: The network.
         metadata: What the file says about itself.
     """
-    plain = conadv.plain(model, branch)
     # Two names of one tensor are stored twice: safetensors refuses shared memory.
     tensors = {name: value.contiguous().clone() for name, value in plain.state_dict().items()}
     return save(tensors, metadata)

@@ -12,14 +12,27 @@ from conadv.trainer.recipe import dump_recipe
 def loading_code(metadata: Mapping[str, str], weights: Path) -> str:
     """A Python program that makes an exported network and maps images to logits.
 
-    It uses the library that the network comes from; conadv where that has no argument for what
-    the network is, or it is one of the project's or the user's own.
+    It uses onnxruntime for an ONNX file, otherwise the library that the network comes from; conadv
+    where that has no argument for what the network is, or it is one of the project's or the user's
+    own.
 
     Args:
         metadata: Of the exported file; see `export_run`.
         weights: The file.
     """
     model, channels, classes = (metadata[key] for key in ("model", "in_chans", "num_classes"))
+    if weights.suffix == ".onnx":
+        return f'''\
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession({str(weights)!r}, providers=["CPUExecutionProvider"])
+
+
+def predict(images):
+    """Logits (N, {classes}) of images (N, {channels}, H, W) in [0, 1]."""
+    return session.run(None, {{"images": np.asarray(images, np.float32)}})[0]
+'''
     library, _, name = model.partition("/")
     given: dict[str, Any] = json.loads(metadata["options"])
     options = "".join(f", {key}={value!r}" for key, value in given.items())
@@ -33,13 +46,19 @@ def loading_code(metadata: Mapping[str, str], weights: Path) -> str:
         source = "from conadv.trainer.models.zoo import create_model"
         last = f", options={given!r}" if given else ""
         made = f"create_model({model!r}, in_chans={channels}, num_classes={classes}{last})"
+    version = ""
+    if model.startswith("torchvision/mnasnet"):  # it wants to know the version of its format
+        version = (
+            'weights = type("Weights", (dict,), {"_metadata": {"": {"version": 2}}})(weights)\n'
+        )
     return f'''\
 import torch
 {source}
 from safetensors.torch import load_file
 
 model = {made}
-model.load_state_dict(load_file({str(weights)!r}))
+weights = load_file({str(weights)!r})
+{version}model.load_state_dict(weights)
 model.eval()
 mean = torch.tensor({metadata["mean"]}).view(-1, 1, 1)
 std = torch.tensor({metadata["std"]}).view(-1, 1, 1)

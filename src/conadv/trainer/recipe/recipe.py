@@ -16,6 +16,7 @@ from conadv.trainer.recipe.sections import (
     DataSection,
     EvaluationSection,
     HardwareSection,
+    LoggingSection,
     LrScheduleSection,
     ModelSection,
     NormSection,
@@ -69,6 +70,8 @@ class Recipe(Section):
     """What is measured."""
     checkpoint: CheckpointSection = CheckpointSection()
     """Saving."""
+    logging: LoggingSection = LoggingSection()
+    """Loggers."""
     hardware: HardwareSection = HardwareSection()
     """Device and precision."""
 
@@ -196,6 +199,7 @@ WITHOUT_EFFECT = (
     "data.files.test_root",
     "data.files.workers",
     "checkpoint",
+    "logging",
 )
 """Fields and sections that do not change what a run computes."""
 

@@ -359,6 +359,33 @@ class CheckpointSection(Section):
     """Number of newest checkpoints that stay."""
 
 
+LOGGER_NAMES = ("tensorboard", "wandb", "mlflow")
+
+
+class LoggingSection(Section):
+    """Where curves and pictures go, besides the run folder's own files."""
+
+    loggers: tuple[Text, ...] = Field(
+        default=("tensorboard",),
+        json_schema_extra={"allowed": f"a list of {', '.join(LOGGER_NAMES)}, or module:attribute"},
+    )
+    """Services for people who watch; [] for none. module:attribute is one's own: what makes a
+    Logger from a LoggedRun and its options. A failure of one stops no run."""
+    options: dict[str, dict[str, Any]] = Field(default={})
+    """Keyword arguments of each, by name: {"wandb": {"project": "mine"}}."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LoggingSection:
+        for name in self.loggers:
+            if name not in LOGGER_NAMES and not is_path(name):
+                hint = did_you_mean(nearest(name, LOGGER_NAMES, 1)).removesuffix("?")
+                raise ValueError(f"loggers: no such logger as {name}.{hint}")
+        for name in self.options:
+            if name not in self.loggers:
+                raise ValueError(f"options.{name}: {name} is not among loggers; add it there")
+        return self
+
+
 class HardwareSection(Section):
     """Where and in which precision."""
 

@@ -1,8 +1,8 @@
 """A few clean images, perturbations and adversarial copies, as a person can look at them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from conadv.schedules import Noise
 from conadv.trainer.input.images import EvalImages, Images
 
 
-def write_pictures(
-    path: Path | None,
+def take_pictures(
     adversary: Adversary,
     images: EvalImages,
     criterion: Criterion,
@@ -25,15 +24,10 @@ def write_pictures(
     classes: Sequence[str] = (),
     count: int = 8,
     context: int = 64,
-) -> None:
-    """Perturb images the way training does, at the current weights, and write ``pictures.npz``.
-
-    The arrays: ``clean`` and ``adversarial`` uint8 (count, H, W, C), ``perturbation`` int16 of the
-    same shape, their difference in grey levels, ``labels`` int64 (count,), and the ``classes`` that
-    these are indices into.
+) -> dict[str, np.ndarray]:
+    """Perturb images the way training does, at the current weights.
 
     Args:
-        path: The file; None only takes part in the passes that other ranks need.
         adversary: Its attack is used; a noise schedule's noise instead. The weights, statistics
             and pending copies are left as they are.
         images: Where the pictures come from.
@@ -42,6 +36,11 @@ def write_pictures(
         classes: Names of the classes.
         count: How many pictures.
         context: How many images are attacked together: in train mode they share statistics.
+
+    Returns:
+        ``clean`` and ``adversarial`` uint8 (count, H, W, C), ``perturbation`` int16 of the same
+        shape, their difference in grey levels, ``labels`` int64 (count,), and the ``classes`` that
+        these are indices into.
     """
     few = images.first(context).resident()
     batch, labels = next(few.batches(context, device))
@@ -53,19 +52,19 @@ def write_pictures(
         copies = attack(adversary.model, batch, labels, criterion)
     adversarial = _to_bytes(copies[:count].float(), few)
     clean = few.images[:count].permute(0, 2, 3, 1).cpu().numpy()
+    return {
+        "clean": clean,
+        "perturbation": adversarial.astype(np.int16) - clean.astype(np.int16),
+        "adversarial": adversarial,
+        "labels": labels[:count].cpu().numpy(),
+        "classes": np.array(classes, np.str_),
+    }
 
-    def write(file: BinaryIO) -> None:
-        np.savez_compressed(
-            file,
-            clean=clean,
-            perturbation=adversarial.astype(np.int16) - clean.astype(np.int16),
-            adversarial=adversarial,
-            labels=labels[:count].cpu().numpy(),
-            classes=np.array(classes, np.str_),
-        )
 
-    if path is not None:
-        write_atomic(path, write)
+def write_pictures(path: Path, pictures: Mapping[str, np.ndarray]) -> None:
+    """Write what `take_pictures` gave as ``pictures.npz``."""
+    arrays: dict[str, Any] = dict(pictures)
+    write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def _to_bytes(images: Tensor, source: Images) -> np.ndarray:

@@ -1,0 +1,106 @@
+"""TensorBoard, W&B and MLflow themselves, offline: what they keep of a run that was resumed."""
+
+import importlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from conadv.errors import Interrupted
+from support.runs import StopAfter, tiny, train
+
+STEPS = [1, 2, 3, 4, 5, 6]
+
+
+def logged(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Train, stopped after three steps and resumed; the training lines of ``metrics.jsonl``."""
+    recipe, shown = tiny(f"logging.loggers=[{name}]"), io.StringIO()
+    with pytest.raises(Interrupted):
+        train(recipe, folder, stop=StopAfter(3), console=Console(file=shown))
+    train(recipe, folder, resume=True, console=Console(file=shown))
+    assert "warning" not in shown.getvalue()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "train"]
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    lines = logged(tmp_path / "run", "tensorboard")
+    events = EventAccumulator(str(tmp_path / "run/events"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("train/loss")] == STEPS
+    losses = [e.value for e in events.Scalars("train/loss")]
+    assert losses == pytest.approx([line["loss"] for line in lines])
+    assert len(events.Scalars("result/test_accuracy")) == 1
+    assert {"pictures/clean", "pictures/adversarial"} <= set(events.Tags()["images"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of libraries that wandb brings
+def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb", reason="extra wandb")
+    for name, value in {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    lines = logged(tmp_path / "run", "wandb")
+    wandb.teardown()  # ends W&B's own process, which writes the files
+    files = sorted((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2 and len({file.name for file in files}) == 1, "resumed under its id"
+    history = [row for file in files for row in read_wandb(file)]
+    losses = {row["step"]: row["train/loss"] for row in history if "train/loss" in row}
+    assert losses == {line["step"]: pytest.approx(line["loss"]) for line in lines}
+    assert any("result/test_accuracy" in row for row in history)
+    assert any("pictures/adversarial.count" in row for row in history)
+
+
+def read_wandb(file: Path) -> list[dict[str, Any]]:
+    """History rows of W&B's own file: LevelDB's log format behind a head of 7 bytes."""
+    internal = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    data, place, block = file.read_bytes(), 7, 32_768
+    rows, content = [], b""
+    while place + 7 <= len(data):
+        if block - place % block < 7:  # too little for a head: filled up with zeros
+            place += block - place % block
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        content += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record, content = internal.Record.FromString(content), b""
+            items = record.history.item
+            rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of libraries that mlflow brings
+def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="extra mlflow")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    lines = logged(tmp_path / "run", "mlflow")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'run/mlflow.db'}")
+    [run] = client.search_runs([client.get_experiment_by_name("conadv").experiment_id])
+    assert run.info.status == "FINISHED" and run.data.params["optimizer.lr"] == "0.05"
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in history] == STEPS
+    assert [point.value for point in history] == pytest.approx([line["loss"] for line in lines])
+    assert "result/test_accuracy" in run.data.metrics
+    [strips] = (tmp_path / "run/mlflow").glob("*/artifacts/pictures")
+    assert {path.name for path in strips.iterdir()} == {"clean.png", "adversarial.png"}
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_package_that_is_missing_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.delitem(sys.modules, f"conadv.trainer.run.loggers.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, name, None)
+    train(tiny(f"logging.loggers=[{name}]", "train.steps=1"), tmp_path, console=Console(width=400))
+    shown = capsys.readouterr().out
+    assert f"[{name}]" in shown and "is not installed; type pip install" in shown
