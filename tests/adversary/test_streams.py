@@ -1,6 +1,5 @@
 """What an attack beside the training pass must wait for, recorded without a GPU."""
 
-import contextlib
 from typing import Any
 
 import pytest
@@ -10,57 +9,12 @@ from torch import nn
 import conadv
 from conadv.attack.forward import seed_from
 from support.loops import ATTACK, EPSILON, MEAN, STD, batches, cross_entropy, network, sgd
-
-
-class Recorder:
-    """Fake CUDA streams and events that write down who waited for whom, and when."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, adversary: conadv.Adversary) -> None:
-        self.log: list[str] = []
-        self.main, self.side = FakeStream("main", self.log), FakeStream("side", self.log)
-        self.current = self.main
-        self.caches: list[bool] = []
-        monkeypatch.setattr(torch.cuda, "current_stream", self._current)
-        monkeypatch.setattr(torch.cuda, "stream", self._enter)
-        adversary._streams.side = lambda device: self.side
-        adversary._streams._side = self.side
-        adversary.model.register_forward_pre_hook(self._forward)
-        monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
-
-    def _current(self, device: Any = None) -> Any:
-        assert device is not None, "the images' device need not be the current one"
-        return self.current
-
-    @contextlib.contextmanager
-    def _enter(self, stream: Any):
-        self.current, before = stream, self.current
-        yield
-        self.current = before
-
-    def _forward(self, *_: Any) -> None:
-        self.log.append(f"forward on {self.current.name}")
-        if self.current is self.side:
-            self.caches.append(torch.is_autocast_cache_enabled())
-
-
-class FakeStream:
-    def __init__(self, name: str, log: list[str]) -> None:
-        self.name, self.log = name, log
-
-    def wait_stream(self, other: Any) -> None:
-        self.log.append(f"{self.name} waits for {other.name}")
-
-    def wait_event(self, event: str) -> None:
-        self.log.append(f"{self.name} waits for {event}")
-
-    def record_event(self) -> str:
-        self.log.append(f"event of {self.name}")
-        return f"event of {self.name}"
+from support.streams import Recorder
 
 
 def two_rounds(monkeypatch, model: nn.Module, attack: conadv.Attack = ATTACK) -> Recorder:
     adversary = conadv.Adversary(model, attack, "lookahead", forward="joint")
-    recorder, optimizer = Recorder(monkeypatch, adversary), sgd(model)
+    recorder, optimizer = Recorder(monkeypatch, model, adversary._streams), sgd(model)
     for images, labels in adversary.batches(batches(2)):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = adversary.loss(images, labels, cross_entropy)

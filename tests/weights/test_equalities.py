@@ -8,7 +8,7 @@ import torch
 from conadv.optim import SAM
 from conadv.weights import Lookahead, Recycled, Sequential, Slot, WeightAdversary, WeightAttack
 from conadv.weights import reference as written_out
-from conadv.weights.schedules import Copy
+from conadv.weights.schedule import Copy
 from support.loops import assert_same_state, batches, cross_entropy, network, pending, sgd
 from support.weights import ATTACK, DATA, SCHEDULES, cut, train
 

@@ -8,7 +8,6 @@ from torch.nn.functional import cross_entropy
 import conadv
 from conadv import weights
 from conadv.trainer.probe.memory import bytes_of
-from conadv.weights.memory import kept_bytes
 from conadv.weights.space import WeightSpace
 
 
@@ -42,6 +41,6 @@ def test_it_is_what_an_adversary_keeps(
     size = WeightSpace(model, attack.parameters).size
     assert size == 12 * 6 + 6 * 3
     images_bytes = 4 * 12 * 4
-    found = kept_bytes(schedule, size, 4, images=images_bytes, dtype=attack.dtype)
+    found = schedule.kept_bytes(size, 4, images=images_bytes, dtype=attack.dtype)
     of_images = images_bytes if schedule.name == "recycled" else 0
     assert found == most == micro_batches * (2 * size + of_images)

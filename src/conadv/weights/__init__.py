@@ -2,14 +2,8 @@
 
 from conadv.weights.adversary import WeightAdversary
 from conadv.weights.attack import WeightAttack
-from conadv.weights.schedules import (
-    Lookahead,
-    Noise,
-    Recycled,
-    Sequential,
-    Slot,
-    WeightSchedule,
-)
+from conadv.weights.schedule import WeightSchedule
+from conadv.weights.schedules import Lookahead, Noise, Recycled, Sequential, Slot
 
 __all__ = [
     "Lookahead",

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from conadv._tree import map_tensors, rows
 from conadv.adversary import Adversary, Diagnostics
 from conadv.adversary.checks import check_branch, checking
-from conadv.adversary.mixing import (
-    buffers_as_they_are,
-    find_distributed,
-    parameters_without_images,
-    with_zero_gradients,
-)
 from conadv.adversary.notices import Notices
 from conadv.adversary.read_ahead import ReadAhead
-from conadv.adversary.round import Streams
 from conadv.attack import Attack, Criterion
-from conadv.attack.checks import check_images, check_rows, loss_of
+from conadv.attack.checks import check_images, check_rows
 from conadv.attack.pixels import ordinary
-from conadv.branches import route
 from conadv.branches.branches import find_routers
-from conadv.branches.wrappers import unwrap
 from conadv.schedules import Vanilla
 from conadv.weights.attack import WeightAttack
 from conadv.weights.checks import check_together
+from conadv.weights.passes import Passes
 from conadv.weights.pending import Kept, Pending
-from conadv.weights.round import Passes, RoundState, Term
-from conadv.weights.schedules import Copy, MicroBatch, WeightSchedule, resolve_schedule
+from conadv.weights.round import RoundState
+from conadv.weights.schedule import MicroBatch, WeightSchedule
+from conadv.weights.schedules import resolve_schedule
 from conadv.weights.state import Continued
-from conadv.weights.substitution import GivenGradients, refuse_reentrant, tap
-
-Views = Mapping[str, tuple[Tensor, Any]]
+from conadv.weights.training import Views, loss_of_round
 
 
 class WeightAdversary(Continued):
@@ -89,21 +79,16 @@ class WeightAdversary(Continued):
         self._alone = adversary is None or not adversary.schedule.makes_copies
         self.adversary = adversary or Adversary(model, Attack(0.0, pixel_range=None), Vanilla())
         """Makes the clean part of the loss."""
-        bare = unwrap(model)[0]
-        self._routers = find_routers(bare)
-        self.clean_branch = self.adversary.clean_branch
-        branch = attack.branch or self.clean_branch
         self.centred = self.schedule.centred if attack.centred is None else attack.centred
         check_together(model, attack, self.schedule, self.centred, adversary, rounds)
+        self._passes = Passes(model, attack, self.adversary.clean_branch, seed)
         if attack.branch is not None:
-            check_branch(self._routers, attack.branch, "WeightAttack(branch=...)")
-        wrapper = find_distributed(model)
-        group = None if wrapper is None else wrapper.process_group
-        streams = Streams(seed)
-        self._passes = Passes(model, bare, attack, self.clean_branch, branch, streams, group)
+            routers = find_routers(self._passes.bare)
+            check_branch(routers, attack.branch, "WeightAttack(branch=...)")
         delay = self.schedule.delay(rounds)
         centres = self.centred and delay > 0
-        self._pending = Pending(self._passes.space, rounds, delay, centres, attack.dtype, group)
+        space, group = self._passes.space, self._passes.group
+        self._pending = Pending(space, rounds, delay, centres, attack.dtype, group)
         self.progress = 0.0
         """Share of training done, in [0, 1]: set it each step if a setting follows it."""
         self.images = 0
@@ -187,22 +172,9 @@ class WeightAdversary(Continued):
         self._round = current = self._begin(images, labels, criterion, fraction, due)
         if self._is_active():
             current.copies = self.schedule.copies(current)
-        for batch, factor in current.clean_factors():
-            self._clean_pass(current, batch, factor, views)
-        if views and not current.has_clean_pass:
-            raise ValueError(
-                f"views={list(views)}: further views are a part of the clean loss, which has no "
-                f"weight in this round. Give schedule {self.schedule.name!r} a weight below 1."
-            )
-        for copy, factor in current.copy_factors():
-            self._moved_pass(current, copy, factor)
-        loss = torch.stack([term.loss for term in current.terms]).sum() * fraction
-        if not self._passes.checked:
-            refuse_reentrant(loss)
+        loss = loss_of_round(current, views)
         if loss.requires_grad:
-            loss = self._with_zeros(current, loss)
             loss.register_hook(lambda factor: setattr(current, "factor", factor.detach().float()))
-        self._passes.checked = True
         self._diagnose(current)
         return loss
 
@@ -222,9 +194,8 @@ class WeightAdversary(Continued):
             self.adversary.collect()
         kept: list[Kept] = []
         if self._is_active():
-            current.future = self._later(current)
-            with current.autocast():
-                kept = self.schedule.collect(current)
+            current.future = current.future or self._later(current.micro_batches[0].images)
+            kept = self.schedule.collect(current)
             for one in current.tapped.values() if self.schedule.takes else kept:
                 if current.fraction and one.gradient is not None:
                     self._pending.count(one)
@@ -237,6 +208,8 @@ class WeightAdversary(Continued):
 
         Without a `loss` before it, a round is left out altogether.
         """
+        if self._round is not None and self._ahead.ahead and self._is_active():
+            self._round.ascend([], later=True)  # other ranks, whose passes may wait for ours
         self.adversary.skip()
         self._end_round([])
 
@@ -297,7 +270,7 @@ class WeightAdversary(Continued):
     def _begin(
         self, images: Tensor, labels: Any, criterion: Criterion, fraction: float, due: list[Kept]
     ) -> RoundState:
-        weight = self._weight()
+        schedule, weight = self.schedule, self._weight()
         batches = self._cut(images, labels)
         if not self._passes.checked:
             criterion = checking(criterion)
@@ -307,28 +280,26 @@ class WeightAdversary(Continued):
                     "leaves nothing of its gradient. Cut it with WeightAttack(micro_batch=...), "
                     "accumulate (rounds=...), or give centred=False."
                 )
-        # Whose ascents are the only passes of their images at the weights themselves.
-        only_ascents = self._alone and (
-            self.schedule.name == "sequential"
-            or (self.schedule.name == "lookahead" and weight == 1)
-        )
+        active, ascends = self._is_active(), schedule.ascents > 0
         return RoundState(
             self._passes,
+            self.adversary,
+            self._alone,
             batches,
             criterion,
             self.progress,
             fraction,
             due,
+            self._later(images),
             self.centred,
             weight,
-            share=self.schedule.share_at(self.progress),
-            beside=self._trains_again() and any(kept.count for kept in due),
+            share=schedule.share_at(self.progress),
+            beside=schedule.keeps_images and active and any(kept.count for kept in due),
+            takes=schedule.takes and active,
+            ascends=ascends,
+            only_ascents=ascends and not schedule.takes_clean_pass(weight, self._alone),
             of_rank=self.key is None,
-            only_ascents=only_ascents,
         )
-
-    def _trains_again(self) -> bool:
-        return self.schedule.name == "recycled" and self._is_active()
 
     def _is_one_micro_batch(self, batches: list[MicroBatch]) -> bool:
         group = self._passes.group
@@ -353,95 +324,15 @@ class WeightAdversary(Continued):
             for i, start in enumerate(starts)
         ]
 
-    def _later(self, current: RoundState) -> list[MicroBatch]:
-        """Micro-batches of the images that lookahead was shown."""
+    def _later(self, images: Tensor) -> list[MicroBatch]:
+        """Micro-batches of the images that lookahead was shown, where this round's are."""
         if self._ahead.future is None:
             return []
-        images, labels = self._ahead.future
-        check_images(images)
-        check_rows(images, labels)
-        device = current.micro_batches[0].images.device
-        images = ordinary(images).to(device, non_blocking=True)
-        return self._cut(images, map_tensors(lambda t: ordinary(t).to(device), labels))
-
-    def _clean_pass(
-        self, current: RoundState, batch: MicroBatch, factor: float, views: Views | None
-    ) -> None:
-        """A micro-batch at the weights themselves, its own gradient apart."""
-        count, ascent = len(batch.images), current.ascents.get(batch.number)
-        if ascent is not None and self._alone:
-            names = list(ascent.gradients)
-            weights = [self._passes.trainable[name] for name in names]
-            current.trained += count
-            loss = GivenGradients.apply(ascent.loss, list(ascent.gradients.values()), *weights)
-            term = Term(loss * factor, ascent.loss, count, ascent.outputs, False, batch.number)
-            current.terms.append(term)
-            return
-        weights_of_pass = self._passes.aliases()
-        if self.schedule.takes and self._is_active():
-            self._tap(current, weights_of_pass, batch, factor)
-        cut = None if views is None else _cut_views(views, batch, current.micro_batches)
-        with self._once(current):
-            loss = self._passes.substitution.run(
-                weights_of_pass,
-                lambda: self.adversary.loss(
-                    batch.images, batch.labels, current.criterion, views=cut
-                ),
-            )
-        current.has_clean_pass = True
-        seen = self.adversary.diagnostics
-        current.trained += seen.images
-        current.clean_compute += seen.compute
-        term = Term(loss * factor, seen.clean_loss, count, seen.outputs, False, batch.number)
-        current.terms.append(term)
-
-    def _moved_pass(self, current: RoundState, copy: Copy, factor: float) -> None:
-        """A micro-batch at w + e."""
-        passes, count = self._passes, len(copy.images)
-        weights = passes.moved(copy.direction, self.progress)
-        number = None if copy.of is None else copy.of.number
-        taps = self.schedule.takes and copy.of is not None and number not in current.tapped
-        if taps and copy.of is not None:
-            self._tap(current, weights, copy.of, factor)
-        # A pass at the weights themselves moves the statistics, once for each image; where there
-        # is none, or the branch is one that has no other, this one does.
-        had_one = number in {term.number for term in current.terms if not term.moved}
-        had_one = had_one or number in current.ascents or self.schedule.name == "lookahead"
-        frozen = passes.branch == self.clean_branch and (copy.of is None or had_one)
-        where = route(passes.bare, [(passes.branch, count)])
-        with self._once(current), where:
-            outputs = passes.substitution.run(
-                weights, lambda: self.model(copy.images.detach()), frozen=frozen
-            )
-        loss = loss_of(current.criterion(outputs, copy.labels))
-        current.compute += count
-        current.trained += count
-        plain = map_tensors(lambda tensor: tensor.detach(), outputs)
-        current.terms.append(Term(loss * factor, loss.detach(), count, plain, True, number))
-
-    def _once(self, current: RoundState) -> AbstractContextManager[None]:
-        """Enclose each pass: DDP shares rank 0's buffers before the first of a round alone."""
-        first, current.began = not current.began, True
-        return nullcontext() if first else buffers_as_they_are(self.model)
-
-    def _tap(
-        self, current: RoundState, weights: dict[str, Tensor], batch: MicroBatch, factor: float
-    ) -> None:
-        space = self._passes.space
-        vector = space.zeros(self.attack.dtype)
-        tap(weights, space.views(vector))
-        scale = torch.full((), factor * current.fraction, device=space.device)
-        current.tapped[batch.number] = Kept(vector, len(batch.images), scale)
-
-    def _with_zeros(self, current: RoundState, loss: Tensor) -> Tensor:
-        """Branches that nothing went through get a gradient of zero, as in `Adversary`."""
-        if current.has_clean_pass or not self._routers:
-            return loss
-        present = {self._passes.branch} if any(term.moved for term in current.terms) else set()
-        if any(not term.moved for term in current.terms):
-            present.add(self.clean_branch)
-        absent = parameters_without_images(self._passes.bare, present)
-        return with_zero_gradients(loss, absent)
+        later, labels = self._ahead.future
+        check_images(later)
+        check_rows(later, labels)
+        later = ordinary(later).to(images.device, non_blocking=True)
+        return self._cut(later, map_tensors(lambda t: ordinary(t).to(images.device), labels))
 
     def _diagnose(self, current: RoundState) -> None:
         seen = self.adversary.diagnostics if current.has_clean_pass else Diagnostics()
@@ -457,15 +348,3 @@ class WeightAdversary(Continued):
             compute=current.compute + current.clean_compute,
             outputs=current.outputs(),
         )
-
-
-def _cut_views(views: Views, batch: MicroBatch, batches: list[MicroBatch]) -> Views:
-    """The part of each view that goes with a micro-batch."""
-    place, count = batches.index(batch), len(batches)
-
-    def part(images: Tensor, labels: Any) -> tuple[Tensor, Any]:
-        total = len(images)
-        start, stop = place * total // count, (place + 1) * total // count
-        return images[start:stop], rows(labels, start, stop, total)
-
-    return {name: part(images, labels) for name, (images, labels) in views.items()}

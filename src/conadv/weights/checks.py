@@ -9,7 +9,7 @@ from conadv.adversary.mixing import finds_unused, is_fully_sharded
 from conadv.branches.branches import find_routers
 from conadv.branches.wrappers import unwrap
 from conadv.weights.attack import WeightAttack
-from conadv.weights.schedules import WeightSchedule
+from conadv.weights.schedule import WeightSchedule
 
 
 def check_together(
@@ -33,11 +33,11 @@ def check_together(
             "DistributedDataParallel(find_unused_parameters=True) sees one forward of several: "
             "leave it at False. Branches without images get a gradient of zero here."
         )
-    if centred and schedule.name == "sequential" and rounds > 1:
+    if centred and schedule.ascents and not schedule.delay(rounds) and rounds > 1:
         raise ValueError(
-            f"centred=True with rounds={rounds}: sequential needs the gradients of the whole step "
-            "before its first pass at moved weights. Give loss() the whole step and cut it with "
-            "WeightAttack(micro_batch=...), or use schedule='recycled'."
+            f"centred=True with rounds={rounds}: {schedule.name} needs the gradients of the whole "
+            "step before its first pass at moved weights. Give loss() the whole step and cut it "
+            "with WeightAttack(micro_batch=...), or use schedule='recycled'."
         )
     if adversary is None:
         return

@@ -1,73 +1,24 @@
-"""One round: a loss() and its collect()."""
+"""One round, a loss() and its collect(): what its schedule sees, and what its loss is made of."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from conadv._tree import first_tensor, joined
-from conadv.adversary.round import Streams
+from conadv._tree import joined
+from conadv.adversary import Adversary
 from conadv.attack import Criterion
 from conadv.attack.forward import AutocastState, forked_rng
-from conadv.branches import route
-from conadv.weights.ascent import Ascent, gradients_of, silent
-from conadv.weights.attack import WeightAttack
+from conadv.branches.buffers import writes_buffers
+from conadv.weights.passes import Ascent, Passes
 from conadv.weights.pending import Kept, add_to, centred, is_finite, mean_of
-from conadv.weights.schedules import Copy, MicroBatch
-from conadv.weights.space import WeightSpace
-from conadv.weights.substitution import Substitution, refuse_reentrant
-
-
-@dataclass
-class Passes:
-    """A model and what it takes to run it at other weights."""
-
-    model: nn.Module
-    bare: nn.Module
-    attack: WeightAttack
-    clean_branch: str
-    branch: str
-    """Branch of passes at moved weights."""
-    streams: Streams
-    group: dist.ProcessGroup | None
-
-    def __post_init__(self) -> None:
-        self.substitution = Substitution(self.model)
-        self.space = WeightSpace(self.model, self.attack.parameters)
-        self.trainable = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.silent = silent(self.model)
-        self.checked = False
-        """Whether a pass has shown that the model can be run again."""
-
-    def aliases(self) -> dict[str, Tensor]:
-        """The weights themselves, as tensors whose gradients are of one pass alone."""
-        pairs = zip(self.space.names, self.space.parameters, strict=True)
-        return {name: p.view_as(p) for name, p in pairs}
-
-    def moved(self, direction: Tensor, progress: float) -> dict[str, Tensor]:
-        """The weights w + e."""
-        step = self.space.step(direction, self.attack.rho_at(progress), self.attack.radius)
-        moved = torch._foreach_add(self.space.parameters, step)
-        return dict(zip(self.space.names, moved, strict=True))
-
-    def ascend(
-        self, batch: MicroBatch, criterion: Criterion, names: list[str], *, frozen: bool
-    ) -> Ascent:
-        """The gradients of a micro-batch with respect to the weights of these names."""
-        weights = {name: self.trainable[name].view_as(self.trainable[name]) for name in names}
-        layout = [(self.clean_branch, len(batch.images))]
-        with torch.enable_grad(), route(self.bare, layout):
-            outputs = self.substitution.run(
-                weights, lambda: self.silent(batch.images), frozen=frozen
-            )
-        if not self.checked:
-            refuse_reentrant(first_tensor(outputs))
-        return gradients_of(outputs, batch.images, batch.labels, criterion, weights)
+from conadv.weights.schedule import Copy, MicroBatch
 
 
 @dataclass
@@ -85,70 +36,63 @@ class Term:
     """Number of the micro-batch, where it is one of the round's."""
 
 
+@dataclass(eq=False)
 class RoundState:
-    """What a schedule sees of a round (`schedules.Round`), and what its loss is made of.
+    """What a schedule sees of a round (`schedule.Round`), and what its loss is made of."""
 
-    Args:
-        passes: of the model.
-        micro_batches: at least one.
-        criterion: of the training loss.
-        progress: share of training done.
-        fraction: factor on the round's loss.
-        due: what was kept for this round.
-        centred: whether directions are a micro-batch's own part.
-        weight: of passes at moved weights; None: by the number of images.
-        share: of the micro-batches.
-        beside: the copies are earlier images, beside the round's own.
-        of_rank: ranks draw their own random numbers.
-        only_ascents: passes at the weights themselves are the schedule's ascents: they move the
-            running statistics, and give the gradient of the clean loss where it has a weight.
-    """
+    passes: Passes
+    of_images: Adversary
+    """Makes the clean part of the loss."""
+    alone: bool
+    """Whether that makes no copies of images."""
+    micro_batches: list[MicroBatch]
+    """At least one."""
+    criterion: Criterion
+    """Of the training loss."""
+    progress: float
+    fraction: float
+    """Factor on the round's loss."""
+    due: list[Kept]
+    """What was kept for this round."""
+    future: list[MicroBatch]
+    """Of the round that lookahead was shown."""
+    centred: bool
+    """Whether directions are a micro-batch's own part."""
+    weight: float | None
+    """Of passes at moved weights; None: by the number of images."""
+    share: float
+    """Of the micro-batches."""
+    beside: bool
+    """Whether the copies are earlier images, beside the round's own."""
+    takes: bool
+    """Whether the training passes give each micro-batch's own gradient."""
+    ascends: bool
+    """Whether the images' directions come from ascents."""
+    only_ascents: bool
+    """Whether passes at the weights themselves are the ascents: they move the running statistics,
+    and give the gradient of the clean loss where it has a weight."""
+    of_rank: bool
+    """Whether ranks draw their own random numbers."""
+    copies: list[Copy] = field(default_factory=list)
+    terms: list[Term] = field(default_factory=list)
+    tapped: dict[int, Kept] = field(default_factory=dict)
+    """Kept gradients by the number of their micro-batch."""
+    ascents: dict[int, Ascent] = field(default_factory=dict)
+    """Likewise."""
+    factor: Tensor | None = None
+    """What the backward began with, 0-dim: the scale of a GradScaler, say."""
+    began: bool = False
+    """Whether the model has been called, as it is wrapped."""
+    has_clean_pass: bool = False
+    compute: float = 0.0
+    """Beside that of the clean passes."""
+    clean_compute: float = 0.0
+    trained: int = 0
+    """Images, copies included."""
 
-    def __init__(
-        self,
-        passes: Passes,
-        micro_batches: list[MicroBatch],
-        criterion: Criterion,
-        progress: float,
-        fraction: float,
-        due: list[Kept],
-        centred: bool,
-        weight: float | None,
-        share: float,
-        beside: bool,
-        of_rank: bool,
-        only_ascents: bool,
-    ) -> None:
-        self.micro_batches = micro_batches
-        self.criterion = criterion
-        self.progress = progress
-        self.fraction = fraction
-        self.due = due
-        self.centred = centred
-        self.weight = weight
-        self.share = share
-        self.beside = beside
-        self.future: list[MicroBatch] = []
-        self.copies: list[Copy] = []
-        self.terms: list[Term] = []
-        self.tapped: dict[int, Kept] = {}
-        """Kept gradients by the number of their micro-batch."""
-        self.ascents: dict[int, Ascent] = {}
-        """Likewise."""
-        self.autocast = AutocastState(micro_batches[0].images.device)
-        self.factor: Tensor | None = None
-        """What the backward began with, 0-dim: the scale of a GradScaler, say."""
-        self.began = False
-        """Whether the model has been called, as it is wrapped."""
-        self.has_clean_pass = False
-        self.compute = 0.0
-        """Beside that of the clean passes."""
-        self.clean_compute = 0.0
-        self.trained = 0
-        """Images, copies included."""
-        self._passes = passes
-        self._of_rank = of_rank
-        self._only_ascents = only_ascents
+    def __post_init__(self) -> None:
+        """Remember under which autocast setting the round trains."""
+        self.autocast = AutocastState(self.micro_batches[0].images.device)
 
     # -- for the schedule ----------------------------------------------------------------------
 
@@ -157,55 +101,79 @@ class RoundState:
         """The own gradient of each micro-batch."""
         return [self.tapped[batch.number] for batch in self.micro_batches]
 
-    def ascend(self, batches: list[MicroBatch]) -> list[Kept]:
-        """Gradients of these micro-batches at the present weights."""
-        passes, space = self._passes, self._passes.space
-        later = self.factor is not None  # after the backward: of images that come later
-        mixes = self._only_ascents and not later and self.weight != 1
-        names = list(passes.trainable) if mixes else space.names
-        found = []
-        for batch in batches:
-            # The caller's random stream is not to know of passes that are none of its own.
-            with self._stream(batch, 2) if later else nullcontext():
-                frozen = not self._only_ascents
-                ascent = passes.ascend(batch, self.criterion, names, frozen=frozen)
-            self.compute += len(batch.images)
-            vector = space.vector(
-                [ascent.gradients[name] for name in space.names],
-                passes.attack.dtype if later else torch.float32,
-            )
-            kept = Kept(vector, len(batch.images), torch.ones((), device=space.device))
-            if not later:
-                self.ascents[batch.number] = ascent
-                # An overflow is no direction.
-                kept.gradient = torch.where(is_finite(kept), vector, 0.0)
-            found.append(kept)
+    def ascend(self, batches: list[MicroBatch], *, later: bool = False) -> list[Kept]:
+        """Gradients of these micro-batches, or those of a later round, at the present weights."""
+        mixes = self.only_ascents and not later and self.weight != 1
+        names = list(self.passes.trainable) if mixes else self.passes.space.names
+        [idle] = self.passes.in_step.missing(len(batches))
+        # Weights that are cast on another stream are not for the training pass to find.
+        cache = False if self.passes.streams.is_beside(self.passes.space.device) else None
+        with self.autocast(cache) if later else nullcontext():
+            found = [self._ascend(batch, names, later) for batch in batches]
+            for _ in range(idle):
+                self.aside(lambda batch: self._pass(batch, names, frozen=True))
         return found
+
+    def _ascend(self, batch: MicroBatch, names: list[str], later: bool) -> Kept:
+        space = self.passes.space
+        # The caller's random stream is not to know of passes that are none of its own.
+        with self._stream(batch, 2) if later else nullcontext():
+            ascent = self._pass(batch, names, frozen=not self.only_ascents)
+        vector = space.vector(
+            [ascent.gradients[name] for name in space.names],
+            self.passes.attack.dtype if later else torch.float32,
+        )
+        kept = Kept(vector, len(batch.images), torch.ones((), device=space.device))
+        if not later:
+            self.ascents[batch.number] = ascent
+            # An overflow is no direction.
+            kept.gradient = torch.where(is_finite(kept), vector, 0.0)
+        return kept
+
+    def _pass(self, batch: MicroBatch, names: list[str], *, frozen: bool) -> Ascent:
+        self.compute += len(batch.images)
+        return self.passes.ascend(batch.images, batch.labels, self.criterion, names, frozen=frozen)
 
     def own_parts(self) -> list[Kept]:
         """The gradients of all micro-batches, without their mean over all ranks."""
-        found, total = self.ascend(self.micro_batches), self._passes.space.total()
+        found, total = self.ascend(self.micro_batches), self.passes.space.total()
         if self.fraction:
             for kept in found:
                 add_to(total, kept)
-        if self._passes.group is not None:
-            dist.all_reduce(total, group=self._passes.group)
+        if self.passes.group is not None:
+            dist.all_reduce(total, group=self.passes.group)
         mean = mean_of(total)
         return [Kept(centred(kept, mean), kept.count) for kept in found]
 
     def noise(self, batch: MicroBatch) -> Tensor:
         """A normal random vector: its direction in every layer is uniform."""
-        space = self._passes.space
+        space = self.passes.space
         return torch.randn(space.size, generator=self._generator(batch, 1), device=space.device)
 
-    def _generator(self, batch: MicroBatch, draw: int) -> torch.Generator:
-        device, of_rank = self._passes.space.device, self._of_rank
-        return self._passes.streams.generator(batch.number, draw, device, of_rank=of_rank)
+    def side_stream(self) -> torch.cuda.Stream | None:
+        """The stream for ascents beside the training pass, or None on a CPU.
 
-    def _stream(self, batch: MicroBatch, draw: int) -> Any:
+        None too where both passes would write to buffers, or wait for other ranks.
+        """
+        passes = self.passes
+        moves = self.only_ascents and next(passes.bare.buffers(), None) is not None
+        if moves or writes_buffers(passes.bare) or passes.in_step.needed:
+            return None
+        return passes.streams.side(passes.space.device)
+
+    def _generator(self, batch: MicroBatch, draw: int) -> torch.Generator:
+        device, of_rank = self.passes.space.device, self.of_rank
+        return self.passes.streams.generator(batch.number, draw, device, of_rank=of_rank)
+
+    def _stream(self, batch: MicroBatch, draw: int) -> AbstractContextManager[None]:
         return forked_rng(self._generator(batch, draw))
 
     # -- for the adversary ---------------------------------------------------------------------
+
+    def aside(self, run: Callable[[MicroBatch], object]) -> None:
+        """Run a pass over the first micro-batch that only other ranks are to know of."""
+        with self._stream(self.micro_batches[0], 3):
+            run(self.micro_batches[0])
 
     def clean_factors(self) -> list[tuple[MicroBatch, float]]:
         """The clean part of the loss: its micro-batches and their weight in the total."""

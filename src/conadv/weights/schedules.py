@@ -3,150 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import replace
+from typing import ClassVar, Literal
 
-from torch import Tensor
+import torch
 
-from conadv.schedules.base import Scheduled, own_labels, value_at
+from conadv.schedules.base import Scheduled, own_labels
 from conadv.weights.pending import Kept
-
-
-@dataclass
-class MicroBatch:
-    """Images that have a perturbation of their own."""
-
-    number: int
-    """In the run."""
-    images: Tensor
-    labels: Any
-
-
-@dataclass
-class Copy:
-    """A pass at moved weights."""
-
-    images: Tensor
-    labels: Any
-    direction: Tensor
-    """A vector of the space, of any length."""
-    of: MicroBatch | None = None
-    """The round's micro-batch whose clean loss it shares the weight with; None: its own."""
-
-
-class Round(Protocol):
-    """What a schedule sees of one round."""
-
-    progress: float
-    micro_batches: list[MicroBatch]
-    due: list[Kept]
-    """What was kept for this round."""
-    future: list[MicroBatch]
-    """After the backward: the micro-batches of tau steps later."""
-
-    centred: bool
-    """Whether directions are a micro-batch's own part."""
-
-    def ascend(self, batches: list[MicroBatch]) -> list[Kept]:
-        """Gradients of these micro-batches at the present weights: a pass of 3F for each."""
-        ...
-
-    def own_parts(self) -> list[Kept]:
-        """The same of all micro-batches of the round, which is a step, without their mean."""
-        ...
-
-    def noise(self, batch: MicroBatch) -> Tensor:
-        """A random direction."""
-        ...
-
-    @property
-    def taken(self) -> list[Kept]:
-        """After the backward: each micro-batch's own gradient, where `takes` asked for it."""
-        ...
-
-
-class WeightSchedule:
-    """Base of the schedules; also the plainest one of them: weights stay.
-
-    Args:
-        share: share of the micro-batches that get a pass at moved weights, in [0, 1], or a
-            function of progress. They are spread evenly.
-        weight: of such a pass's loss beside the clean one, in [0, 1], or a function of progress;
-            None: the schedule's own.
-    """
-
-    name: ClassVar[str] = "none"
-    centred: ClassVar[bool] = False
-    """Whether directions are centred by default."""
-    takes: ClassVar[bool] = False
-    """Whether the training pass shall also give each micro-batch's own gradient."""
-    keeps_images: ClassVar[bool] = False
-    """Whether the images wait beside their gradient."""
-    ascents: ClassVar[int] = 0
-    """Passes that a direction costs."""
-    default_weight: ClassVar[float | None] = 1.0
-
-    def __init__(self, share: Scheduled = 1.0, weight: Scheduled | None = None) -> None:
-        self.share = share
-        self.weight = weight
-        for progress in (0.0, 0.5, 1.0):
-            self.share_at(progress)
-            self.weight_at(progress)
-
-    def delay(self, rounds: int) -> int:
-        """How many rounds a gradient waits."""
-        return 0
-
-    def reads_ahead(self, rounds: int) -> int:
-        """How many rounds ahead the schedule must see images."""
-        return 0
-
-    def share_at(self, progress: float) -> float:
-        """Share of the micro-batches at this point of training."""
-        return value_at(self.share, progress, "share")
-
-    def weight_at(self, progress: float) -> float | None:
-        """Weight of the passes at moved weights; None: by the number of images."""
-        if self.weight is None:
-            return self.default_weight
-        return value_at(self.weight, progress, "weight")
-
-    def active(self, progress: float) -> bool:
-        """False where share or weight is zero: then nothing is made and nothing costs."""
-        return self.share_at(progress) > 0 and self.weight_at(progress) != 0
-
-    def passes(self, progress: float, *, alone: bool = True) -> float:
-        """Forward and backward passes of a step for each of its fresh images.
-
-        Args:
-            progress: share of training done.
-            alone: whether no adversary of images makes the clean part.
-        """
-        share = self.share_at(progress) if self.active(progress) else 0.0
-        weight = self.weight_at(progress)
-        clean = 1.0 if self.takes_clean_pass(weight, alone) else 1.0 - share
-        return clean + share * (1.0 + self.ascents)
-
-    def takes_clean_pass(self, weight: float | None, alone: bool) -> bool:
-        """Whether micro-batches with a pass at moved weights have a clean one of their own too."""
-        return not alone or weight != 1
-
-    def chosen(self, batch: MicroBatch, progress: float) -> bool:
-        """Whether this micro-batch is one of the share."""
-        share, number = self.share_at(progress), batch.number
-        return math.floor((number + 1) * share + 1e-6) > math.floor(number * share + 1e-6)
-
-    def fresh_images(self, total: int) -> int:
-        """How many fresh images a loader should give for a budget of `total` images per step."""
-        return total
-
-    def copies(self, current: Round) -> list[Copy]:
-        """Passes at moved weights of this round. Called before the forward; keeps nothing."""
-        return []
-
-    def collect(self, current: Round) -> list[Kept]:
-        """What is kept for a later round. Called after the backward, before the update."""
-        return []
+from conadv.weights.schedule import Copy, MicroBatch, Round, WeightSchedule
 
 
 class Sequential(WeightSchedule):
@@ -284,10 +148,15 @@ class Lookahead(WeightSchedule):
     gradient in sequence. Images come from `WeightAdversary.batches` or `peek`; a round whose
     images were not seen before trains at the weights themselves.
 
+    On a CUDA device the ascent runs on a stream of its own beside the training pass, where the
+    images to come were shown before `loss`. Not so where it moves running statistics, which at
+    weight 1 it does for the training pass: two streams would write to them.
+
     Args:
         tau: staleness in optimizer steps, 1 or more.
         share: of the micro-batches.
         weight: beside a clean pass; at 1, the default, there is none.
+        stream: on a CUDA device, ascend on a second stream.
     """
 
     name: ClassVar[str] = "lookahead"
@@ -295,7 +164,11 @@ class Lookahead(WeightSchedule):
     ascents: ClassVar[int] = 1
 
     def __init__(
-        self, tau: int = 1, share: Scheduled = 1.0, weight: Scheduled | None = None
+        self,
+        tau: int = 1,
+        share: Scheduled = 1.0,
+        weight: Scheduled | None = None,
+        stream: bool = True,
     ) -> None:
         if isinstance(tau, bool) or not isinstance(tau, int) or tau < 1:
             raise ValueError(
@@ -303,6 +176,8 @@ class Lookahead(WeightSchedule):
             )
         super().__init__(share, weight)
         self.tau = tau
+        self.stream = stream
+        self._early: tuple[Round, list[Kept], torch.cuda.Event] | None = None
 
     def delay(self, rounds: int) -> int:
         """`tau` steps."""
@@ -314,6 +189,13 @@ class Lookahead(WeightSchedule):
 
     def copies(self, current: Round) -> list[Copy]:
         """Today's micro-batches along their own old gradients."""
+        self._early = None  # of a round that was never collected
+        side = current.side_stream() if self.stream and current.future else None
+        if side is not None:
+            # Both passes read the weights of this step; neither waits for the other.
+            side.wait_stream(torch.cuda.current_stream(current.micro_batches[0].images.device))
+            with torch.cuda.stream(side):
+                self._early = (current, self._ascend(current), side.record_event())
         if current.due and len(current.due) != len(current.micro_batches):
             raise RuntimeError(
                 f"{len(current.due)} micro-batches were looked at for this round, which has "
@@ -324,8 +206,22 @@ class Lookahead(WeightSchedule):
 
     def collect(self, current: Round) -> list[Kept]:
         """Gradients of the later images at these weights."""
+        early, self._early = self._early, None
+        if early is None or early[0] is not current:
+            return self._ascend(current)
+        _, made, event = early
+        stream = torch.cuda.current_stream(current.micro_batches[0].images.device)
+        stream.wait_event(event)
+        for kept in made:
+            for tensor in (kept.gradient, kept.scale):
+                if tensor is not None:  # its memory must outlive this stream's reads
+                    tensor.record_stream(stream)
+        return made
+
+    def _ascend(self, current: Round) -> list[Kept]:
         chosen = [b for b in current.future if self.chosen(b, current.progress)]
-        made = dict(zip((b.number for b in chosen), current.ascend(chosen), strict=True))
+        found = current.ascend(chosen, later=True)
+        made = dict(zip((b.number for b in chosen), found, strict=True))
         return [made.get(b.number, _unchosen(b)) for b in current.future]
 
 

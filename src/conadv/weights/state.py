@@ -7,9 +7,10 @@ from typing import Any
 
 from conadv.adversary import Adversary
 from conadv.adversary.read_ahead import ReadAhead
+from conadv.weights.passes import Passes
 from conadv.weights.pending import Pending
-from conadv.weights.round import Passes, RoundState
-from conadv.weights.schedules import WeightSchedule
+from conadv.weights.round import RoundState
+from conadv.weights.schedule import WeightSchedule
 
 
 class Continued:

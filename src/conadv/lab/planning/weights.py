@@ -8,7 +8,6 @@ from conadv.lab.planning.job import Dealt, Method
 from conadv.lab.planning.network import Network
 from conadv.schedules import Work
 from conadv.weights import WeightSchedule
-from conadv.weights.memory import kept_bytes
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class WeightMethod(Method):
     def pending(self, network: Network, dealt: Dealt) -> float:
         """Bytes that wait for later steps: gradients, and images to be trained on again."""
         images = 4.0 * network.values * self.fresh * dealt.micro_batch
-        return kept_bytes(self.weights, network.matrices, dealt.rounds, images=images)
+        return self.weights.kept_bytes(network.matrices, dealt.rounds, images=images)
 
     def beside_weights(self, network: Network) -> float:
         """Bytes of the moved weights, until the backward pass is over."""

@@ -18,7 +18,6 @@ from conadv.trainer.recipe import Recipe, piecewise
 from conadv.trainer.run.device import choose_precision, resolve_device
 from conadv.trainer.run.environment import processor_name
 from conadv.trainer.update import learning_rate_factor
-from conadv.weights.memory import kept_bytes
 from conadv.weights.space import WeightSpace
 
 CPU_IMAGES = 8
@@ -184,8 +183,7 @@ def _kept_gradients(recipe: Recipe, found: MeasuredStep, own_steps: int) -> floa
     if not isinstance(found.built.adversary, conadv.WeightAdversary):
         return 0.0
     adversary = found.built.adversary
-    return kept_bytes(
-        adversary.schedule,
+    return adversary.schedule.kept_bytes(
         WeightSpace(found.built.trainer.model, adversary.attack.parameters).size,
         own_steps,
         images=4 * math.prod(images_of(recipe)[0]) * recipe.fresh_per_micro_batch,
