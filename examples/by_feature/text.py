@@ -1,22 +1,22 @@
-"""Text: copies of a sentence's embeddings, in a network of one's own.
+"""Text: copies of a sentence's embeddings.
 
     python examples/by_feature/text.py
 
-The images of `mix` are perturbations, zeros to begin with; the tokens travel with the labels.
-`conadv.integrations.transformers` does this for models of Hugging Face.
+`at` names the layer whose output is perturbed; the table goes on training.
 """
 
 import torch
-from base import criterion
+from base import criterion, report
 from torch import nn
 
 import conadv
 
 WORDS, WIDTH, LENGTH = 50, 16, 8
+ATTACK = conadv.Attack(epsilon=0.05, norm="l2", per="token", at="table")
 
 
 class Sentences(nn.Module):
-    """Is the first word among the words that follow? Tokens and a perturbation to logits."""
+    """Is the first word among the words that follow?"""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,8 +24,8 @@ class Sentences(nn.Module):
         self.layer = nn.TransformerEncoderLayer(WIDTH, 2, 32, dropout=0.0, batch_first=True)
         self.head = nn.Linear(WIDTH, 2)
 
-    def forward(self, tokens: torch.Tensor, perturbation: torch.Tensor) -> torch.Tensor:  # +
-        return self.head(self.layer(self.table(tokens) + perturbation)[:, 0])  # +
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.table(tokens))[:, 0])
 
 
 def sentences(count: int = 12, size: int = 32) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -39,21 +39,16 @@ def sentences(count: int = 12, size: int = 32) -> list[tuple[torch.Tensor, torch
 
 def main() -> None:
     torch.manual_seed(0)
-    model = conadv.split_norms(Sentences(), layer_norm=True)
-    attack = conadv.Attack(epsilon=0.05, norm="l2", pixel_range=None)  # +
-    adversary = conadv.Adversary(model, attack)
+    model = conadv.split_norms(Sentences(), layer_norm=True)  # +
+    adversary = conadv.Adversary(model, ATTACK)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for tokens, labels in sentences():
-        nothing = torch.zeros(*tokens.shape, WIDTH)  # +
-        mixed = adversary.mix(nothing, {"tokens": tokens, "labels": labels})  # +
-        logits = model(mixed.labels["tokens"], mixed.images)  # +
-        loss = criterion(logits, mixed.labels["labels"])
+    for tokens, labels in sentences():  # +
+        loss = adversary.loss(tokens, labels, criterion)  # +
         loss.backward()
         adversary.collect()
         optimizer.step()
         optimizer.zero_grad()
-    size = adversary.preview[1].flatten(1).norm(dim=1).mean()  # type: ignore[index]
-    print(f"loss {loss.item():.3f}, copies moved by {size:.3f}")
+    report(adversary)
 
 
 if __name__ == "__main__":

@@ -9,73 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
 
 import conadv
 from support.nets import conv_net, images
+from support.text import ATTACK, CLASSES, LENGTH, WIDTH, WORDS, batches, pending, text, train
 
-WORDS, WIDTH, CLASSES, LENGTH = 11, 6, 5, 4
-ATTACK = conadv.Attack(0.1, at="table")
 SCHEDULES = ("sequential", "recycled", "noise")
-
-
-class Text(nn.Module):
-    """Mean pooling; its padding counts, unless a mask is given."""
-
-    def __init__(self, checkpointed: bool = False) -> None:
-        super().__init__()
-        self.table = nn.Embedding(WORDS, WIDTH)
-        self.inner = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh())
-        self.head = nn.Linear(WIDTH, CLASSES)
-        self.checkpointed = checkpointed
-
-    def features(self, tokens: Tensor) -> Tensor:
-        return self.inner(self.table(tokens))
-
-    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        if self.checkpointed:
-            found = checkpoint(self.features, tokens, use_reentrant=False)
-        else:
-            found = self.features(tokens)
-        if attention_mask is None:
-            return self.head(found.mean(1))
-        mask = attention_mask[..., None].to(found.dtype)
-        return self.head((found * mask).sum(1) / mask.sum(1))
-
-
-def text(**options: Any) -> Text:
-    torch.manual_seed(0)
-    return Text(**options)
-
-
-def batches(lengths: tuple[int, ...] = (LENGTH,) * 3, size: int = 3) -> list[tuple[dict, Tensor]]:
-    """Dicts of inputs, each row masked from a place of its own, and labels."""
-    generator = torch.Generator().manual_seed(1)
-    found = []
-    for length in lengths:
-        tokens = torch.randint(WORDS, (size, length), generator=generator)
-        mask = (torch.arange(length) < torch.arange(2, 2 + size)[:, None]).long()
-        labels = torch.randint(CLASSES, (size,), generator=generator)
-        found.append(({"tokens": tokens, "attention_mask": mask}, labels))
-    return found
-
-
-def train(model: nn.Module, data: Any, schedule: Any, attack: Any = ATTACK, **options: Any) -> Any:
-    """The adversary after a step for each batch."""
-    adversary = conadv.Adversary(model, attack, schedule, **options)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    for inputs, labels in data:
-        adversary.loss(inputs, labels, cross_entropy).backward()
-        if not adversary.auto_collect:
-            adversary.collect()
-        optimizer.step()
-        optimizer.zero_grad()
-    return adversary
-
-
-def pending(adversary: conadv.Adversary) -> dict:
-    [found] = adversary.schedule.state_dict()["pending"]
-    return found
 
 
 # -- the oracle: what comes after the layer, given what the layer gives ------------------------
@@ -225,6 +164,18 @@ def test_by_itself_checkpointed_and_mixed_are_the_same(schedule: str) -> None:
     for model in (collected, recomputed, mixed):
         torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-6)
         assert not model.table._forward_hooks
+
+
+@pytest.mark.parametrize("schedule", ["sequential", "recycled"])
+def test_fp16_with_a_scaler_perturbs_as_fp32_does(schedule: str) -> None:
+    made = []
+    for dtype in (None, torch.float16):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, enabled=dtype is not None)
+        adversary = train(text(), batches(), schedule, dtype=dtype, scaler=scaler)
+        assert adversary.preview is not None
+        made.append(adversary.preview[1])
+    assert made[1].dtype == torch.float32
+    assert (made[0] == made[1]).float().mean() > 0.95
 
 
 def test_a_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:

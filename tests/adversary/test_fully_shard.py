@@ -5,7 +5,7 @@ import torch
 
 from conadv.adversary.round import Streams
 from support import fully_sharded as support
-from support import gloo
+from support import gloo, text, text_ranks
 from support.loops import SCHEDULES
 
 pytestmark = pytest.mark.slow  # starting the ranks takes seconds
@@ -36,6 +36,23 @@ def test_trains_as_one_process_with_the_whole_batch(ranks, schedule: str, optimi
     expected = support.train(support.global_batches(), schedule, None, lars=optimizer == "lars")
     for found in gloo.of_case(ranks, optimizer, schedule):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["loss", "mix"])
+@every_schedule
+def test_rounds_are_collected_by_their_backward(ranks, schedule: str, how: str) -> None:
+    found = gloo.of_case(ranks, "by itself", schedule, how)
+    expected = gloo.of_case(ranks, "compared", schedule, "joint")
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left, right["fully_shard"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", text_ranks.SCHEDULES)
+def test_perturbed_embeddings_train_as_in_one_process(ranks, schedule: str) -> None:
+    model = text.text()
+    text.train(model, text_ranks.global_batches(), schedule)
+    for found in gloo.of_case(ranks, "text", schedule):
+        torch.testing.assert_close(found, model.state_dict(), rtol=1e-5, atol=1e-6)
 
 
 def test_ranks_of_which_one_has_no_copies_do_not_wait_for_each_other(ranks) -> None:

@@ -66,3 +66,22 @@ def test_a_criterion_without_one_number_is_refused(found: Any) -> None:
     adversary = conadv.Adversary(conadv.split_norms(conv_net()), ATTACK, "recycled")
     with pytest.raises(ValueError, match="by itself, as .loss, logs. or in a dict as 'loss'"):
         adversary.loss(images(4), torch.arange(4), lambda outputs, labels: found)
+
+
+@pytest.mark.parametrize("inputs", [{"images": images(4)}, (images(4), torch.ones(4))])
+def test_several_inputs_are_refused_with_what_to_do(inputs: Any) -> None:
+    adversary = conadv.Adversary(conadv.split_norms(conv_net()), ATTACK, "recycled")
+    with pytest.raises(ValueError, match="go with Attack.at='layer'.* adversary.mix.images, "):
+        adversary.loss(inputs, torch.arange(4), cross_entropy)
+
+
+def test_other_inputs_travel_with_the_labels() -> None:
+    """Each row keeps the input that it came with, through the copies too."""
+    adversary = conadv.Adversary(conadv.split_norms(conv_net()), ATTACK, "recycled")
+    for number in range(2):
+        places = torch.arange(4) + 4.0 * number
+        mixed = adversary.mix(images(4), {"place": places, "labels": torch.arange(4)})
+        outputs = adversary.model(mixed.images)
+        cross_entropy(outputs, mixed.labels["labels"]).backward()
+        adversary.collect()
+    assert mixed.labels["place"].tolist() == [4.0, 5.0, 6.0, 7.0, 0.0, 1.0, 2.0, 3.0]

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import conadv
 from conadv.optim import LARS, param_groups
+from support import text, text_ranks
 from support.gloo import Name
 from support.loops import ATTACK, SCHEDULES, batches, cross_entropy, network, sgd
 
@@ -107,6 +108,32 @@ def accumulate(rank: int, schedule: str, wrap: Callable[[Any], nn.Module]) -> We
     return whole(model)
 
 
+def by_itself(rank: int, schedule: str, how: str) -> Weights:
+    """Collected at the end of the backward, the batch mixed by the adversary or not."""
+    model = sharded(network())
+    adversary = conadv.Adversary(model, ATTACK, SCHEDULES[schedule](), auto_collect=True)
+    optimizer = sgd(model)
+    for images, labels in adversary.batches(part_of(rank)):
+        if how == "mix":
+            mixed = adversary.mix(images, labels, cross_entropy)
+            cross_entropy(model(mixed.images), mixed.labels).backward()
+        else:
+            adversary.loss(images, labels, cross_entropy).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return whole(model)
+
+
+def of_text(rank: int, schedule: str) -> Weights:
+    """Embeddings are perturbed, the table being sharded on its own."""
+    model = text.text()
+    for layer in (model.table, model.inner):
+        fully_shard(layer)
+    fully_shard(model)
+    text.train(model, text_ranks.part_of(rank), schedule)
+    return whole(model)
+
+
 def skip_on_one_rank(rank: int) -> dict[str, Any]:
     """A rank that leaves a round out has no copies in the next; the other one has."""
     model = sharded(network())
@@ -149,6 +176,10 @@ def cases(world: int) -> dict[Name, Callable[[int], Any]]:
             "fully_shard": accumulate(r, s, sharded),
             "ddp": accumulate(r, s, in_ddp),
         }
+        for how in ("loss", "mix"):
+            found["by itself", schedule, how] = lambda r, a=(schedule, how): by_itself(r, *a)
+    for schedule in text_ranks.SCHEDULES:
+        found["text", schedule] = lambda r, s=schedule: of_text(r, s)
     for schedule in EVERY_RANK_ALIKE:
         found["alone", schedule] = lambda r, s=schedule: train(part_of(r), s, sharded)
         found["lars", schedule] = lambda r, s=schedule: train(part_of(r), s, sharded, lars=True)

@@ -33,6 +33,26 @@ class Module(LightningModule):
         return sgd(self.network)
 
 
+class OwnLoss(Module):
+    """Knows nothing of copies; under manual optimisation it accumulates where asked to."""
+
+    def __init__(self, schedule: str = "recycled", accumulation: int | None = None) -> None:
+        super().__init__(schedule)
+        self.automatic_optimization = accumulation is None
+        self.accumulation = accumulation
+
+    def training_step(self, batch: Any, number: int) -> Tensor | None:
+        images, labels = batch.values() if isinstance(batch, dict) else batch
+        loss = cross_entropy(self.network(images), labels)
+        if self.accumulation is None:
+            return loss
+        self.manual_backward(loss / self.accumulation)
+        if (number + 1) % self.accumulation == 0:
+            self.optimizers().step()
+            self.optimizers().zero_grad()
+        return None
+
+
 class ByHand(Module):
     """Manual optimisation, with accumulation where asked for."""
 
@@ -60,6 +80,7 @@ def fit(
     epochs: int = 1,
     ranks: int = 1,
     resume: Path | None = None,
+    mix: bool | str = False,
 ) -> Trainer:
     trainer = Trainer(
         accelerator="cpu",
@@ -69,7 +90,7 @@ def fit(
         accumulate_grad_batches=accumulation,
         gradient_clip_val=clip,
         max_epochs=epochs,
-        callbacks=[ConAdv()],
+        callbacks=[ConAdv(mix=mix, criterion=cross_entropy)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -89,18 +110,28 @@ def train(micro_batches: list[tuple[Tensor, Tensor]], **options: Any) -> dict[st
     return outcome(module.network, module.adversary)
 
 
+def train_mixed(
+    micro_batches: list[Any], accumulate_by_hand: int | None = None, **options: Any
+) -> dict[str, Any]:
+    module = OwnLoss(options.pop("schedule", "recycled"), accumulate_by_hand)
+    fit(module, micro_batches, **{"mix": True, **options})
+    return outcome(module.network, module.adversary)
+
+
 def train_by_hand(micro_batches: list[tuple[Tensor, Tensor]], **options: Any) -> dict[str, Any]:
     module = ByHand(options.pop("accumulation", 1))
     fit(module, micro_batches, **options)
     return outcome(module.network, module.adversary)
 
 
-def resume(micro_batches: list[Any], folder: Path, ranks: int = 1) -> dict[str, Any]:
+def resume(
+    micro_batches: list[Any], folder: Path, make: type[Module] = Module, **options: Any
+) -> dict[str, Any]:
     """One epoch, a checkpoint, a second epoch in objects of their own."""
-    trainer = fit(Module(), micro_batches, ranks=ranks)
+    trainer = fit(make(), micro_batches, **options)
     trainer.save_checkpoint(folder / "half.ckpt")
-    module = Module()
-    fit(module, micro_batches, epochs=2, ranks=ranks, resume=folder / "half.ckpt")
+    module = make()
+    fit(module, micro_batches, epochs=2, resume=folder / "half.ckpt", **options)
     return outcome(module.network, module.adversary)
 
 
@@ -180,6 +211,9 @@ def cases(world: int) -> dict[tuple[str, ...], Any]:
         ("trainer",): lambda rank: case(rank, train),
         ("trainer, accumulation",): lambda rank: case(rank, train, accumulation=2),
         ("trainer, resume",): lambda rank: case(rank, resume, epochs=2),
+        ("mixed",): lambda rank: case(rank, train_mixed),
+        ("mixed, accumulation",): lambda rank: case(rank, train_mixed, accumulation=2),
+        ("mixed, bf16",): lambda rank: case(rank, train_mixed, bf16=True),
         ("fabric",): lambda rank: case(rank, fabric_train),
         ("fabric, bf16",): lambda rank: case(rank, fabric_train, bf16=True),
         ("fabric, accumulation",): lambda rank: case(rank, fabric_train, accumulation=2),

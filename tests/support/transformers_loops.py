@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     ResNetConfig,
     ResNetForImageClassification,
     TrainingArguments,
@@ -47,6 +51,26 @@ def bert() -> nn.Module:
         attention_probs_dropout_prob=0.0,
     )
     return BertForSequenceClassification(config)
+
+
+def gpt2() -> nn.Module:
+    torch.manual_seed(3)
+    config = GPT2Config(vocab_size=WORDS, n_positions=LENGTH, n_embd=WIDTH, n_layer=1, n_head=2)
+    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        setattr(config, name, 0.0)
+    return GPT2LMHeadModel(config)
+
+
+def llama() -> nn.Module:
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=WORDS,
+        hidden_size=WIDTH,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    return LlamaForCausalLM(config)
 
 
 def criterion(outputs: Any, labels: Tensor) -> Tensor:
@@ -130,22 +154,22 @@ def resume(folder: Path, ranks: int = 1) -> dict[str, Any]:
     return outcome(model, run.adversary)
 
 
-def train_text(folder: Path) -> tuple[nn.Module, conadv.Adversary]:
+def train_text(folder: Path, attack: conadv.Attack) -> tuple[nn.Module, conadv.Adversary]:
     model = bert()
     optimizer = LAMB(param_groups(model, weight_decay=0.01), lr=0.01)
-    run = trainer(model, texts(STEPS * SIZE), folder, optimizer=optimizer, attack=TEXT_ATTACK)
+    run = trainer(model, texts(STEPS * SIZE), folder, optimizer=optimizer, attack=attack)
     run.train()
     assert run.adversary is not None
     return model, run.adversary
 
 
-def plain_text() -> tuple[nn.Module, Tensor]:
+def plain_text(attack: conadv.Attack) -> tuple[nn.Module, Tensor]:
     """The same by hand, without conadv but for the optimizer: the model and the last copies."""
     model = bert()
     optimizer = LAMB(param_groups(model, weight_decay=0.01), lr=0.01)
     samples, copies = texts(STEPS * SIZE), None
-    for step in range(STEPS):
-        rows = samples[step * SIZE : (step + 1) * SIZE]
+    for start in range(0, STEPS * SIZE, SIZE):
+        rows = samples[start : start + SIZE]
         batch = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
         own = torch.zeros(SIZE, LENGTH, WIDTH, requires_grad=True)
         delta, mixed = own, batch
@@ -156,7 +180,10 @@ def plain_text() -> tuple[nn.Module, Tensor]:
         outputs = model(inputs_embeds=embeddings, attention_mask=mixed["attention_mask"])
         criterion(outputs, mixed["labels"]).backward()
         assert own.grad is not None
-        copies = TEXT_ATTACK.epsilon * own.grad.sign(), batch
+        step = own.grad.sign()
+        if attack.norm == "l2":  # of each token; one that is masked has no gradient
+            step = own.grad / own.grad.norm(dim=-1, keepdim=True).clamp(min=1e-20)
+        copies = attack.epsilon * step, batch
         optimizer.step()
         optimizer.zero_grad()
     assert copies is not None

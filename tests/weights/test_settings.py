@@ -399,6 +399,11 @@ def test_what_does_not_go_together() -> None:
     collected = conadv.Adversary(model, IMAGE_ATTACK, auto_collect=True)
     with pytest.raises(ValueError, match="auto_collect=True"):
         make(WeightAttack(), adversary=collected)
+    with pytest.raises(ValueError, match="in which the images' own loss cannot stay whole"):
+        make(WeightAttack(), adversary=conadv.Adversary(model, IMAGE_ATTACK, loss="sum"))
+    of_layer = conadv.Adversary(model, conadv.Attack(0.1, at="0"))
+    with pytest.raises(ValueError, match="perturbs the layer '0'"):
+        make(WeightAttack(), adversary=of_layer)
     with pytest.raises(ValueError, match="centred=True with rounds=2"):
         make(WeightAttack(centred=True), "sequential", rounds=2)
     with pytest.raises(ValueError, match="the only micro-batch of a step"):

@@ -121,7 +121,8 @@ class Adversary(Rounds):
         self._routers = find_routers(self._bare.module)
         check_model(self._bare.module)
         self.schedule = resolve_schedule(schedule)
-        self._sums = loss == "sum"
+        self.sums = loss == "sum"
+        """Whether `loss` adds the copies' mean loss to the images' own."""
         names = self._routers[0].branches if self._routers else ("clean",)
         self.clean_branch = clean_branch or names[0]
         self.adversarial_branch = adversarial_branch
@@ -269,7 +270,7 @@ class Adversary(Rounds):
         else:
             outputs = forward_separate(self.model, parts, self._routers)
         weights = weights_of(parts, self.schedule.weight_at(self.progress))
-        weights = as_sum(weights) if self._sums else weights
+        weights = as_sum(weights) if self.sums else weights
         loss, current.losses = mean_loss(parts, outputs, weights, current.criterion)
         absent = self._without_images(parts)
         if finds_unused(self.model):
@@ -330,7 +331,7 @@ class Adversary(Rounds):
                 "mix() gives rows for a loss that is the mean over all of them: with a schedule "
                 "that has a weight, use loss(images, labels, criterion), or leave weight at None."
             )
-        if self._sums:
+        if self.sums:
             raise ValueError("mix() gives rows for a loss that is their mean: use loss='mean'.")
         current = self._begin(images, labels, criterion or no_criterion, views, mask)
         parts = current.parts

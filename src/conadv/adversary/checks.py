@@ -92,7 +92,8 @@ def check_leaves(images: Tensor) -> None:
     if images.requires_grad:
         raise ValueError(
             "The images require grad: they are detached here, so whatever made them would never "
-            "learn. Put it into the model, or hand over images.detach() if it is not to learn."
+            "learn. Put it into the model, or hand over images.detach() if it is not to learn; "
+            "or are they of mix(), whose batch is for the model, not for loss()?"
         )
 
 

@@ -17,6 +17,13 @@ OUTSIDE_SHARE = 0.2
 
 def check_images(images: Tensor) -> None:
     """Raise ValueError unless `images` is a non-empty floating-point batch."""
+    if isinstance(images, Mapping | tuple | list):
+        raise ValueError(
+            f"images are a {type(images).__name__}: several inputs go with Attack(at='layer'), "
+            "which perturbs what that layer gives. Where the pixels of one of them are to be "
+            "perturbed, give that one here and the others beside the labels: adversary.mix(images, "
+            "{'others': others, 'labels': labels}) has the rows of all."
+        )
     if not isinstance(images, Tensor) or not images.is_floating_point():
         given = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from functools import wraps
 from typing import Any
 
 from torch import Tensor, nn, optim
 
 from conadv.adversary import Adversary
-from conadv.attack import Attack
+from conadv.attack import Attack, Criterion
 from conadv.integrations._extra import extra
 from conadv.schedules import Schedule
 
@@ -20,24 +22,35 @@ with extra("lightning"):
 class ConAdv(Callback):
     """Takes the images' gradients after each backward pass, and keeps them in checkpoints.
 
-    The module splits its network and makes its adversary in ``__init__``, and its
-    ``training_step`` returns ``self.adversary.loss(images, labels, criterion)``; nothing else
-    changes, with automatic and with manual optimisation. A checkpoint holds what is pending on
-    every rank. The adversary is given the bare network, for Lightning puts DDP around the module.
+    The module splits its network and makes its adversary in ``__init__``. With ``mix=True`` nothing
+    else changes: ``training_step`` is given images and copies, and computes its own loss, a mean
+    over all rows. Otherwise it returns ``self.adversary.loss(images, labels, criterion)``. Both go
+    with automatic and with manual optimisation. A checkpoint holds what is pending on every rank.
+    The adversary is given the bare network, for Lightning puts DDP around the module.
 
     Args:
         attribute: of the module, which holds the adversary.
+        mix: give ``training_step`` the batch of `Adversary.mix`. True: batches are (images,
+            labels). A key: batches are dicts, in which it is the images' name.
+        criterion: with `mix`, of schedules that attack (sequential); see `Adversary.mix`.
 
     Raises:
         ValueError: there is no adversary, or it reads ahead (lookahead), which the Trainer's
-            loop does not let it.
+            loop does not let it; a batch of another form than `mix` says.
 
     Example:
-        >>> trainer = Trainer(max_epochs=90, callbacks=[ConAdv()])
+        >>> trainer = Trainer(max_epochs=90, callbacks=[ConAdv(mix=True)])
     """
 
-    def __init__(self, attribute: str = "adversary") -> None:
+    def __init__(
+        self,
+        attribute: str = "adversary",
+        *,
+        mix: bool | str = False,
+        criterion: Criterion | None = None,
+    ) -> None:
         self.attribute = attribute
+        self.mix, self.criterion = mix, criterion
         self._resumed: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -59,6 +72,24 @@ class ConAdv(Callback):
         if self._resumed is not None:
             self._adversary(pl_module).load_gathered(self._resumed)
             self._resumed = None
+        if self.mix:
+            step = pl_module.training_step
+
+            @wraps(step)
+            def with_copies(batch: Any, *arguments: Any, **options: Any) -> Any:
+                return step(self._mixed(self._adversary(pl_module), batch), *arguments, **options)
+
+            pl_module.training_step = with_copies
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the module its own step back."""
+        vars(pl_module).pop("training_step", None)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the module its own step back."""
+        self.on_train_end(trainer, pl_module)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect."""
@@ -81,6 +112,20 @@ class ConAdv(Callback):
                 "resumed run has no adversarial copies.",
                 stacklevel=2,
             )
+
+    def _mixed(self, adversary: Adversary, batch: Any) -> Any:
+        if isinstance(self.mix, str) and isinstance(batch, Mapping) and self.mix in batch:
+            others = {key: value for key, value in batch.items() if key != self.mix}
+            mixed = adversary.mix(batch[self.mix], others, self.criterion)
+            return {self.mix: mixed.images, **mixed.labels}
+        if self.mix is True and isinstance(batch, tuple | list) and len(batch) == 2:
+            images, labels = batch
+            return adversary.mix(images, labels, self.criterion)[:2]
+        raise ValueError(
+            f"mix={self.mix!r}, and the batch is a {type(batch).__name__}: ConAdv(mix=True) takes "
+            "(images, labels), ConAdv(mix='key') a dict with images of that name. For others let "
+            "training_step call self.adversary.mix(images, labels), without mix."
+        )
 
     def _adversary(self, module: LightningModule) -> Adversary:
         return getattr(module, self.attribute)  # type: ignore[no-any-return]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from conadv.adversary import Adversary
@@ -18,23 +16,34 @@ from conadv.schedules import Schedule, resolve_schedule
 
 with extra("transformers"):
     from transformers import Trainer, TrainerCallback
+    from transformers.loss.loss_utils import ForCausalLMLoss
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 
 def cross_entropy_of_logits(outputs: Any, labels: Any) -> Tensor:
-    """Mean cross-entropy of ``outputs["logits"]`` and ``labels["labels"]``: of an attack."""
-    return nn.functional.cross_entropy(outputs["logits"], labels["labels"])
+    """Mean cross-entropy of ``outputs["logits"]`` and ``labels["labels"]``: of an attack.
+
+    Raises:
+        ValueError: there is not one row of logits per label, as in models of words.
+    """
+    logits, targets = outputs["logits"], labels["labels"]
+    if logits.ndim != 2:
+        raise ValueError(
+            f"Logits of shape {tuple(logits.shape)} are not one row per sample: this schedule "
+            "attacks, so give criterion=, a function of (outputs, labels) that returns a mean loss."
+        )
+    return nn.functional.cross_entropy(logits, targets)
 
 
 class ConAdvMixin:
     """Put before Trainer, or a class derived from it: trains on adversarial copies too.
 
     Vision models get copies of ``pixel_values``. Of other models the copies are of what
-    ``model.get_input_embeddings()`` gives: give the attack no pixel range, and pad every batch to
-    one length. Masked tokens have no gradient, so they are not perturbed. The model computes its
-    own loss, over images and copies alike, so a schedule's weight has to be None. Under gradient
-    accumulation every label of a step counts the same where the Trainer counts labels, as it
-    does for models whose forward takes more keyword arguments.
+    ``model.get_input_embeddings()`` gives, and of any model those of the layer that ``Attack(at=)``
+    names; masked tokens are not perturbed. The model computes its own loss, over the batch and
+    copies alike, so a schedule's weight has to be None. Under gradient accumulation every label of
+    a step counts the same where the Trainer counts labels, as it does for models whose forward
+    takes more keyword arguments; that they then make use of the count is not asked of them.
 
     Checkpoints hold a file per rank of what is pending; `train(resume_from_checkpoint=...)`
     reads it. Split the model before the Trainer is made, where it has batch norm.
@@ -44,13 +53,13 @@ class ConAdvMixin:
         attack: what one adversarial step is.
         schedule: a name or a schedule object.
         criterion: of schedules that attack (sequential), ``criterion(outputs, labels)`` -> mean
-            loss, labels being the batch's dict without its images.
+            loss, labels being the batch's dict without what is perturbed.
         adversary_options: more for `Adversary`.
         **options: of the Trainer.
 
     Raises:
-        ValueError: lookahead, whose next batch the Trainer does not show in step; sequential on
-            embeddings; a checkpoint without what was pending; several GPUs in one process.
+        ValueError: lookahead, whose next batch the Trainer does not show in step; a checkpoint
+            without what was pending; several GPUs in one process.
 
     Example:
         >>> class MyTrainer(ConAdvMixin, Trainer): ...
@@ -60,6 +69,7 @@ class ConAdvMixin:
 
     args: Any
     accelerator: Any
+    label_names: list[str]
     model_accepts_loss_kwargs: bool
     compute_loss_func: Any
 
@@ -76,7 +86,6 @@ class ConAdvMixin:
         self._attack, self._schedule = attack, resolve_schedule(schedule)
         self._criterion, self._options = criterion, adversary_options or {}
         self._checkpoint: str | None = None
-        self._length: int | None = None
         if self._schedule.reads_ahead:
             raise ValueError(
                 "lookahead has to see the next batch, which the Trainer does not show in step: "
@@ -111,18 +120,17 @@ class ConAdvMixin:
         if not model.training:
             return parent(model, inputs, return_outputs, num_items_in_batch, **options)
         inputs = dict(inputs)
-        adversary = self._adversary(model, vision="pixel_values" in inputs)
-        labels = inputs.get("labels")
-        if "pixel_values" in inputs:
-            mixed = adversary.mix(inputs.pop("pixel_values"), inputs, self._criterion)
+        adversary = self._adversary(model, inputs)
+        labels = {k: inputs.pop(k) for k in (*self.label_names, "shift_labels") if k in inputs}
+        if adversary.attack.at is None:
+            images = inputs.pop("pixel_values")
+            mixed = adversary.mix(images, inputs | labels, self._criterion)
             batch = {**mixed.labels, "pixel_values": mixed.images}
-            found = parent(model, batch, return_outputs, **options)
         else:
-            table = self.accelerator.unwrap_model(model).get_input_embeddings()
-            mixed = adversary.mix(self._no_perturbation(inputs, table), inputs, self._criterion)
-            with _added(table, mixed.images):
-                found = parent(model, dict(mixed.labels), return_outputs, **options)
-        scale = self._share(labels, num_items_in_batch)
+            mixed = adversary.mix(inputs, labels, self._criterion)
+            batch = mixed.images | mixed.labels
+        found = parent(model, batch, return_outputs, **options)
+        scale = self._share(model, labels, num_items_in_batch)
         return (found[0] * scale, found[1]) if return_outputs else found * scale
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
@@ -132,32 +140,29 @@ class ConAdvMixin:
         self.adversary.collect()
         return loss  # type: ignore[no-any-return]
 
-    def _adversary(self, model: nn.Module, vision: bool) -> Adversary:
+    def _adversary(self, model: nn.Module, inputs: dict[str, Any]) -> Adversary:
         if self.adversary is None:
-            if not vision and self._schedule.name == "sequential":
-                raise ValueError("sequential attacks images only: use schedule='recycled'.")
-            self.adversary = Adversary(model, self._attack, self._schedule, **self._options)
+            attack = self._attack
+            if attack.at is None and "pixel_values" not in inputs:
+                bare = self.accelerator.unwrap_model(model)
+                table = bare.get_input_embeddings()
+                at = next(name for name, module in bare.named_modules() if module is table)
+                attack = replace(attack, at=at)
+            self.adversary = Adversary(model, attack, self._schedule, **self._options)
         if self._checkpoint is not None:
             load_rank(self.adversary, self._checkpoint)
             self._checkpoint = None
         return self.adversary
 
-    def _no_perturbation(self, inputs: dict[str, Any], table: Any) -> Tensor:
-        """Zeros in the shape of the embeddings, (N, length, width)."""
-        tokens = inputs["input_ids"]
-        if self._length not in (None, tokens.shape[1]):
-            raise ValueError(
-                f"A batch of {tokens.shape[1]} tokens after one of {self._length}: pad all to one "
-                "length, as DataCollatorWithPadding(tokenizer, padding='max_length') does."
-            )
-        self._length = tokens.shape[1]
-        return torch.zeros(*tokens.shape, table.embedding_dim, device=tokens.device)
-
-    def _share(self, labels: Any, num_items: Any) -> Any:
+    def _share(self, model: nn.Module, labels: dict[str, Any], num_items: Any) -> Any:
         """Factor on a mean over this micro-batch, where the Trainer divides by no number."""
         if num_items is None or not (self.model_accepts_loss_kwargs or self.compute_loss_func):
             return 1.0
-        share = labels.ne(-100).sum() / num_items
+        model = self.accelerator.unwrap_model(model)
+        counted = labels.get("shift_labels", labels["labels"])
+        if "shift_labels" not in labels and _leaves_out_first_label(model):
+            counted = counted[..., 1:]
+        share = counted.ne(-100).sum() / num_items
         if self.args.average_tokens_across_devices:  # num_items is then that of all processes
             share = share * self.accelerator.num_processes
         return share
@@ -179,15 +184,8 @@ class _SaveCopies(TrainerCallback):
             save_rank(self.trainer.adversary, Path(args.output_dir) / folder)
 
 
-@contextmanager
-def _added(table: nn.Module, perturbation: Tensor) -> Iterator[None]:
-    """The table's outputs are perturbed inside."""
-
-    def add(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output + perturbation.to(output.dtype)
-
-    handle = table.register_forward_hook(add)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _leaves_out_first_label(model: nn.Module) -> bool:
+    """Whether its loss predicts each word from those before: the first is none to predict."""
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    return getattr(model, "loss_function", None) is ForCausalLMLoss

@@ -46,6 +46,16 @@ def check_together(
             "adversary= has auto_collect=True: its rounds end with those of this object. Make it "
             "without, and call collect() here."
         )
+    if adversary.sums:
+        raise ValueError(
+            "adversary= has loss='sum': passes at moved weights share one mean with the images and "
+            "their copies, in which the images' own loss cannot stay whole. Use loss='mean'."
+        )
+    if adversary.attack.at is not None:
+        raise ValueError(
+            f"adversary= perturbs the layer {adversary.attack.at!r}, which passes at moved weights "
+            "would be perturbed by as well: use an attack on images."
+        )
     if adversary.model is not model:
         raise ValueError("adversary= is of another model: make both with the same one.")
     if adversary.schedule.reads_ahead and schedule.reads_ahead(rounds):
