@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from conadv.commands._options import Branch, Checkpoint, Run
+from conadv.commands._options import Branch, Checkpoint, Overrides, Run, check_run
 
 
 def export(
@@ -16,10 +16,7 @@ def export(
         Path | None,
         typer.Argument(metavar="[FILE]", help="Where to.", show_default="RUN/model.safetensors"),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes that leave the weights alone."),
-    ] = None,
+    overrides: Overrides = None,
     checkpoint: Checkpoint = "last",
     branch: Branch = None,
     card: Annotated[
@@ -30,14 +27,15 @@ def export(
 
     The file has the keys of the original model: torchvision and timm load it by name.
     """
+    overrides = overrides or []
+    if path is not None and "=" in path.name and path.suffix != ".safetensors":
+        path, overrides = None, [str(path), *overrides]
+    check_run(run, overrides, branch)
     from safetensors import safe_open
 
     from conadv.trainer.evaluation.export import export_run
     from conadv.trainer.evaluation.model_card import loading_code
 
-    overrides = overrides or []
-    if path is not None and "=" in path.name and path.suffix != ".safetensors":
-        path, overrides = None, [str(path), *overrides]
     written = export_run(
         run, path, checkpoint=checkpoint, branch=branch, overrides=overrides, card=card
     )
