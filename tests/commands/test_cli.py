@@ -14,7 +14,7 @@ import conadv
 from conadv import cli
 from conadv.cli import main
 from conadv.errors import DataError, Interrupted, install_command
-from conadv.trainer.recipe import load_recipe, recipe_names
+from conadv.trainer.recipe import dump_recipe, load_recipe, recipe_names
 
 Fake = Callable[..., dict[str, Any]]
 
@@ -168,13 +168,38 @@ def test_without_the_trainers_packages(
         (["plan", "smok"], 2),
         (["study", "smok"], 2),
         (["data", "fetch", "cifar"], 2),
+        (["evaluate", "no-such-run"], 2),
+        (["evaluate", "RUN", "--branch", "advresarial"], 2),
+        (["evaluate", "RUN", "attack.epslion=0.1"], 2),
+        (["evaluate", "RUN", "--epsilon", "4/2S5"], 2),
+        (["evaluate", "RUN", "--device", "coda"], 2),
+        (["analyse", "no-such-run"], 2),
+        (["analyse", "RUN", "--only", "sharpnes"], 2),
+        (["analyse", "RUN", "--split", "trian"], 2),
+        (["analyse", "RUN", "optimizer.lr=1"], 2),
+        (["analyse", "data.root=there"], 2),
+        (["export", "RUN", "--branch", "clena"], 2),
+        (["models", "check", "resnet50"], 2),
+        (["models", "check", "cifar/resnet9000"], 2),
+        (["models", "chekc"], 2),
+        (["bench", "steps", "--dtype", "fp23"], 2),
+        (["bench", "steps", "--device", "gpu"], 2),
+        (["bench", "steps", "--model", "tim/resnet50"], 2),
+        (["bench", "optimizers", "--dtype", "fp23"], 2),
+        (["bench", "optimizers", "--model", "resnet50"], 2),
+        (["study", "smoke", "--launcher", "slrum"], 2),
+        (["quickstart", "--ot", "here"], 2),
         (["data", "list"], 0),
         (["recipes", "list"], 0),
         (["recipes", "show", "smoke"], 0),
     ],
 )
-def test_what_trains_nothing_imports_no_torch(arguments: list[str], code: int) -> None:
+def test_what_trains_nothing_imports_no_torch(
+    arguments: list[str], code: int, tmp_path: Path
+) -> None:
     """Torch takes seconds to import; help, lists and typing errors are answered without it."""
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(load_recipe("smoke")))
+    arguments = [str(tmp_path) if word == "RUN" else word for word in arguments]
     script = (
         "import sys; from conadv.cli import main; code = main(sys.argv[1:])\n"
         "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'plotly', 'tensorboard'}\n"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conadv.commands._options import Branch, Checkpoint, Device
+from conadv.commands._options import Branch, Checkpoint, Device, check_run, check_split
 from conadv.commands._show import percent
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ def analyse(
     branch: Branch = None,
     images: Annotated[int, typer.Option(min=1, help="Images of each analysis but the gap.")] = 1000,
     split: Annotated[
-        str, typer.Option(help="Images of sharpness and landscape: train or test.")
+        str,
+        typer.Option(
+            help="Images of sharpness and landscape: train or test.", callback=check_split
+        ),
     ] = "train",
     batch: Annotated[
         int | None,
@@ -57,6 +60,18 @@ def analyse(
     Figures go to analysis.json in
     each run folder, each when it is done; the same command again does what is missing.
     """
+    overrides = [given for given in runs if "=" in given and not Path(given).exists()]
+    folders = [Path(given) for given in runs if given not in overrides]
+    if not folders:
+        raise typer.BadParameter("name at least one run folder.")
+    names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
+    unknown = [name for name in names or () if name not in _LINES]
+    if unknown or names == []:
+        raise typer.BadParameter(
+            f"analysis {', '.join(unknown) or 'none'}: there are {', '.join(_LINES)}."
+        )
+    if len(folders) == 1:
+        check_run(folders[0], overrides, branch)
     from rich.console import Console
 
     from conadv.errors import ConadvError
@@ -73,11 +88,6 @@ def analyse(
         plane_points=plane_points,
         pgd_steps=pgd_steps,
     )
-    overrides = [given for given in runs if "=" in given and not Path(given).exists()]
-    folders = [Path(given) for given in runs if given not in overrides]
-    if not folders:
-        raise typer.BadParameter("name at least one run folder.")
-    names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
     failed: list[str] = []
     for run in folders:
         try:

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from conadv._files import write_json
+from conadv._words import is_path
+from conadv.commands._options import BenchDevice, Json
 from conadv.commands._show import table
+from conadv.trainer.models.names import check_library
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-Json = Annotated[Path | None, typer.Option(help="Also write rows and environment here.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-
+Model = Annotated[str, typer.Option(help="Network, as in a recipe.")]
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
@@ -25,9 +26,9 @@ def _bench() -> None:
 
 @app.command("steps")
 def steps(
-    model: Annotated[str, typer.Option(help="Network, as in a recipe.")] = "cifar/resnet18",
+    model: Model = "cifar/resnet18",
     batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
-    device: Device = "cpu",
+    device: BenchDevice = "cpu",
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
     image_size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 32,
     repeats: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 10,
@@ -39,6 +40,7 @@ def steps(
 
     Counted operations, time and peak memory, each as a ratio.
     """
+    full = _checked(model, dtype)
     from conadv.lab.bench.steps import run
 
     _check_device(device)
@@ -47,7 +49,7 @@ def steps(
             model,
             batch,
             device,
-            _dtype(dtype),
+            full,
             repeats=repeats,
             image_size=image_size,
             compiled=compiled,
@@ -59,27 +61,29 @@ def steps(
 
 @app.command("optimizers")
 def optimizers(
-    model: Annotated[
-        str, typer.Option(help="Network whose parameters are updated.")
-    ] = "timm/resnet50",
-    device: Device = "cpu",
+    model: Model = "timm/resnet50",
+    device: BenchDevice = "cpu",
     dtype: Annotated[str, typer.Option(help="Of the parameters: fp32 or bf16.")] = "fp32",
     repeats: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 20,
     json: Json = None,
 ) -> None:
     """Compare LARS and LAMB steps with timm's, where timm is installed."""
+    full = _checked(model, dtype)
     from conadv.lab.bench.optimizers import run
 
     _check_device(device)
     with _status() as say:
-        found = run(model, device, _dtype(dtype), repeats=repeats, on_progress=say)
+        found = run(model, device, full, repeats=repeats, on_progress=say)
     _show(found, json)
 
 
-def _dtype(name: str) -> str:
-    full = _DTYPES.get(name, name)
+def _checked(model: str, dtype: str) -> str:
+    """The dtype as torch names it; what is wrong is said before the imports that take seconds."""
+    full = _DTYPES.get(dtype, dtype)
     if full not in _DTYPES.values():
-        raise typer.BadParameter(f"--dtype {name}: allowed are {', '.join(_DTYPES)}.")
+        raise typer.BadParameter(f"--dtype {dtype}: allowed are {', '.join(_DTYPES)}.")
+    if not is_path(model):
+        check_library(model)
     return full
 
 

@@ -8,18 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from conadv._files import write_json
-from conadv.commands._options import Branch, Checkpoint, Device, Run
+from conadv.commands._options import Branch, Checkpoint, Device, Json, Overrides, Run, check_run
 from conadv.commands._show import percent, table
 
 
 def evaluate(
     run: Run,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE", help="Changes that leave the weights alone, such as data.root=DIR."
-        ),
-    ] = None,
+    overrides: Overrides = None,
     checkpoint: Checkpoint = "last",
     branch: Branch = None,
     epsilon: Annotated[
@@ -45,9 +40,11 @@ def evaluate(
     classes: Annotated[
         bool, typer.Option("--classes", help="Also show the accuracy of each class.")
     ] = False,
-    json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
+    json: Json = None,
 ) -> None:
     """Measure a run's accuracy, and its robustness to FGSM and PGD."""
+    radius = None if epsilon is None else _radius(epsilon)
+    check_run(run, overrides or (), branch)
     if test_set:
         _evaluate_sets(run, test_set, checkpoint, branch, device, workers, json)
         return
@@ -57,22 +54,22 @@ def evaluate(
         run,
         checkpoint=checkpoint,
         branch=branch,
-        epsilon=None if epsilon is None else _radius(epsilon),
+        epsilon=radius,
         steps=steps,
         restarts=restarts,
         images=images,
         device=device,
         overrides=overrides or (),
     )
-    radius = f"{found['norm']} {found['epsilon'] * 255:.3g}/255"
+    under = f"{found['norm']} {found['epsilon'] * 255:.3g}/255"
     typer.echo(f"step {found['step']}, branch {found['branch']}")
     typer.echo(f"clean      {percent(found['test_accuracy'])}  loss {found['test_loss']:.4f}")
     if found["top5_accuracy"] is not None:
         typer.echo(f"top 5      {percent(found['top5_accuracy'])}")
-    typer.echo(f"FGSM       {percent(found['fgsm_accuracy'])}  {radius}")
+    typer.echo(f"FGSM       {percent(found['fgsm_accuracy'])}  {under}")
     if found["pgd_accuracy"] is not None:
         typer.echo(
-            f"PGD-{found['pgd_steps']:<6} {percent(found['pgd_accuracy'])}  {radius}, "
+            f"PGD-{found['pgd_steps']:<6} {percent(found['pgd_accuracy'])}  {under}, "
             f"{found['pgd_restarts']} restart(s), {found['attacked_images']} images"
         )
     if classes:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from conadv.commands._options import Branch, Checkpoint, Run
+from conadv.commands._options import Branch, Checkpoint, Overrides, Run, check_run
 
 
 def export(
@@ -16,10 +16,7 @@ def export(
         Path | None,
         typer.Argument(metavar="[FILE]", help="Where to.", show_default="RUN/model.safetensors"),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes that leave the weights alone."),
-    ] = None,
+    overrides: Overrides = None,
     checkpoint: Checkpoint = "last",
     branch: Branch = None,
     card: Annotated[
@@ -31,12 +28,13 @@ def export(
     A safetensors file has the keys of the original model: torchvision and timm load it by name. A
     FILE that ends in .onnx takes images on [0, 1] and is compared with the network by onnxruntime.
     """
-    from conadv.trainer.evaluation.export import export_run, read_metadata
-    from conadv.trainer.evaluation.model_card import loading_code
-
     overrides = overrides or []
     if path is not None and "=" in path.name and path.suffix not in (".safetensors", ".onnx"):
         path, overrides = None, [str(path), *overrides]
+    check_run(run, overrides, branch)
+    from conadv.trainer.evaluation.export import export_run, read_metadata
+    from conadv.trainer.evaluation.model_card import loading_code
+
     written = export_run(
         run, path, checkpoint=checkpoint, branch=branch, overrides=overrides, card=card
     )

@@ -10,6 +10,7 @@ import typer
 
 from conadv._files import write_json
 from conadv._words import duration
+from conadv.commands._options import Json
 from conadv.commands._show import table
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def plan(
     storage: Annotated[
         str | None, typer.Option(help="Rate at which all devices together read, as 10GB/s.")
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Also write everything here.")] = None,
+    json: Json = None,
     chart: Annotated[Path | None, typer.Option(help="Draw it: an HTML page.")] = None,
 ) -> None:
     """Predict step time, time to train, memory and bottleneck on N devices.

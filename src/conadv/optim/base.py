@@ -1,7 +1,7 @@
 """What LARS, LAMB and Muon share: the frame of a step, checks, loading a state."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Literal, overload
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from conadv.optim.multi_tensor import Norms
 from conadv.optim.sharded import (
     Layout,
     Unfinished,
@@ -23,6 +24,10 @@ IMPLEMENTATION = ("foreach", "capturable")
 """Settings of how a step is computed. They belong to the optimizer, not to a saved state."""
 
 Implementation = Literal["reference", "foreach"]
+
+Update = tuple[Norms, Callable[[Norms], None]]
+"""The norms behind the trust ratios of some tensors, and what completes their update given those
+of the whole parameters, which these tensors may be parts of. None without trust ratios."""
 
 
 class CheckedOptimizer(Optimizer):
@@ -142,25 +147,23 @@ class LayerwiseOptimizer(CheckedOptimizer):
             buckets.setdefault((p.device, p.dtype, ordinary, layout), []).append(p)
         for (_, _, ordinary, layout), alike in buckets.items():
             implementation = _implementation(group, ordinary, layout)
-            if layout is not None and layout.dims and group["adapt"]:
-                updates = self._until_norms(alike, group, implementation)
-                waiting += [(layout, update) for update in updates]
-            else:
-                self._update(alike, group, implementation)
+            for norms, finish in self._updates(alike, group, implementation):
+                if norms is None or layout is None or not layout.dims:
+                    finish(norms)
+                else:
+                    waiting.append((layout, Unfinished(torch.stack(norms, dim=-1), finish)))
             if layout is not None:  # written to behind the DTensors' backs
                 torch.autograd.graph.increment_version(alike)
         return waiting
 
-    def _update(
+    def _updates(
         self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
-    ) -> None:
-        """Update parameters of one device and dtype, all of which have a gradient."""
-        raise NotImplementedError
+    ) -> Iterator[Update]:
+        """Begin to update parameters of one device and dtype, all of which have a gradient.
 
-    def _until_norms(
-        self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
-    ) -> list[Unfinished]:
-        """Begin to update likewise parameters of which this rank holds parts."""
+        Of DTensors these are the parts that this rank holds. One update after the other: each is
+        finished before the next one begins, unless it waits for other ranks.
+        """
         raise NotImplementedError
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -223,6 +226,14 @@ def in_unit_interval(optimizer: Optimizer, name: str, value: Any) -> None:
             f"{type(optimizer).__name__}: {name}={value!r}; give a number of at least 0 and "
             "below 1."
         )
+
+
+def check_betas(optimizer: Optimizer, betas: Sequence[Any]) -> None:
+    """Raise ValueError unless there are two decay rates, each at least 0 and below 1."""
+    if len(betas) != 2:
+        raise ValueError(f"{type(optimizer).__name__}: betas={betas!r}; give two numbers.")
+    for index, beta in enumerate(betas):
+        in_unit_interval(optimizer, f"betas[{index}]", beta)
 
 
 def gradients(params: Iterable[Tensor]) -> list[Tensor]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +14,9 @@ from torch.optim.optimizer import ParamsT
 from conadv.optim.base import (
     Implementation,
     LayerwiseOptimizer,
+    Update,
+    check_betas,
     gradients,
-    in_unit_interval,
     learning_rate,
 )
 from conadv.optim.multi_tensor import (
@@ -31,7 +31,7 @@ from conadv.optim.multi_tensor import (
     part_of,
     pieces,
 )
-from conadv.optim.sharded import Unfinished, local
+from conadv.optim.sharded import local
 
 Tensors = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 """w, g, m and v of some parameters."""
@@ -118,45 +118,30 @@ class LAMB(LayerwiseOptimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
-        if len(group["betas"]) != 2:
-            raise ValueError(f"LAMB: betas={group['betas']!r}; give two numbers.")
-        for index, beta in enumerate(group["betas"]):
-            in_unit_interval(self, f"betas[{index}]", beta)
+        check_betas(self, group["betas"])
 
-    def _update(
+    def _updates(
         self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
-    ) -> None:
-        s = _settings(group, params[0].device)
-        for tensors, corrections in self._advance(params, group, s):
-            # In float16, eps * sqrt(c2) of the multi-tensor form would vanish.
-            if implementation == "reference" or params[0].dtype == torch.float16:
+    ) -> Iterator[Update]:
+        lr = learning_rate(group, params[0].device)
+        # In float16, eps * sqrt(c2) of the multi-tensor form would vanish.
+        one_by_one = implementation == "reference" or params[0].dtype == torch.float16
+        for tensors, corrections in self._advance(params, group):
+            if one_by_one:
                 for (w, g, m, v), both in _each(tensors, corrections):
-                    lamb_(w, g, m, v, both, s)
-            else:
-                lamb_list_(*tensors, corrections, s)
-
-    def _until_norms(
-        self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
-    ) -> list[Unfinished]:
-        s = _settings(group, params[0].device)
-        begun = []
-        for tensors, corrections in self._advance(params, group, s):
-            weights = tensors[0]
-            finish: Callable[[Tensor], None]
-            if implementation == "reference" or params[0].dtype == torch.float16:
-                updates = [
-                    lamb_update(w, g, m, v, both, s)
-                    for (w, g, m, v), both in _each(tensors, corrections)
-                ]
-                finish = functools.partial(_apply_one_by_one, weights, updates, s)
-            else:
-                updates, scale = lamb_updates(*tensors, corrections, s)
-                finish = functools.partial(lamb_apply_list_, weights, updates, scale, s)
-            begun.append(Unfinished(torch.stack([norms_of(weights), norms_of(updates)]), finish))
-        return begun
+                    u = lamb_update(w, g, m, v, both, group)
+                    norms = (norm(w), norm(u)) if group["adapt"] else None
+                    yield norms, partial(lamb_apply_, w, u, lr, group)
+                continue
+            for part in pieces(tensors[0]):
+                ws, gs, ms, vs = (each[part] for each in tensors)
+                here = part_of(corrections[0], part), part_of(corrections[1], part)
+                us, scale = lamb_updates(ws, gs, ms, vs, here, group)
+                norms = (norms_of(ws), norms_of(us)) if group["adapt"] else None
+                yield norms, partial(lamb_apply_list_, ws, us, scale, lr, group)
 
     def _advance(
-        self, params: list[Tensor], group: dict[str, Any], s: LAMBSettings
+        self, params: list[Tensor], group: dict[str, Any]
     ) -> list[tuple[Tensors, Corrections]]:
         """Count the step, and list the tensors of each pair of bias corrections.
 
@@ -172,7 +157,7 @@ class LAMB(LayerwiseOptimizer):
             [local(state["exp_avg_sq"]) for state in states],
         )
         found = []
-        for indices, corrections in _corrections(steps, s, group["capturable"]):
+        for indices, corrections in _corrections(steps, group):
             w, g, m, v = ([tensors[i] for i in indices] for tensors in lists)
             found.append(((w, g, m, v), corrections))
         return found
@@ -189,42 +174,27 @@ class LAMB(LayerwiseOptimizer):
         return state
 
 
-def _corrections(
-    steps: list[Tensor], s: LAMBSettings, capturable: bool
-) -> list[tuple[list[int], Corrections]]:
+def _corrections(steps: list[Tensor], s: Mapping[str, Any]) -> list[tuple[list[int], Corrections]]:
     """Which parameters share a pair of bias corrections, and the pair.
 
     A parameter counts its own steps, since it may have had no gradient in some of them. With
     ``capturable`` the counts stay on the device, and the pair has one value for each parameter.
     """
     everything = list(range(len(steps)))
-    if not s.bias_correction:
+    beta1, beta2 = s["betas"]
+    if not s["bias_correction"]:
         return [(everything, (1.0, 1.0))]
-    if capturable or torch.compiler.is_compiling():
+    if s["capturable"] or torch.compiler.is_compiling():
         stacked = torch.stack(steps)
-        first = bias_correction_on_device(s.beta1, stacked)
-        return [(everything, (first, bias_correction_on_device(s.beta2, stacked)))]
+        first = bias_correction_on_device(beta1, stacked)
+        return [(everything, (first, bias_correction_on_device(beta2, stacked)))]
     by_step: dict[float, list[int]] = {}
     for index, step in enumerate(steps):
         by_step.setdefault(step.item(), []).append(index)
     return [
-        (indices, (bias_correction(s.beta1, step), bias_correction(s.beta2, step)))
+        (indices, (bias_correction(beta1, step), bias_correction(beta2, step)))
         for step, indices in by_step.items()
     ]
-
-
-def _settings(group: dict[str, Any], device: torch.device) -> LAMBSettings:
-    return LAMBSettings(
-        lr=learning_rate(group, device),
-        betas=group["betas"],
-        eps=float(group["eps"]),
-        weight_decay=float(group["weight_decay"]),
-        trust_clip=group["trust_clip"],
-        bias_correction=group["bias_correction"],
-        grad_averaging=group["grad_averaging"],
-        adapt=group["adapt"],
-        maximize=group["maximize"],
-    )
 
 
 def _each(
@@ -236,41 +206,9 @@ def _each(
         yield four, (c1, c2)
 
 
-def _apply_one_by_one(
-    weights: list[Tensor], updates: list[Tensor], s: LAMBSettings, norms: Tensor
-) -> None:
-    for index, (weight, update) in enumerate(zip(weights, updates, strict=True)):
-        lamb_apply_(weight, update, s, (norms[0, index], norms[1, index]))
-
-
-@dataclass(frozen=True)
-class LAMBSettings:
-    """One parameter group of LAMB; the names are those of `conadv.optim.LAMB`."""
-
-    lr: Number
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    trust_clip: float | None
-    bias_correction: bool
-    grad_averaging: bool
-    adapt: bool
-    maximize: bool
-
-    @property
-    def beta1(self) -> float:
-        """Decay of m."""
-        return self.betas[0]
-
-    @property
-    def beta2(self) -> float:
-        """Decay of v."""
-        return self.betas[1]
-
-
-def lamb_ratio(weight_norm: Tensor, update_norm: Tensor, s: LAMBSettings) -> Tensor:
-    """``|w| / |update|``, or 1 if either is 0."""
-    return guarded(weight_norm / update_norm, weight_norm, update_norm, s.trust_clip)
+def lamb_ratio(norms: tuple[Tensor, Tensor], s: Mapping[str, Any]) -> Tensor:
+    """``|w| / |u|``, or 1 if either is 0."""
+    return guarded(norms[0] / norms[1], *norms, s["trust_clip"])
 
 
 def bias_correction(beta: float, step: float) -> float:
@@ -284,22 +222,15 @@ def bias_correction_on_device(beta: float, step: Tensor) -> Tensor:
     return torch.ones_like(step) if beta == 0 else -torch.expm1(step * math.log(beta))
 
 
-def lamb_(
+def lamb_update(
     weight: Tensor,
     grad: Tensor,
     first: Tensor,
     second: Tensor,
-    corrections: tuple[Number, Number],
-    s: LAMBSettings,
-) -> None:
-    """One LAMB step, in place.
-
-    The equations:
-
-        m = beta1 * m + (1 - beta1) * g
-        v = beta2 * v + (1 - beta2) * g ** 2
-        u = (m / correction1) / (sqrt(v / correction2) + eps) + weight_decay * w
-        w = w - lr * |w| / |u| * u
+    corrections: Corrections,
+    s: Mapping[str, Any],
+) -> Tensor:
+    """The update u by the equations of `LAMB`; changes the moments in place.
 
     Args:
         weight: w, any shape.
@@ -307,67 +238,22 @@ def lamb_(
         first: m, the same shape.
         second: v, the same shape.
         corrections: ``1 - beta ** step`` of both moments; 1 and 1 without bias correction.
-        s: settings of the group.
+        s: the group's settings.
     """
-    update = lamb_update(weight, grad, first, second, corrections, s)
-    lamb_apply_(weight, update, s)
+    beta1, beta2 = s["betas"]
+    grad = -grad if s["maximize"] else grad
+    first.mul_(beta1).add_(grad * (1.0 - beta1) if s["grad_averaging"] else grad)
+    second.mul_(beta2).add_(grad * grad * (1.0 - beta2))
+    update = (first / corrections[0]) / ((second / corrections[1]).sqrt() + s["eps"])
+    decayed: Tensor = update + s["weight_decay"] * weight
+    return decayed
 
 
-def lamb_update(
-    weight: Tensor,
-    grad: Tensor,
-    first: Tensor,
-    second: Tensor,
-    corrections: tuple[Number, Number],
-    s: LAMBSettings,
-) -> Tensor:
-    """The update u of `lamb_`; changes the moments in place."""
-    grad = -grad if s.maximize else grad
-    first.mul_(s.beta1).add_(grad * (1.0 - s.beta1) if s.grad_averaging else grad)
-    second.mul_(s.beta2).add_(grad * grad * (1.0 - s.beta2))
-    update = (first / corrections[0]) / ((second / corrections[1]).sqrt() + s.eps)
-    return update + s.weight_decay * weight
-
-
-def lamb_apply_(weight: Tensor, update: Tensor, s: LAMBSettings, norms: Norms = None) -> None:
-    """The last line of `lamb_`: w = w - lr * ratio * u, in place.
-
-    Args:
-        weight: w, any shape.
-        update: u, the same shape.
-        s: settings of the group.
-        norms: |w| and |u|, if the tensors are a rank's parts of larger ones.
-    """
-    scale: Number = s.lr
-    if s.adapt:
-        scale = scale * lamb_ratio(*(norms or (norm(weight), norm(update))), s)
-    weight.sub_(update * scale)
-
-
-def lamb_list_(
-    weights: list[Tensor],
-    grads: list[Tensor],
-    firsts: list[Tensor],
-    seconds: list[Tensor],
-    corrections: tuple[Number, Number],
-    s: LAMBSettings,
+def lamb_apply_(
+    weight: Tensor, update: Tensor, lr: Number, s: Mapping[str, Any], norms: Norms
 ) -> None:
-    """One LAMB step of a list of tensors of one device and dtype, in place.
-
-    Args:
-        weights: w.
-        grads: g; not changed.
-        firsts: m.
-        seconds: v.
-        corrections: ``1 - beta ** step`` of both moments: a number for all tensors, or a tensor
-            of one dimension with a value for each.
-        s: settings of the group; of its numbers only ``lr`` may be a tensor.
-    """
-    for part in pieces(weights):
-        w, g, m, v = (tensors[part] for tensors in (weights, grads, firsts, seconds))
-        here = (part_of(corrections[0], part), part_of(corrections[1], part))
-        updates, scale = _lamb_updates(w, g, m, v, here, s)
-        lamb_apply_list_(w, updates, scale, s)
+    """``w = w - lr * ratio * u``, in place; the norms have no dimension, None: the ratio is 1."""
+    weight.sub_(update * (lr if norms is None else lr * lamb_ratio(norms, s)))
 
 
 def lamb_updates(
@@ -375,71 +261,56 @@ def lamb_updates(
     grads: list[Tensor],
     firsts: list[Tensor],
     seconds: list[Tensor],
-    corrections: tuple[Number, Number],
-    s: LAMBSettings,
+    corrections: Corrections,
+    s: Mapping[str, Any],
 ) -> tuple[list[Tensor], Number]:
-    """The first half of `lamb_list_`, which changes the moments.
+    """`lamb_update` of a list of tensors of one device and dtype.
 
     Returns:
         New tensors and a factor on them (a number, or a tensor of one dimension with a value for
         each): their products are the updates u.
     """
-    updates: list[Tensor] = []
-    for part in pieces(weights):
-        w, g, m, v = (tensors[part] for tensors in (weights, grads, firsts, seconds))
-        here = (part_of(corrections[0], part), part_of(corrections[1], part))
-        updates += _lamb_updates(w, g, m, v, here, s)[0]
-    return updates, corrections[1] ** 0.5 / corrections[0]
+    beta1, beta2 = s["betas"]
+    if s["grad_averaging"] and not s["maximize"]:
+        torch._foreach_lerp_(firsts, grads, 1.0 - beta1)  # one pass less
+    else:
+        new = 1.0 - beta1 if s["grad_averaging"] else 1.0
+        torch._foreach_mul_(firsts, beta1)
+        torch._foreach_add_(firsts, grads, alpha=-new if s["maximize"] else new)
+    torch._foreach_mul_(seconds, beta2)
+    torch._foreach_addcmul_(seconds, grads, grads, value=1.0 - beta2)
+    # m / c1 / (sqrt(v / c2) + eps) = scale * m / (sqrt(v) + eps * sqrt(c2)), scale = sqrt(c2) / c1:
+    # the corrections cost no pass of their own.
+    root = corrections[1] ** 0.5
+    scale = root / corrections[0]
+    denominators = as_list(torch._foreach_sqrt(seconds))
+    add_number_(denominators, s["eps"] * root)
+    updates = as_list(torch._foreach_div(firsts, denominators))
+    del denominators
+    if s["weight_decay"] != 0:
+        add_scaled_(updates, weights, s["weight_decay"] / scale)
+    return updates, scale
 
 
 def lamb_apply_list_(
     weights: list[Tensor],
     updates: list[Tensor],
     scale: Number,
-    s: LAMBSettings,
-    norms: Tensor | None = None,
+    lr: Number,
+    s: Mapping[str, Any],
+    norms: Norms,
 ) -> None:
-    """The second half of `lamb_list_`: w = w - lr * ratio * u.
+    """`lamb_apply_` of a list of tensors.
 
     Args:
         weights: w.
         updates: u / scale.
         scale: the factor, as `lamb_updates` returns it.
-        s: settings of the group.
-        norms: |w| and |u / scale| of shape (2, number of tensors), if the tensors are a rank's
-            parts of larger ones.
+        lr: learning rate.
+        s: the group's other settings.
+        norms: |w| and |u / scale|, of one dimension; None: the ratio is 1.
     """
-    rate = -s.lr * scale
-    if s.adapt:
-        both = (norms_of(weights), norms_of(updates)) if norms is None else (norms[0], norms[1])
-        rate = lamb_ratio(both[0], both[1] * scale, s) * rate
+    rate = -lr * scale
+    if norms is not None:
+        rate = lamb_ratio((norms[0], norms[1] * scale), s) * rate
     add_scaled_(weights, updates, rate)
-
-
-def _lamb_updates(
-    weights: list[Tensor],
-    grads: list[Tensor],
-    firsts: list[Tensor],
-    seconds: list[Tensor],
-    corrections: tuple[Number, Number],
-    s: LAMBSettings,
-) -> tuple[list[Tensor], Number]:
-    if s.grad_averaging and not s.maximize:
-        torch._foreach_lerp_(firsts, grads, 1.0 - s.beta1)  # one pass less
-    else:
-        new = 1.0 - s.beta1 if s.grad_averaging else 1.0
-        torch._foreach_mul_(firsts, s.beta1)
-        torch._foreach_add_(firsts, grads, alpha=-new if s.maximize else new)
-    torch._foreach_mul_(seconds, s.beta2)
-    torch._foreach_addcmul_(seconds, grads, grads, value=1.0 - s.beta2)
-    # m / c1 / (sqrt(v / c2) + eps) = scale * m / (sqrt(v) + eps * sqrt(c2)), scale = sqrt(c2) / c1:
-    # the corrections cost no pass of their own.
-    root = corrections[1] ** 0.5
-    scale = root / corrections[0]
-    denominators = as_list(torch._foreach_sqrt(seconds))
-    add_number_(denominators, s.eps * root)
-    updates = as_list(torch._foreach_div(firsts, denominators))
-    del denominators
-    if s.weight_decay != 0:
-        add_scaled_(updates, weights, s.weight_decay / scale)
-    return updates, scale

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 from conadv.optim.base import (
     Implementation,
     LayerwiseOptimizer,
+    Update,
     at_least_zero,
     gradients,
     in_unit_interval,
@@ -28,7 +30,7 @@ from conadv.optim.multi_tensor import (
     norms_of,
     pieces,
 )
-from conadv.optim.sharded import Unfinished, local
+from conadv.optim.sharded import local
 
 
 class LARS(LayerwiseOptimizer):
@@ -124,28 +126,23 @@ class LARS(LayerwiseOptimizer):
         if group["nesterov"] and group["momentum"] == 0:
             raise ValueError("LARS: nesterov=True needs a momentum above 0.")
 
-    def _update(
+    def _updates(
         self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
-    ) -> None:
-        weights, grads, buffers = self._tensors(params, group)
-        settings = _settings(group, params[0].device)
-        _lars(implementation, weights, grads, buffers, settings)
-
-    def _until_norms(
-        self, params: list[Tensor], group: dict[str, Any], implementation: Implementation
-    ) -> list[Unfinished]:
-        weights, grads, buffers = self._tensors(params, group)
-        settings = _settings(group, params[0].device)
-        norms = torch.stack([norms_of(weights), norms_of(grads)])
-        finish = functools.partial(_lars, implementation, weights, grads, buffers, settings)
-        return [Unfinished(norms, finish)]
-
-    def _tensors(
-        self, params: list[Tensor], group: dict[str, Any]
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
-        """Weights, gradients and momentum buffers, of DTensors this rank's parts."""
+    ) -> Iterator[Update]:
+        lr = learning_rate(group, params[0].device)
+        weights, grads = [local(p) for p in params], gradients(params)
         buffers = [local(self._buffer(p)) for p in params] if group["momentum"] else None
-        return [local(p) for p in params], gradients(params), buffers
+        if implementation == "reference":
+            each: Iterable[Tensor | None] = buffers or repeat(None, len(weights))
+            for w, g, v in zip(weights, grads, each, strict=True):
+                norms = (norm(w), norm(g)) if group["adapt"] else None
+                yield norms, partial(lars_, w, g, v, lr, group)
+        else:
+            for part in pieces(weights):
+                ws, gs = weights[part], grads[part]
+                vs = None if buffers is None else buffers[part]
+                norms = (norms_of(ws), norms_of(gs)) if group["adapt"] else None
+                yield norms, partial(lars_list_, ws, gs, vs, lr, group)
 
     def _buffer(self, p: Tensor) -> Tensor:
         state: dict[str, Tensor] = self.state[p]
@@ -154,147 +151,64 @@ class LARS(LayerwiseOptimizer):
         return state["momentum_buffer"]
 
 
-def _settings(group: dict[str, Any], device: torch.device) -> LARSSettings:
-    return LARSSettings(
-        lr=learning_rate(group, device),
-        momentum=float(group["momentum"]),
-        weight_decay=float(group["weight_decay"]),
-        trust_coefficient=float(group["trust_coefficient"]),
-        eps=float(group["eps"]),
-        trust_clip=group["trust_clip"],
-        nesterov=group["nesterov"],
-        lr_in_momentum=group["lr_in_momentum"],
-        adapt=group["adapt"],
-        maximize=group["maximize"],
-    )
-
-
-def _lars(
-    implementation: Implementation,
-    weights: list[Tensor],
-    grads: list[Tensor],
-    buffers: list[Tensor] | None,
-    s: LARSSettings,
-    norms: Tensor | None = None,
-) -> None:
-    """One step without compilation; ``norms`` as for `lars_list_`."""
-    if implementation == "foreach":
-        lars_list_(weights, grads, buffers, s, norms)
-        return
-    for index, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
-        both = None if norms is None else (norms[0, index], norms[1, index])
-        lars_(weight, grad, buffers[index] if buffers else None, s, both)
-
-
-@dataclass(frozen=True)
-class LARSSettings:
-    """One parameter group of LARS; the names are those of `conadv.optim.LARS`."""
-
-    lr: Number
-    momentum: float
-    weight_decay: float
-    trust_coefficient: float
-    eps: float
-    trust_clip: float | None
-    nesterov: bool
-    lr_in_momentum: bool
-    adapt: bool
-    maximize: bool
-
-
-def lars_ratio(weight_norm: Tensor, grad_norm: Tensor, s: LARSSettings) -> Tensor:
-    """``trust_coefficient |w| / (|g| + weight_decay |w| + eps)``, or 1 if |w| or |g| is 0.
-
-    Args:
-        weight_norm: |w|, of any shape: one value per parameter.
-        grad_norm: |g|, of the same shape.
-        s: settings of the group.
-    """
-    decayed = grad_norm + s.weight_decay * weight_norm + s.eps
-    return guarded(
-        s.trust_coefficient * weight_norm / decayed, weight_norm, grad_norm, s.trust_clip
-    )
+def lars_ratio(norms: tuple[Tensor, Tensor], s: Mapping[str, Any]) -> Tensor:
+    """``trust_coefficient |w| / (|g| + weight_decay |w| + eps)``, or 1 if |w| or |g| is 0."""
+    weight, grad = norms
+    decayed = grad + s["weight_decay"] * weight + s["eps"]
+    return guarded(s["trust_coefficient"] * weight / decayed, weight, grad, s["trust_clip"])
 
 
 def lars_(
-    weight: Tensor, grad: Tensor, buffer: Tensor | None, s: LARSSettings, norms: Norms = None
+    weight: Tensor,
+    grad: Tensor,
+    buffer: Tensor | None,
+    lr: Number,
+    s: Mapping[str, Any],
+    norms: Norms,
 ) -> None:
-    """One LARS step, in place.
-
-    With ``lr_in_momentum`` (TensorFlow, MLPerf, optax):
-
-        v = momentum * v + lr * ratio * (g + weight_decay * w)
-        w = w - v
-
-    Without (timm):
-
-        v = momentum * v + ratio * (g + weight_decay * w)
-        w = w - lr * v
-
-    Nesterov replaces the v of the second line by ``momentum * v`` plus the term just added to v.
+    """One step by the equations of `LARS`, in place.
 
     Args:
         weight: w, any shape.
         grad: g, the same shape; not changed.
         buffer: v, the same shape, or None without momentum.
-        s: settings of the group.
-        norms: |w| and |g|, if the tensors are a rank's parts of larger ones.
+        lr: learning rate.
+        s: the group's other settings.
+        norms: |w| and |g|, without dimensions; None: the ratio is 1.
     """
-    grad = -grad if s.maximize else grad
-    scale: Number = s.lr if s.lr_in_momentum else 1.0
-    if s.adapt:
-        scale = scale * lars_ratio(*(norms or (norm(weight), norm(grad))), s)
-    update = (grad + s.weight_decay * weight) * scale
+    grad = -grad if s["maximize"] else grad
+    scale: Number = lr if s["lr_in_momentum"] else 1.0
+    if norms is not None:
+        scale = scale * lars_ratio(norms, s)
+    update = (grad + s["weight_decay"] * weight) * scale
     if buffer is not None:
-        buffer.mul_(s.momentum).add_(update)
-        update = update + s.momentum * buffer if s.nesterov else buffer
-    weight.sub_(update if s.lr_in_momentum else s.lr * update)
+        buffer.mul_(s["momentum"]).add_(update)
+        update = update + s["momentum"] * buffer if s["nesterov"] else buffer
+    weight.sub_(update if s["lr_in_momentum"] else lr * update)
 
 
 def lars_list_(
     weights: list[Tensor],
     grads: list[Tensor],
     buffers: list[Tensor] | None,
-    s: LARSSettings,
-    norms: Tensor | None = None,
+    lr: Number,
+    s: Mapping[str, Any],
+    norms: Norms,
 ) -> None:
-    """One LARS step of a list of tensors of one device and dtype, in place.
-
-    Args:
-        weights: w.
-        grads: g; not changed.
-        buffers: v, or None without momentum.
-        s: settings of the group; of its numbers only ``lr`` may be a tensor.
-        norms: |w| and |g| of shape (2, number of tensors), if the tensors are a rank's parts of
-            larger ones.
-    """
-    for part in pieces(weights):
-        some = None if buffers is None else buffers[part]
-        whole = None if norms is None else norms[:, part]
-        _lars_(weights[part], grads[part], some, s, whole)
-
-
-def _lars_(
-    weights: list[Tensor],
-    grads: list[Tensor],
-    buffers: list[Tensor] | None,
-    s: LARSSettings,
-    norms: Tensor | None,
-) -> None:
+    """`lars_` of a list of tensors of one device and dtype; the norms have one dimension."""
     # The sign of `maximize` goes into the factors, so g is neither copied nor changed.
-    sign = -1.0 if s.maximize else 1.0
-    inside = sign * s.lr if s.lr_in_momentum else sign
-    outside = 1.0 if s.lr_in_momentum else s.lr
-    if s.adapt:
-        both = (norms_of(weights), norms_of(grads)) if norms is None else (norms[0], norms[1])
-        inside = lars_ratio(*both, s) * inside
+    sign = -1.0 if s["maximize"] else 1.0
+    inside = sign * lr if s["lr_in_momentum"] else sign
+    outside = 1.0 if s["lr_in_momentum"] else lr
+    if norms is not None:
+        inside = lars_ratio(norms, s) * inside
     directions = grads
-    if s.weight_decay != 0:
-        directions = as_list(torch._foreach_add(grads, weights, alpha=sign * s.weight_decay))
+    if s["weight_decay"] != 0:
+        directions = as_list(torch._foreach_add(grads, weights, alpha=sign * s["weight_decay"]))
     if buffers is not None:
-        torch._foreach_mul_(buffers, s.momentum)
+        torch._foreach_mul_(buffers, s["momentum"])
         add_scaled_(buffers, directions, inside)
-    if buffers is None or s.nesterov:
+    if buffers is None or s["nesterov"]:
         add_scaled_(weights, directions, inside * -outside)
     if buffers is not None:
-        add_scaled_(weights, buffers, -outside * s.momentum if s.nesterov else -outside)
+        add_scaled_(weights, buffers, -outside * s["momentum"] if s["nesterov"] else -outside)

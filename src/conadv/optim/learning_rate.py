@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -80,14 +79,9 @@ def warmup_poly(
     Raises:
         ValueError: a value out of its range.
     """
-    _check(step, total, warmup, end)
     if not (power > 0 and math.isfinite(power)):
         raise ValueError(f"power={power}: give a number above 0 (1 is linear).")
-    rising = _rising(step, warmup)
-    if rising is not None:
-        return rising
-    left: float = (1.0 - _done(step, total, warmup)) ** power
-    return end + (1.0 - end) * left
+    return _factor(step, total, warmup, end, lambda done: (1.0 - done) ** power)
 
 
 def warmup_cosine(step: float, total: float, warmup: float = 0.0, end: float = 0.0) -> float:
@@ -108,11 +102,25 @@ def warmup_cosine(step: float, total: float, warmup: float = 0.0, end: float = 0
     Raises:
         ValueError: a value out of its range.
     """
-    _check(step, total, warmup, end)
-    rising = _rising(step, warmup)
-    if rising is not None:
-        return rising
-    return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * _done(step, total, warmup)))
+    return _factor(step, total, warmup, end, lambda done: 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+def _factor(
+    step: float, total: float, warmup: float, end: float, left: Callable[[float], float]
+) -> float:
+    """Linear warm-up, then ``left`` of the share of the decay that is done, from 1 to 0."""
+    if not step >= 0:
+        raise ValueError(f"step={step}: steps are counted from 0.")
+    if not (total > 0 and math.isfinite(total)):
+        raise ValueError(f"total={total}: give the number of updates of the run, above 0.")
+    if not (warmup >= 0 and math.isfinite(warmup)):
+        raise ValueError(f"warmup={warmup}: give a number of updates of at least 0.")
+    if not 0 <= end <= 1:
+        raise ValueError(f"end={end}: give a factor on the peak learning rate between 0 and 1.")
+    if step < warmup:
+        return min(1.0, (step + 1.0) / warmup)
+    done = 1.0 if step >= total else (step - warmup) / (total - warmup)
+    return end + (1.0 - end) * left(done)
 
 
 class WarmupPolynomial(LRScheduler):
@@ -146,7 +154,7 @@ class WarmupPolynomial(LRScheduler):
     def get_lr(self) -> list[Any]:
         """Learning rate of each parameter group."""
         factor = warmup_poly(self.last_epoch, self.total, self.warmup, self.power, self.end)
-        return _scaled(self.base_lrs, factor)
+        return [base * factor for base in self.base_lrs]
 
 
 class WarmupCosine(LRScheduler):
@@ -178,32 +186,7 @@ class WarmupCosine(LRScheduler):
     def get_lr(self) -> list[Any]:
         """Learning rate of each parameter group."""
         factor = warmup_cosine(self.last_epoch, self.total, self.warmup, self.end)
-        return _scaled(self.base_lrs, factor)
-
-
-def _scaled(base_lrs: list[float | Tensor], factor: float) -> list[float | Tensor]:
-    return [base * factor for base in base_lrs]
-
-
-def _rising(step: float, warmup: float) -> float | None:
-    """Factor during the warm-up, or None once it is over."""
-    return min(1.0, (step + 1.0) / warmup) if step < warmup else None
-
-
-def _done(step: float, total: float, warmup: float) -> float:
-    """Share of the decay that is over."""
-    return 1.0 if step >= total else (step - warmup) / (total - warmup)
-
-
-def _check(step: float, total: float, warmup: float, end: float) -> None:
-    if not step >= 0:
-        raise ValueError(f"step={step}: steps are counted from 0.")
-    if not (total > 0 and math.isfinite(total)):
-        raise ValueError(f"total={total}: give the number of updates of the run, above 0.")
-    if not (warmup >= 0 and math.isfinite(warmup)):
-        raise ValueError(f"warmup={warmup}: give a number of updates of at least 0.")
-    if not 0 <= end <= 1:
-        raise ValueError(f"end={end}: give a factor on the peak learning rate between 0 and 1.")
+        return [base * factor for base in self.base_lrs]
 
 
 def linear_lr(base_lr: float, base_batch: int, batch: int) -> float:
@@ -227,15 +210,8 @@ def sqrt_lr(base_lr: float, base_batch: int, batch: int) -> float:
     """Learning rate with the square root of the batch: ``base_lr * sqrt(batch / base_batch)``.
 
     It keeps the variance of an SGD update: Krizhevsky, arXiv 1404.5997, section 5; the rule that
-    LAMB was tuned with (You et al., arXiv 1904.00962).
-
-    Args:
-        base_lr: the learning rate that is right at ``base_batch``.
-        base_batch: images per step it was tuned with.
-        batch: images per step it is wanted for.
-
-    Raises:
-        ValueError: a batch below 1 or a negative learning rate.
+    LAMB was tuned with (You et al., arXiv 1904.00962). Arguments and errors are those of
+    `linear_lr`.
     """
     _check_scaling(base_lr, base_batch, batch)
     return base_lr * math.sqrt(batch / base_batch)

@@ -13,7 +13,8 @@ Number = float | Tensor
 """A float or a tensor with one element and no dimension."""
 
 Norms = tuple[Tensor, Tensor] | None
-"""The two norms of a trust ratio where they are not those of the tensors at hand, or None."""
+"""The two norms of a trust ratio: of one parameter without dimensions, of a list with one. None
+where there is no such ratio."""
 
 CACHED_ELEMENTS = 1 << 18
 """Elements of each tensor list that are worked on at a time on the CPU."""

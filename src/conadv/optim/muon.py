@@ -9,7 +9,7 @@ from torch.optim._muon import muon
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
-from conadv.optim.base import CheckedOptimizer, at_least_zero, in_unit_interval
+from conadv.optim.base import CheckedOptimizer, at_least_zero, check_betas, in_unit_interval
 from conadv.optim.sharded import Layout, Unfinished, is_dtensor
 
 ADJUST_LR = ("original", "match_rms_adamw", "spectral_unclamped")
@@ -99,9 +99,9 @@ class Muon(CheckedOptimizer):
         return []
 
     def _problem(self, p: Tensor) -> str | None:
-        kind = "complex" if p.is_complex() else "sharded" if is_dtensor(p) else None
-        if kind is None:
+        if not p.is_complex() and not is_dtensor(p):
             return None
+        kind = "complex" if p.is_complex() else "sharded"
         return (
             f"{kind}; whole real matrices are allowed. Use LARS, LAMB or one of torch.optim for it."
         )
@@ -163,10 +163,7 @@ class Muon(CheckedOptimizer):
     def _check_group(self, s: dict[str, Any]) -> None:
         at_least_zero(self, s, "lr", "weight_decay", "eps")
         in_unit_interval(self, "momentum", s["momentum"])
-        if len(s["betas"]) != 2:
-            raise ValueError(f"Muon: betas={s['betas']!r}; give two numbers.")
-        for index, beta in enumerate(s["betas"]):
-            in_unit_interval(self, f"betas[{index}]", beta)
+        check_betas(self, s["betas"])
         if s["adjust_lr_fn"] not in ADJUST_LR:
             raise ValueError(
                 f"Muon: adjust_lr_fn={s['adjust_lr_fn']!r}; allowed are {', '.join(ADJUST_LR)}."

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor
 
+from conadv.optim.multi_tensor import Norms
+
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
@@ -34,9 +36,9 @@ class Unfinished:
     """An update that is computed up to the point where it needs norms of whole tensors."""
 
     norms: Tensor
-    """Norms of this rank's parts of tensors, of any shape."""
-    finish: Callable[[Tensor], None]
-    """Completes the update, given the norms of the whole tensors, of the same shape."""
+    """Two norms of each of this rank's parts of tensors, along the last dimension."""
+    finish: Callable[[Norms], None]
+    """Completes the update, given the norms of the whole tensors."""
 
 
 def is_dtensor(tensor: Tensor) -> "TypeGuard[DTensor]":
@@ -94,7 +96,8 @@ def finish_all(waiting: Iterable[tuple[Layout, Unfinished]]) -> None:
             torch.distributed.all_reduce(total, group=layout.mesh.get_group(dim))
         norms = total.sqrt().split([len(part) for part in flat])
         for update, whole in zip(updates, norms, strict=True):
-            update.finish(whole.to(update.norms).view_as(update.norms))
+            first, second = whole.to(update.norms).view_as(update.norms).unbind(-1)
+            update.finish((first, second))
 
 
 def check_loaded(params: Iterable[Tensor], states: Iterable[Mapping[str, Any]]) -> None:

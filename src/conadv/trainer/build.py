@@ -22,7 +22,7 @@ from conadv.trainer.models.first_pass import try_model
 from conadv.trainer.models.warm_start import start_from
 from conadv.trainer.models.zoo import build_model
 from conadv.trainer.recipe import Recipe
-from conadv.trainer.recipe.sections import BRANCHES, VIEW_BRANCH
+from conadv.trainer.recipe.sections import BRANCHES
 from conadv.trainer.run.device import autocast_dtype, resolve_device
 from conadv.trainer.step import Precision
 from conadv.trainer.trainer import Trainer
@@ -149,7 +149,7 @@ def build(
         precision,
     )
     if world.size > 1 and not sharded:
-        trainer.warm_up_buckets(_unfilled(_of_images(adversary), branches_of(recipe)))
+        trainer.warm_up_buckets(_unfilled(_of_images(adversary), recipe.branches))
     every = max(1, round(recipe.evaluation.every_epochs * recipe.steps_per_epoch(count)))
     return Built(recipe, world, device, splits, splits.validation(), adversary, trainer, every)
 
@@ -195,12 +195,6 @@ def _exchange(recipe: Recipe, model: nn.Module, world: World) -> Exchange:
     return DataParallel(model, called, world)
 
 
-def branches_of(recipe: Recipe) -> tuple[str, ...]:
-    """Normalisation branches of a recipe's model: an adversarial one where there are copies."""
-    branches = BRANCHES if recipe.method.kind.makes_copies else BRANCHES[:1]
-    return branches if recipe.method.view == "none" else (*branches, VIEW_BRANCH)
-
-
 def make_model(
     recipe: Recipe,
     facts: Facts,
@@ -209,13 +203,13 @@ def make_model(
     download: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> nn.Module:
-    """The network, its normalisation split into :func:`branches_of`; arguments as in `build`.
+    """The network, its normalisation split into the recipe's branches; arguments as in `build`.
 
     Raises:
         RecipeError: The recipe does not fit the data, or evaluates through a branch that its
             model does not have.
     """
-    branches = branches_of(recipe)
+    branches = recipe.branches
     for field, branch in (
         ("evaluation.branch", recipe.evaluation.branch),
         ("attack.branch", recipe.attack.branch),
@@ -254,7 +248,7 @@ def make_adversary(
         rounds: Micro-batches of a step on this rank.
     """
     # Where there is no adversarial branch, pictures of the attack are taken through the clean one.
-    branch = BRANCHES[-1] if BRANCHES[-1] in branches_of(recipe) else BRANCHES[0]
+    branch = BRANCHES[-1] if BRANCHES[-1] in recipe.branches else BRANCHES[0]
     of_images = conadv.Adversary(
         model,
         make_attack(recipe, facts),

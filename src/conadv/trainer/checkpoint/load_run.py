@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from conadv.errors import CheckpointError, RecipeError, RunFolderError
-from conadv.trainer.build import branches_of, make_model
+from conadv.errors import CheckpointError
+from conadv.trainer.build import make_model
 from conadv.trainer.checkpoint.reshard import load_weights
+from conadv.trainer.checkpoint.saved_recipe import saved_branch, saved_recipe
 from conadv.trainer.checkpoint.store import CheckpointStore, load_checkpoint
 from conadv.trainer.input.load import load_splits
 from conadv.trainer.input.splits import Facts, Splits, facts_from
-from conadv.trainer.recipe import Recipe, load_recipe
+from conadv.trainer.recipe import Recipe
 from conadv.trainer.run.device import resolve_device
 from conadv.trainer.run.folder import RunFolder
 
@@ -30,9 +31,13 @@ class SavedRun:
     """About the data set, as the run had it."""
     model: nn.Module
     """The model in eval mode, its normalisation split as in training; averaged weights with EMA."""
-    branches: tuple[str, ...]
     step: int
     device: torch.device
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Normalisation branches of the model."""
+        return self.recipe.branches
 
     @cached_property
     def splits(self) -> Splits:
@@ -49,17 +54,7 @@ class SavedRun:
         Raises:
             RunFolderError: The model has no such branch.
         """
-        name = name or self.recipe.evaluation.branch
-        if name not in self.branches:
-            raise RunFolderError(
-                f"branch {name!r}: the model of {self.folder.root} has "
-                f"{' and '.join(self.branches)}."
-            )
-        return name
-
-
-CHANGEABLE = ("data.root", "data.files.", "evaluation.", "attack.", "hardware.")
-"""Settings that a finished run may be looked at with, because its weights do not depend on them."""
+        return saved_branch(self.folder, self.recipe, name)
 
 
 def load_run(
@@ -83,15 +78,7 @@ def load_run(
         RunFolderError: The folder holds no run.
         CheckpointError: The checkpoint is missing, damaged, or does not fit the recipe.
     """
-    folder = RunFolder(run)
-    folder.require_run()
-    for override in overrides:
-        if not override.startswith(CHANGEABLE):
-            raise RecipeError(
-                f"{override!r}: the weights of {folder.root} were trained without it. Allowed are "
-                f"settings of {', '.join(name.rstrip('.') for name in CHANGEABLE)}."
-            )
-    recipe = load_recipe(folder.recipe, overrides)
+    folder, recipe = saved_recipe(run, overrides)
     place = resolve_device(device or recipe.hardware.device)
     state = _read(folder, checkpoint)
     facts = facts_from(state["data"])
@@ -105,7 +92,7 @@ def load_run(
             f"recipe: {str(error).splitlines()[0]} Was recipe.yaml changed by hand?"
         ) from error
     step = int(state["trainer"]["step"])
-    return SavedRun(folder, recipe, facts, model.to(place).eval(), branches_of(recipe), step, place)
+    return SavedRun(folder, recipe, facts, model.to(place).eval(), step, place)
 
 
 def _read(folder: RunFolder, checkpoint: str) -> dict[str, Any]:

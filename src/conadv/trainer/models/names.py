@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from conadv.errors import ConadvError
+from conadv._words import did_you_mean, nearest
+from conadv.errors import ConadvError, RecipeError, install_command
 
 SMALL_NAMES = ("resnet8", "resnet20", "resnet18", "resnet9", "patch-resnet9")
 """The project's own networks, ``cifar/NAME``."""
@@ -15,6 +16,36 @@ _TIMM = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
 _TORCHVISION = re.compile(
     r'^@register_model\((?:name="(\w+)")?\)\n(?:@.*\n)*def (\w+)\(', re.MULTILINE
 )
+
+
+LIBRARIES = ("cifar", "torchvision", "timm")
+_FORMS = "cifar/" + "|".join(SMALL_NAMES) + ", torchvision/NAME, timm/NAME or module:attribute"
+
+
+def check_library(name: str) -> None:
+    """Raise RecipeError unless a name has a known library and, if it is ours, a known network.
+
+    Names of torchvision and timm are looked up only when the network is made, for importing them
+    takes seconds.
+    """
+    library, slash, short = name.partition("/")
+    if not slash:
+        like = [f"{where}/{name}" for where in LIBRARIES if where != "cifar" or name in SMALL_NAMES]
+        raise RecipeError(
+            f"name={name!r}: say whose network it is.{did_you_mean(like)} Allowed: {_FORMS}."
+        )
+    if library not in LIBRARIES:
+        hint = did_you_mean(f"{near}/{short}" for near in nearest(library, LIBRARIES, 1, 0.5))
+        raise RecipeError(f"name={name!r}: {library!r} has no networks.{hint} Allowed: {_FORMS}.")
+    if library == "cifar" and short not in SMALL_NAMES:
+        raise unknown_name(library, short, list(SMALL_NAMES))
+
+
+def unknown_name(library: str, short: str, known: list[str]) -> RecipeError:
+    """The error for a name that a library does not have; few known ones are listed."""
+    hint = did_you_mean(f"{library}/{near}" for near in nearest(short, known, 3, 0.5))
+    allowed = f" Allowed: {', '.join(known)}." if len(known) <= 10 else ""
+    return RecipeError(f"name={f'{library}/{short}'!r}: no such network.{hint}{allowed}")
 
 
 def model_names(text: str = "") -> list[str]:
@@ -56,6 +87,6 @@ def _sources(library: str) -> Path:
     spec = PathFinder.find_spec(library)
     if spec is None or not spec.submodule_search_locations:
         raise ConadvError(
-            f'{library} is not installed, and this needs it. Type: pip install "conadv[train]"'
+            f"{library} is not installed, and this needs it. Type: {install_command('train')}"
         )
     return Path(next(iter(spec.submodule_search_locations))) / "models"

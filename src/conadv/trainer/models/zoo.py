@@ -13,14 +13,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from conadv._words import did_you_mean, import_named, is_path, nearest
+from conadv._words import import_named, is_path
 from conadv.branches.branches import SampleNorms
 from conadv.errors import ConadvError, RecipeError, install_command
+from conadv.trainer.models.names import check_library, unknown_name
 from conadv.trainer.models.small_resnet import SMALL_NETWORKS
 from conadv.trainer.models.warm_start import freeze
-
-LIBRARIES = ("cifar", "torchvision", "timm")
-_FORMS = "cifar/" + "|".join(SMALL_NETWORKS) + ", torchvision/NAME, timm/NAME or module:attribute"
 
 
 class ModelSettings(Protocol):
@@ -162,11 +160,7 @@ def _own(name: str, in_chans: int, num_classes: int, options: dict[str, Any]) ->
 
 
 def check_name(name: str) -> None:
-    """Raise RecipeError unless the name has a known library and, if it is ours, a known network.
-
-    One's own is imported. Names of torchvision and timm are looked up only when the network is
-    made, for importing them takes seconds.
-    """
+    """Raise RecipeError for a name that cannot be a network's; one's own is imported."""
     if is_path(name):
         try:
             found = import_named(name)
@@ -175,26 +169,7 @@ def check_name(name: str) -> None:
         if not callable(found):
             raise RecipeError(f"name={name!r}: neither a network nor anything that makes one.")
         return
-    library, slash, short = name.partition("/")
-    if not slash:
-        like = [f"{where}/{name}" for where in LIBRARIES if where != "cifar"]
-        if name in SMALL_NETWORKS:
-            like.insert(0, f"cifar/{name}")
-        raise RecipeError(
-            f"name={name!r}: say whose network it is. Did you mean {' or '.join(like)}? "
-            f"Allowed: {_FORMS}."
-        )
-    if library not in LIBRARIES:
-        hint = did_you_mean(f"{near}/{short}" for near in nearest(library, LIBRARIES, 1, 0.5))
-        raise RecipeError(f"name={name!r}: {library!r} has no networks.{hint} Allowed: {_FORMS}.")
-    if library == "cifar" and short not in SMALL_NETWORKS:
-        raise _unknown(library, short, list(SMALL_NETWORKS))
-
-
-def _unknown(library: str, short: str, known: list[str]) -> RecipeError:
-    hint = did_you_mean(f"{library}/{near}" for near in nearest(short, known, 3, 0.5))
-    allowed = f" Allowed: {', '.join(known)}." if len(known) <= 10 else ""
-    return RecipeError(f"name={f'{library}/{short}'!r}: no such network.{hint}{allowed}")
+    check_library(name)
 
 
 def import_library(name: str) -> ModuleType:
@@ -224,7 +199,7 @@ def _timm(
     timm = import_library("timm")
     # A tag of pretrained weights may follow a dot: resnet50.a1_in1k.
     if not timm.is_model(name.partition(".")[0]):
-        raise _unknown("timm", name, timm.list_models())
+        raise unknown_name("timm", name, timm.list_models())
     model: nn.Module = timm.create_model(
         name, pretrained=pretrained, in_chans=in_chans, num_classes=num_classes, **options
     )
@@ -237,7 +212,7 @@ def _torchvision(
     models = import_library("torchvision").models
     known = models.list_models(module=models)
     if name not in known:
-        raise _unknown("torchvision", name, known)
+        raise unknown_name("torchvision", name, known)
     model: nn.Module
     if pretrained:
         model = models.get_model(name, weights="DEFAULT", **options)

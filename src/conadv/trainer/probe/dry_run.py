@@ -9,7 +9,6 @@ import torch
 
 import conadv
 from conadv.errors import RecipeError
-from conadv.trainer.build import branches_of
 from conadv.trainer.distributed import World
 from conadv.trainer.input.random_images import images_of
 from conadv.trainer.probe.memory import Memory, bytes_of
@@ -141,7 +140,7 @@ def _report(recipe: Recipe, found: MeasuredStep, devices: int, own_steps: int) -
         image=shape,
         train_images=count,
         classes=classes,
-        branches=branches_of(recipe),
+        branches=recipe.branches,
         global_batch=recipe.batch.global_batch,
         devices=devices,
         micro_batch=recipe.micro_batch,

@@ -30,7 +30,9 @@ def _shipped_names() -> tuple[str, ...]:
     return tuple(sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml")))
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    name_or_path: str | Path, overrides: Sequence[str] = (), *, checked: bool = True
+) -> Recipe:
     """Read a recipe and check all of it.
 
     A file may begin from another recipe: ``extends: NAME``, or a path beside it; its own values
@@ -39,21 +41,14 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     Args:
         name_or_path: a name from `recipe_names`, the path of a YAML file, or a run folder.
         overrides: ``dotted.name=value``, applied before the checks; see `apply_overrides`.
+        checked: False leaves out whether fields go together, which takes torch.
 
     Raises:
         RecipeError: there is no such recipe, it is not YAML, or something in it is impossible.
             The message lists every problem with what was given, what is allowed and what to do.
     """
     values, what = _values(str(name_or_path), ())
-    return make_recipe(values, overrides, what)
-
-
-def shipped_recipe(name: str) -> Recipe:
-    """A recipe that comes with the package, without what `load_recipe` checks with torch.
-
-    Those checks are made of each of them by the package's own tests.
-    """
-    return Recipe.model_validate(_values(name, ())[0])
+    return make_recipe(values, overrides, what, checked=checked)
 
 
 def _values(name: str, extended: tuple[str, ...]) -> tuple[dict[str, Any], str]:
@@ -90,14 +85,20 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_recipe(
-    values: dict[str, Any], overrides: Sequence[str] = (), what: str = "recipe"
+    values: dict[str, Any],
+    overrides: Sequence[str] = (),
+    what: str = "recipe",
+    *,
+    checked: bool = True,
 ) -> Recipe:
-    """A checked recipe from nested values; raises as `load_recipe` does."""
+    """A recipe from nested values; arguments and errors are those of `load_recipe`."""
     try:
         recipe = Recipe.model_validate(apply_overrides(values, overrides))
     except ValidationError as error:
         found = explain(error)
     else:
+        if not checked:
+            return recipe
         from conadv.trainer.recipe.checks import problems  # brings torch
 
         found = problems(recipe)

@@ -10,6 +10,8 @@ from conadv._numbers import largest_divisor
 from conadv.errors import RecipeError
 from conadv.trainer.recipe.method import MethodSection
 from conadv.trainer.recipe.sections import (
+    BRANCHES,
+    VIEW_BRANCH,
     AttackSection,
     BatchSection,
     CheckpointSection,
@@ -93,6 +95,12 @@ class Recipe(Section):
     def norm_group(self) -> int:
         """Images per normalisation group, the default filled in."""
         return self.batch.norm_group or self.micro_batch
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Normalisation branches of the model: an adversarial one where there are copies."""
+        branches = BRANCHES if self.method.kind.makes_copies else BRANCHES[:1]
+        return branches if self.method.view == "none" else (*branches, VIEW_BRANCH)
 
     @property
     def fresh_per_micro_batch(self) -> int:
