@@ -8,8 +8,7 @@ and analysis; the machine once. Recipes go without their comments, which are mos
 Left out are checkpoints, curves, trials' folders, and everything about the machine's folders.
 
 The page is made here of the whole study, with its curves, and with pictures where the licence of
-the data allows that. It is not committed, since it holds a chart library of 4.5 MB: `make pages`
-makes it again from what is.
+the data allows that. It is not committed: `make pages` makes it again from what is.
 """
 
 from __future__ import annotations
