@@ -11,8 +11,7 @@ Of a study that is not finished, the outcomes of its runs and the search's journ
 `conadv study` on a copy of the published folder goes on with it.
 
 The page is made here of the whole study, with its curves, and with pictures where the licence of
-the data allows that. It is not committed, since it holds a chart library of 4.5 MB: `make pages`
-makes it again from what is.
+the data allows that. It is not committed: `make pages` makes it again from what is.
 """
 
 from __future__ import annotations

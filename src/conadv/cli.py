@@ -108,7 +108,7 @@ def _missing(error: ModuleNotFoundError) -> str | None:
     name = (error.name or "").partition(".")[0]
     if name in ("conadv", ""):
         return None
-    others = {"jinja2": "report", "plotly": "report", "optuna": "study"}
+    others = {"jinja2": "report", "optuna": "study"}
     others |= dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "onnx")
     extras = ["train", *([others[name]] if name in others else [])]
     return f"error: {name} is not installed, and this needs it. Type: {install_command(*extras)}"

@@ -120,7 +120,7 @@ def test_a_bug_keeps_its_traceback(fake: Fake, monkeypatch: pytest.MonkeyPatch) 
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (OSError(28, "No space left on device", "a.pt"), 2, "a.pt: No space left on device"),
         (ModuleNotFoundError("No module", name="timm.data"), 2, install_command("train")),
-        (ModuleNotFoundError("No module", name="plotly"), 2, install_command("train", "report")),
+        (ModuleNotFoundError("No module", name="jinja2"), 2, install_command("train", "report")),
     ],
 )
 def test_how_it_ends(
@@ -202,7 +202,7 @@ def test_what_trains_nothing_imports_no_torch(
     arguments = [str(tmp_path) if word == "RUN" else word for word in arguments]
     script = (
         "import sys; from conadv.cli import main; code = main(sys.argv[1:])\n"
-        "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'plotly', 'tensorboard'}\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'jinja2', 'tensorboard'}\n"
         "print(heavy & set(sys.modules), file=sys.stderr); sys.exit(code)"
     )
     command = [sys.executable, "-c", script, *arguments]

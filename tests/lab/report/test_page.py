@@ -49,12 +49,11 @@ def test_everything_is_on_it_and_nothing_is_loaded(four_runs: list[Path]) -> Non
     assert all(address.startswith(("data:", "#")) for address in parsed.addresses)
     inside = {address[1:] for address in parsed.addresses if address.startswith("#")}
     assert {"results", "runs"} <= inside <= set(parsed.ids)
-    assert "@import" not in page.partition("<script>")[0]
+    assert "@import" not in page and "script" not in parsed.tags
     assert "default-src 'none'" in page
     assert len(parsed.alternatives) == 2 * 3 * 3 and all(parsed.alternatives)
-    assert parsed.tags.count("details") == 8 + 5
     assert "Abacus 9000" in page and "8.0 GiB" in page
-    assert len(page.encode()) < 6_000_000
+    assert len(page.encode()) < 200_000
 
 
 def test_the_command_remakes_the_run_from_its_own_recipe(make_run: MakeRun) -> None:
@@ -81,7 +80,7 @@ def test_a_bare_result_makes_a_page_without_empty_panels(make_run: MakeRun) -> N
         if path.name != "result.json":
             path.unlink()
     page = render_report(find_runs([folder]))
-    assert set(outline(page).ids) == {"results", "runs"}
+    assert {"found", "results", "runs"} <= set(outline(page).ids)
     assert "<script" not in page and len(page) < 50_000
     assert "metrics.jsonl is missing." in page
 
@@ -113,4 +112,4 @@ def test_many_runs_stay_one_small_page(make_run: MakeRun) -> None:
         make_run(f"r{i}", schedule=schedule, batch=100 * (1 + i % 5), seed=i, steps=300)
         for i, schedule in enumerate(["vanilla", "recycled", "sequential", "own"] * 15)
     ]
-    assert len(render_report(find_runs(folders)).encode()) < 10_000_000
+    assert len(render_report(find_runs(folders)).encode()) < 2_000_000

@@ -102,7 +102,11 @@ def test_gains_at_equal_epochs_and_at_equal_compute(make_study: MakeStudy) -> No
     assert recycled.robust_same_compute.value == pytest.approx(0.03)
     assert (
         "Batch 1,000, better than ordinary training under attack at equal compute by more than "
-        "chance: recycled (+3.0)." in found.findings.sentences
+        "chance: recycled +3.0 (+3.0 to +3.0)." in found.findings.more
+    )
+    assert (
+        "Batch 1,000, under attack: recycled is +3.0 points (+3.0 to +3.0) from the best ordinary "
+        "training of at most its compute." in found.findings.sentences
     )
 
 
@@ -189,8 +193,8 @@ def test_ordinary_training_with_other_settings_is_told_and_counts(make_study: Ma
     same = gain(found, 1000, "recycled-budget").same_compute
     assert same is not None and same.value == pytest.approx(0.016 - 0.012)
     assert (
-        "Batch 4,000: control, which is vanilla with other settings, is +3.0 points from it: so "
-        "much of another method's gain may be owed to settings." in found.findings.sentences
+        "Batch 4,000: control, which is vanilla with other settings, is +3.0 points (+3.0 to +3.0) "
+        "from it: so much of another method's gain may be owed to settings." in found.findings.more
     )
 
 
@@ -214,8 +218,8 @@ def test_a_method_with_another_optimizer_stands_beside_ordinary_training_with_it
     assert lamb.above is not None and lamb.above.value == pytest.approx(0.01)
     assert lamb.same_compute is not None and lamb.same_compute.value == pytest.approx(0.0, abs=1e-9)
     assert (
-        "Batch 1,000: muon, ordinary training with muon, is +3.0 points from vanilla. Methods with "
-        "that optimizer are compared with it." in found.findings.sentences
+        "Batch 1,000: muon, ordinary training with muon, is +3.0 points (+3.0 to +3.0) from "
+        "vanilla. Methods with that optimizer are compared with it." in found.findings.more
     )
     # However good on held-out images, it does not speak for the copies.
     tuned = json.loads((folder / "tuned.json").read_text())
@@ -257,10 +261,10 @@ def test_what_is_within_chance_is_not_called_better(make_study: MakeStudy) -> No
     found = report_of(folder)
     (line,) = [
         sentence
-        for sentence in found.findings.sentences
+        for sentence in found.findings.more
         if sentence.startswith("Batch 1,000, better than vanilla at equal steps")
     ]
-    assert line.endswith("by more than chance: sam (+0.2).")
+    assert line.endswith("by more than chance: sam +0.2 (+0.2 to +0.2).")
 
 
 def test_unfinished_training_is_said(make_study: MakeStudy, tmp_path: Path) -> None:
@@ -315,8 +319,14 @@ def test_the_page_has_every_part(make_study: MakeStudy, tmp_path: Path) -> None:
     page = write_report([folder], tmp_path / "page.html").read_text(encoding="utf-8")
     ids = set(re.findall(r'id="([\w-]+)"', page))
     assert {"scale", "batch-1000", "batch-4000", "results", "analysis", "tuning"} <= ids
-    assert {f"chart-{slug}" for slug in ("batch", "equal-compute", "fit", "robustness")} <= ids
-    assert {"chart-landscape", "chart-compute-4000", "chart-time-1000"} <= ids
+    assert {f"chart-{slug}" for slug in ("batch", "compute", "attack", "fit")} <= ids
+    assert {"chart-landscape", "chart-robustness"} <= ids
+    # One message, three charts, the contents: then everything else.
+    order = [page.index(f"chart-{slug}") for slug in ("batch", "compute", "attack")]
+    assert order == sorted(order) and page.index("<h1>") < order[0]
+    assert order[-1] < page.index('class="contents"') < page.index('id="found"')
+    assert page.index("</summary>") > page.index('id="found"')
+    assert len(page.encode()) < 2_000_000
     assert "conadv train recycled-b4000" in page
     assert f"conadv study {folder}/study.yaml" in page
     analysis = page.partition('id="analysis"')[2].partition("</table>")[0]
@@ -401,7 +411,7 @@ def test_two_batches_with_seeds_are_judged_like_three(make_study: MakeStudy) -> 
         f"{lost_so_much}recycled changed it by +1.6 points (+1.6 to +1.6) at equal steps, at least "
         "half of the loss won back."
     )
-    assert any("better than vanilla at equal steps by more than" in s for s in found.sentences)
+    assert any("better than vanilla at equal steps by more than" in s for s in found.more)
     assert any("an interval of 95 %" in note for note in found.caveats)
     tuned = json.loads((folder / "tuned.json").read_text())
     tuned["cells"]["sequential-b1000"]["val_accuracy"] = 0.99
@@ -416,7 +426,8 @@ def test_a_seedless_pair_of_batches_stays_a_comparison(make_run: MakeRun) -> Non
     make_run("a", batch=100)
     folder = make_run("b", batch=1000, schedule="recycled")
     found = content(gather([folder.parent]))
-    assert found.scale is None and found.gains == () and found.charts == ()
+    assert found.scale is None and found.gains == ()
+    assert [chart.slug for chart in found.charts] == ["fit"]
 
 
 def test_compute_of_the_fixture_is_what_it_says() -> None:

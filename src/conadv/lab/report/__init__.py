@@ -1,7 +1,7 @@
 """Read run folders, and make one self-contained page or a table of them.
 
 Nothing here runs a model or needs the code that made a run: the run folder is the only contract.
-Needs the ``report`` extra (jinja2, plotly, pyyaml).
+Needs the ``report`` extra (jinja2, pyyaml, scipy).
 """
 
 from conadv.lab.report.page import render_report, write_report

@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import plotly.graph_objects as go
-
-from conadv.lab.report.charts.curves import Chart, figure
-from conadv.lab.report.charts.palette import MethodKey
+from conadv.lab.report.charts.palette import MethodKey, colour_of
+from conadv.lab.report.charts.panels import Chart, Series, multiples
 from conadv.lab.report.charts.scale import Palette
 from conadv.lab.report.runs import Run, finite
 from conadv.lab.report.study.cells import Cell
@@ -108,29 +106,24 @@ def analysis_charts(everything: Sequence[Cell], palette: Palette) -> list[Chart]
             _landscape,
         ),
     ):
-        traces = []
+        series = []
         for key, cell in drawn.items():
             lines = [line for run in cell.runs if (line := curve(run)) is not None]
             lines = [line for line in lines if line[0] == lines[0][0]]
             if not lines:
                 continue
-            heights = zip(*(line[1] for line in lines), strict=True)
-            ys = [statistics.fmean(values) for values in heights]
-            traces.append(
-                go.Scatter(
-                    x=lines[0][0],
-                    y=[float(f"{y:.5g}") for y in ys],
-                    name=key.method,
-                    text=[f"{key.method}, batch {count(cell.batch)}"] * len(ys),
-                    mode="lines+markers" if len(ys) < 12 else "lines",
-                    line={"color": palette[key].light, "width": 2},
-                    marker={"symbol": palette[key].symbol, "size": 7},
-                    hovertemplate="%{text}<br>%{y:.4~g} at %{x:.4~g}<extra></extra>",
-                    meta={"method": list(palette).index(key), "toggle": True},
+            heights = [statistics.fmean(ys) for ys in zip(*(ys for _, ys in lines), strict=True)]
+            series.append(
+                Series(
+                    f"{key.method}, batch {count(cell.batch)}",
+                    key.method,
+                    colour_of(palette, key),
+                    palette[key].symbol if len(heights) < 12 else "",
+                    tuple(zip(lines[0][0], heights, strict=True)),
                 )
             )
-        if traces:
-            charts.append(Chart(slug, title, note, figure(traces, axis, unit)))
+        if series:
+            charts.append(Chart(slug, title, note, multiples(series, axis, unit, slug=slug)))
     return charts
 
 

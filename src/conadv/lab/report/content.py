@@ -8,8 +8,8 @@ from typing import Any
 
 from conadv._words import import_named
 from conadv.lab.report.analyses import AnalysisTable, analysis_charts, analysis_table
-from conadv.lab.report.charts.curves import Chart
 from conadv.lab.report.charts.palette import Colour, MethodKey, colours
+from conadv.lab.report.charts.panels import Chart
 from conadv.lab.report.charts.scale import scale_charts
 from conadv.lab.report.findings import Findings
 from conadv.lab.report.runs import Run
@@ -88,7 +88,8 @@ def content(
     everything = tuple(cells(runs))
     palette = colours((cell.key, cell.batch) for cell in everything)
     scale = _scale(everything, studies)
-    found = tuple(gains(everything)) if scale is not None else ()
+    every_gain = tuple(gains(everything))
+    found = every_gain if scale is not None else ()
     return Content(
         title=title or _title(runs, studies),
         lead=lead or " ".join(study.description for study in studies),
@@ -99,7 +100,7 @@ def content(
         findings=findings(everything, scale, found, studies),
         scale=scale,
         gains=found,
-        charts=tuple(scale_charts(scale, found, everything, palette)) if scale else (),
+        charts=tuple(scale_charts(scale, every_gain, everything, palette)),
         own_charts=tuple(filter(None, (import_named(c)(everything, palette) for c in charts))),
         analyses=analysis_table(everything),
         analysis_charts=tuple(analysis_charts(everything, palette)),

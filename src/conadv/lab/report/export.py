@@ -33,7 +33,7 @@ def markdown(content: Content) -> str:
     if content.lead:
         parts.append(f"{escape(content.lead)}\n")
     if words.sentences:
-        parts.append(_list(words.sentences))
+        parts.append(_list((*words.sentences, *words.more)))
     if words.caveats:
         parts.append("What to keep in mind:\n\n" + _list(words.caveats))
     for study in content.studies:

@@ -4,25 +4,39 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conadv.lab.report.study.cells import Cell, baseline, disturbed, relative
+from conadv.lab.evidence import Paired
+from conadv.lab.report.study.cells import STEP_TIME, Cell, baseline, disturbed, relative
 from conadv.lab.report.study.large_batch import measured_difference
 from conadv.lab.report.study.wording import difference, interval
-from conadv.lab.report.text import count, joined, percent, points, ratio, seconds
+from conadv.lab.report.text import count, joined, percent, points, ratio
 
 _UNFINISHED_TRAINING = 0.02
 """Fraction of training accuracy that a run may be behind the reference before it is said."""
 
 
 _MOST_NAMED = 6
+_MEASURES = (
+    ("accuracy under attack", "robust_accuracy"),
+    ("test accuracy", "test_accuracy"),
+)
+"""What a headline compares, the surest effect first."""
 _TEST_IMAGES = {"fashion-mnist-subset": 2_000, "cifar10": 10_000}
 """Sizes of test sets, for runs whose result does not note ``test_images``."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number worth a tile: the value, what it is, and the figures behind it."""
+    """One number worth a tile.
+
+    Attributes:
+        value: The number.
+        interval: How far chance may have moved it, or why that is no question.
+        label: What it is.
+        detail: The figures behind it.
+    """
 
     value: str
+    interval: str
     label: str
     detail: str
 
@@ -34,14 +48,16 @@ class Findings:
     Attributes:
         headline: One sentence.
         figures: Key figures, at most four.
-        sentences: The comparison, method by method.
-        caveats: What the figures do not show.
+        sentences: The comparison, the few that matter.
+        caveats: What the figures do not show, the most important first.
+        more: Further sentences, for those who want all of it.
     """
 
     headline: str
     figures: tuple[Figure, ...]
     sentences: tuple[str, ...]
     caveats: tuple[str, ...]
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,24 +192,40 @@ def _headline(seen: Comparison) -> str:
         chance = "" if noise is None else f" (under about {_unsigned(noise)} points is chance)"
         return f"One seed each, no verdict: {found}{chance}."
     parts = []
+    if best is not None:
+        changed = [
+            f"{words} by {_measured(best, seen.large, name)}"
+            for words, name in _MEASURES
+            if measured_difference(best, seen.large, name) is not None
+        ]
+        compute = relative(best, seen.everything, "compute")
+        cost = "" if compute is None else f", for {ratio(compute)} the compute"
+        parts.append(f"at batch {batch} {best.key.method} changed {joined(changed)}{cost}")
     if seen.small is not None:
         parts.append(
-            f"batch {batch} changed ordinary training by {_measured(seen.large, seen.small)} "
-            f"against batch {count(seen.small.batch)}"
+            f"batch {batch} itself changed ordinary training by "
+            f"{_measured(seen.large, seen.small)} against batch {count(seen.small.batch)}"
         )
-    if best is not None:
-        gained = _measured(best, seen.large)
-        parts.append(f"{best.key.method} changed test accuracy at batch {batch} by {gained}")
-    accuracy = percent(seen.large.mean("test_accuracy"))
-    text = "; ".join(parts) or f"batch {batch}: {accuracy} test accuracy"
+    text = "; ".join(parts)
+    if not parts:
+        alone = Paired(tuple(seen.large.values("test_accuracy")))
+        text = f"batch {batch}: {percent(alone.value)}{_between(alone)} test accuracy"
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _measured(one: Cell, other: Cell) -> str:
+def _between(found: Paired) -> str:
+    """An interval of an accuracy in per cent; empty for a single seed."""
+    ends = found.interval
+    return "" if ends is None else f" ({percent(ends[0])} to {percent(ends[1])})"
+
+
+def _measured(one: Cell, other: Cell, name: str = "test_accuracy") -> str:
     """A difference in points, with what is known of its uncertainty."""
-    found = measured_difference(one, other)
-    known = found is not None and found.interval is not None
-    return f"{difference(found)} points{'' if known else ' (no two seeds in common)'}"
+    found = measured_difference(one, other, name)
+    if found is None or found.interval is None:
+        return f"{difference(found)} points (no two seeds in common)"
+    ends = interval(found).strip(" ()")
+    return f"{points(found.value)} points ({ends}{', within chance' if found.by_chance else ''})"
 
 
 def _headline_of_held_out(everything: Sequence[Cell]) -> str:
@@ -203,9 +235,10 @@ def _headline_of_held_out(everything: Sequence[Cell]) -> str:
     if not known:
         return "No run has finished yet."
     accuracy, best = max(known, key=lambda one: one[0])
+    ends = _between(Paired(tuple(best.values("val_accuracy"))))
     return (
-        f"{best.key.method} at batch {count(best.batch)} reached {percent(accuracy)} on held-out "
-        "images; the test images were left alone."
+        f"{best.key.method} at batch {count(best.batch)} reached {percent(accuracy)}{ends} on "
+        "held-out images; the test images were left alone."
     )
 
 
@@ -215,8 +248,13 @@ def _plain_headline(everything: Sequence[Cell]) -> str:
         return _headline_of_held_out(everything)
     if len(measured) == 1:
         only = measured[0]
-        accuracy = percent(only.mean("test_accuracy"))
-        return f"{only.key.method} at batch {count(only.batch)} reached {accuracy} test accuracy."
+        found = Paired(tuple(only.values("test_accuracy")))
+        noise = uncertainty(only) if found.interval is None else None
+        chance = "" if noise is None else f" ± {_unsigned(noise / math.sqrt(2))}"
+        return (
+            f"{only.key.method} at batch {count(only.batch)} reached {percent(found.value)}"
+            f"{chance or _between(found)} test accuracy."
+        )
     return f"{len(measured)} settings, none of them ordinary training to compare with."
 
 
@@ -224,7 +262,8 @@ def _lost_figure(seen: Comparison) -> Figure | None:
     if seen.lost is None or seen.small is None:
         return None
     return Figure(
-        points(-seen.lost) + _give_or_take(seen, seen.large, "test_accuracy", seen.small),
+        points(-seen.lost),
+        _interval(seen, seen.large, "test_accuracy", seen.small),
         f"points of test accuracy, batch {count(seen.large.batch)} against "
         f"{count(seen.small.batch)}, ordinary training",
         f"{percent(seen.small.mean('test_accuracy'))} at {count(seen.small.batch)}, "
@@ -236,7 +275,8 @@ def _gained_figure(seen: Comparison) -> Figure | None:
     if seen.gained is None or seen.best is None:
         return None
     return Figure(
-        points(seen.gained) + _give_or_take(seen, seen.best, "test_accuracy"),
+        points(seen.gained),
+        _interval(seen, seen.best, "test_accuracy"),
         f"points from {seen.best.key.method} at batch {count(seen.large.batch)}",
         f"{percent(seen.best.mean('test_accuracy'))} against "
         f"{percent(seen.large.mean('test_accuracy'))} test accuracy",
@@ -250,7 +290,8 @@ def _robust_figure(seen: Comparison) -> Figure | None:
     if gained is None:
         return None
     return Figure(
-        points(gained) + _give_or_take(seen, seen.best, "robust_accuracy"),
+        points(gained),
+        _interval(seen, seen.best, "robust_accuracy"),
         f"points of accuracy under attack from {seen.best.key.method}",
         f"{percent(seen.best.mean('robust_accuracy'))} against "
         f"{percent(seen.large.mean('robust_accuracy'))}{attack_note(seen.best)}",
@@ -261,13 +302,12 @@ def _cost_figure(seen: Comparison) -> Figure | None:
     if seen.best is None:
         return None
     compute = relative(seen.best, seen.everything, "compute")
-    time = relative(seen.best, seen.everything, "step_seconds_median")
     if compute is None:
         return None
-    measured = (
-        f"a step took {ratio(time)} the time" if time is not None else "step times say nothing"
-    )
-    return Figure(ratio(compute), f"the compute, for {seen.best.key.method}", measured)
+    time = _times(seen.best, seen.everything)
+    measured = time or "step times say nothing"
+    label = f"the compute, for {seen.best.key.method}"
+    return Figure(ratio(compute), "counted, not measured", label, measured)
 
 
 def attack_note(cell: Cell) -> str:
@@ -283,29 +323,39 @@ def attack_note(cell: Cell) -> str:
 
 
 def _sentence(seen: Comparison, cell: Cell) -> str:
-    accuracy = cell.mean("test_accuracy")
-    if accuracy is None:
+    """What one method changed against ordinary training at its batch, and what that cost."""
+    changes = []
+    for words, name in reversed(_MEASURES):
+        change = _difference(cell, seen.large, name)
+        if change is not None:
+            changes.append(f"{points(change)}{_give_or_take(seen, cell, name)} points of {words}")
+    if not changes:
         return ""
-    parts = [f"{percent(accuracy)} test accuracy"]
-    change = _difference(cell, seen.large, "test_accuracy")
-    if change is not None:
-        parts[0] += f" ({points(change)}{_give_or_take(seen, cell, 'test_accuracy')} points)"
-    robust = _difference(cell, seen.large, "robust_accuracy")
-    if robust is not None:
-        parts.append(
-            f"{percent(cell.mean('robust_accuracy'))} under attack "
-            f"({points(robust)}{_give_or_take(seen, cell, 'robust_accuracy')} points)"
-        )
     compute = relative(cell, seen.everything, "compute")
-    time = relative(cell, seen.everything, "step_seconds_median")
     cost = [f"{ratio(compute)} the compute"] if compute is not None else []
-    if time is not None:
-        cost.append(
-            f"{ratio(time)} the time per step ({seconds(cell.mean('step_seconds_median'))})"
-        )
-    if cost:
-        parts.append("for " + " and ".join(cost))
-    return f"{cell.key.method}: {', '.join(parts)}."
+    time = _times(cell, seen.everything)
+    if time:
+        cost.append(time)
+    paid = f", for {joined(cost)}" if cost else ""
+    return f"{cell.key.method}: {' and '.join(changes)}{paid}."
+
+
+def _times(cell: Cell, everything: Sequence[Cell]) -> str:
+    """Step time as a multiple of ordinary training's, over the seeds; empty if unbelieved."""
+    time, usual = relative(cell, everything, STEP_TIME), baseline(cell, everything)
+    if time is None or usual is None:
+        return ""
+    own, other = cell.by_seed(STEP_TIME), usual.by_seed(STEP_TIME)
+    found = [own[seed] / other[seed] for seed in own if other.get(seed)]
+    ends = Paired(tuple(found)).interval if found else None
+    if ends is None:
+        return f"{ratio(time)} the time per step (measured once)"
+    return f"{ratio(time)} the time per step ({ratio(ends[0])} to {ratio(ends[1])})"
+
+
+def _interval(seen: Comparison, cell: Cell, name: str, than: Cell | None = None) -> str:
+    """The same on a line of its own."""
+    return _give_or_take(seen, cell, name, than).strip(" ()") or "not known: no two seeds"
 
 
 def _give_or_take(seen: Comparison, cell: Cell, name: str, than: Cell | None = None) -> str:
@@ -336,8 +386,9 @@ def _caveats(everything: Sequence[Cell], seen: Comparison | None) -> list[str]:
     busy = [cell.key.method for cell in everything if disturbed(cell, everything)]
     if busy:
         notes.append(
-            f"Step times are not to be believed, and left out: those of {joined(busy)} are more "
-            "than twice off what the counted operations explain, as on cores shared with others."
+            f"Step times are not to be believed, and left out: those of {joined(busy)}, beside "
+            "ordinary training's, are not what the counted operations explain. Other work on the "
+            "cores does that."
         )
     for status in ("interrupted", "diverged", "failed", "unfinished"):
         names = [run.name for cell in everything for run in cell.runs if run.status == status]

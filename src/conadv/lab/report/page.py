@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import jinja2
-from plotly.offline import get_plotlyjs
 
 from conadv._files import write_text
 from conadv.errors import RunFolderError
@@ -15,7 +14,7 @@ from conadv.lab.report.content import Content, content
 from conadv.lab.report.export import markdown, table
 from conadv.lab.report.findings import attack_note
 from conadv.lab.report.imagenet import imagenet_html
-from conadv.lab.report.run_views import curve_views, setting_views, strips
+from conadv.lab.report.run_views import drawn_runs, setting_views, strips
 from conadv.lab.report.runs import Run
 from conadv.lab.report.settings import machine
 from conadv.lab.report.study.large_batch import unfinished
@@ -96,11 +95,11 @@ def render_report(runs: Sequence[Run], *, title: str | None = None, lead: str = 
 
 
 def page(material: Content) -> str:
-    """The page as text: about 5 MB, nearly all of it the plotting library."""
+    """The page as text: drawings are in it, and it has no script."""
     palette = material.palette
-    views = curve_views(material.runs, palette)
-    charts = curves([view.run for view in views], palette)
-    plots = any((charts, material.charts, material.own_charts, material.analysis_charts))
+    drawn = drawn_runs(material.runs)
+    charts = curves(drawn, palette)
+    first = [chart for chart in material.charts if chart.slug != "fit"]
     scale = material.scale
     return (
         _environment()
@@ -121,7 +120,8 @@ def page(material: Content) -> str:
             gains_columns=gains_columns(),
             gains_row=gains_row,
             unfinished=unfinished,
-            scale_charts=material.charts,
+            first_charts=first,
+            more_charts=[chart for chart in material.charts if chart not in first],
             own_charts=material.own_charts,
             analyses=material.analyses,
             analysis_charts=material.analysis_charts,
@@ -129,8 +129,8 @@ def page(material: Content) -> str:
             studies=material.studies,
             imagenet=imagenet_html(material.imagenet) if material.imagenet else "",
             charts=charts,
-            curve_views=views,
-            axes=shared_axes(charts) if charts else [],
+            drawn=len(drawn),
+            axes=shared_axes(drawn),
             costs=cost_bars(material.cells),
             strips=strips(material.runs, palette) if material.pictures else [],
             settings=setting_views(material.cells, palette),
@@ -138,10 +138,7 @@ def page(material: Content) -> str:
             machines=list(dict.fromkeys(filter(None, map(machine, material.runs)))),
             attack=attack_note(material.cells[0]).removeprefix(", "),
             number=list(palette).index,
-            methods=list(palette),
             colours=list(palette.values()),
-            library=get_plotlyjs() if plots else "",
-            script=_template_text("report.js"),
             style=_template_text("report.css"),
         )
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from conadv.lab.report.charts.curves import label
-from conadv.lab.report.charts.palette import Colour, MethodKey, dashes
+from conadv.lab.report.charts.palette import Colour, MethodKey
 from conadv.lab.report.charts.pictures import Triple, strongest, triples
 from conadv.lab.report.runs import Run
 from conadv.lab.report.settings import Facts, differing, facts
@@ -16,8 +16,6 @@ from conadv.lab.report.text import percent
 
 _MOST_CURVES = 12
 """Number of runs above which only one of each setting is drawn."""
-_MOST_SHOWN = 10
-"""Number of curves above which those of batches in between start hidden."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +26,6 @@ class Strip:
     method: int
     caption: str
     images: tuple[Triple, ...]
-
-
-@dataclass(frozen=True)
-class CurveView:
-    """One run among the curves: its name in the legend, colour and line."""
-
-    run: Run
-    label: str
-    method: int
-    dash: str
-    shown: bool
 
 
 @dataclass(frozen=True)
@@ -82,29 +69,16 @@ def strips(runs: Sequence[Run], palette: Mapping[MethodKey, Colour]) -> list[Str
     return adversarial or list(shown.values())
 
 
-def curve_views(runs: Sequence[Run], palette: Mapping[MethodKey, Colour]) -> list[CurveView]:
-    """The runs that are drawn: all of them, or the first finished one of every setting."""
-    chosen = list(runs)
-    if len(runs) > _MOST_CURVES:
-        first: dict[tuple[str, str, MethodKey, int | None], Run] = {}
-        for run in runs:
-            setting = (run.dataset, run.model, method_key(run), run.batch)
-            if run.train and (setting not in first or first[setting].status != "finished"):
-                first[setting] = run
-        chosen = list(first.values())
-    order, styles = list(palette), dashes(run.batch for run in chosen)
-    batches = [run.batch for run in chosen if run.batch is not None]
-    ends = {min(batches), max(batches)} if batches and len(chosen) > _MOST_SHOWN else set(batches)
-    return [
-        CurveView(
-            run,
-            label(run),
-            order.index(method_key(run)),
-            styles[run.batch],
-            run.batch in ends or run.batch is None,
-        )
-        for run in chosen
-    ]
+def drawn_runs(runs: Sequence[Run]) -> list[Run]:
+    """The runs whose curves are drawn: all, or the first finished one of every setting."""
+    if len(runs) <= _MOST_CURVES:
+        return list(runs)
+    first: dict[tuple[str, str, MethodKey, int | None], Run] = {}
+    for run in runs:
+        setting = (run.dataset, run.model, method_key(run), run.batch)
+        if run.train and (setting not in first or first[setting].status != "finished"):
+            first[setting] = run
+    return list(first.values())
 
 
 def setting_views(

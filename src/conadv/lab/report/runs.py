@@ -94,6 +94,13 @@ class Run:
             value = finite(self.setting("batch.global_batch"))
         return None if value is None else int(value)
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it is known to have been trained on a CPU."""
+        hardware = self.environment.get("hardware")
+        device = hardware.get("device") if isinstance(hardware, Mapping) else None
+        return "cpu" in (device, self.setting("hardware.device"))
+
     def number(self, key: str) -> float | None:
         """A number of ``result.json``; None if it is missing or not finite."""
         return finite(self.result.get(key))

@@ -1,41 +1,21 @@
-"""Training and validation curves as plotly figures; the page's script colours and resizes them."""
+"""Training and validation curves, over each of the axes that a reader can choose."""
 
 import bisect
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import plotly.graph_objects as go
-
-from conadv.lab.report.charts.palette import Colour, MethodKey, dashes
+from conadv.lab.report.charts.palette import Colour, MethodKey, colour_of, dashes
+from conadv.lab.report.charts.panels import Chart, Series, multiples
 from conadv.lab.report.runs import Run
 from conadv.lab.report.study.cells import Cell, baseline, method_key, relative
 from conadv.lab.report.text import amount, count, ratio, seconds
 
-POINTS = 150
+POINTS = 100
 """Most points of one curve: steps beyond are averaged in groups."""
 
 Line = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One figure of the page.
-
-    Attributes:
-        slug: Its id on the page.
-        title: What it shows.
-        note: A sentence on how it was made.
-        figure: Data and layout, ready for JSON. Each trace's ``meta`` holds the number of its
-            ``method`` (for the colour), of its ``run`` and its ``x`` on every axis of the page.
-    """
-
-    slug: str
-    title: str
-    note: str
-    figure: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -107,61 +87,80 @@ _CURVES = (
 
 def curves(runs: Sequence[Run], palette: Mapping[MethodKey, Colour]) -> list[Chart]:
     """Every curve that at least one run has data for."""
-    styles = dashes(run.batch for run in runs)
-    order = list(palette)
-    charts = []
-    for curve in _CURVES:
-        traces = []
-        for i, run in enumerate(runs):
-            key = method_key(run)
-            trace = _trace(curve, run, palette[key], styles[run.batch])
-            if trace is not None:
-                trace.meta["run"], trace.meta["method"] = i, order.index(key)
-                traces.append(trace)
-        if traces:
-            charts.append(
-                Chart(
-                    curve.slug,
-                    curve.title,
-                    curve.note,
-                    figure(traces, AXES[0].title, curve.unit, zero=True, unified=True),
+    drawn = [(curve, found) for curve in _CURVES if (found := _lines(curve, runs))]
+    axes = shared_axes(runs)
+    return [
+        Chart(
+            curve.slug,
+            curve.title,
+            curve.note,
+            (),
+            tuple(
+                (
+                    axis.slug,
+                    multiples(
+                        _series(curve, found, axis, palette),
+                        axis.title,
+                        curve.unit,
+                        slug=f"{curve.slug}-{axis.slug}",
+                        zero=True,
+                    ),
                 )
-            )
-    return charts
-
-
-def shared_axes(charts: Sequence[Chart]) -> list[Axis]:
-    """The horizontal axes that every trace of every chart has."""
-    traces = [trace for chart in charts for trace in chart.figure["data"]]
-    return [axis for axis in AXES if all(axis.slug in trace["meta"]["x"] for trace in traces)]
-
-
-def _trace(curve: _Curve, run: Run, colour: Colour, dash: str) -> go.Scatter | None:
-    samples = [
-        (line, value)
-        for line in curve.lines(run)
-        if (value := _value(line, curve.keys)) is not None
+                for axis in axes
+            ),
+        )
+        for curve, found in drawn
     ]
-    if not samples:
-        return None
-    x = {axis.slug: _positions(axis, run, [line for line, _ in samples]) for axis in AXES}
-    known = {slug: values for slug, values in x.items() if values is not None}
-    if "epoch" not in known:
-        return None
-    groups = _groups(len(samples))
-    known = {slug: [_mean(values, group) for group in groups] for slug, values in known.items()}
-    y = [_mean([curve.scale * value for _, value in samples], group) for group in groups]
-    few = len(y) <= 40
-    return go.Scatter(
-        x=known["epoch"],
-        y=y,
-        name=label(run),
-        mode="lines+markers" if few else "lines",
-        line={"color": colour.light, "dash": dash, "width": 2.2},
-        marker={"symbol": colour.symbol, "size": 7},
-        hovertemplate="%{y:.4~g}",
-        meta={"x": known},
-    )
+
+
+def shared_axes(runs: Sequence[Run]) -> list[Axis]:
+    """The horizontal axes on which every run has a place for all of its lines."""
+    drawn = [
+        (run, [line for line, _ in samples])
+        for curve in _CURVES
+        for run, samples in _lines(curve, runs)
+    ]
+    return [axis for axis in AXES if all(_positions(axis, *one) is not None for one in drawn)]
+
+
+def _lines(curve: _Curve, runs: Sequence[Run]) -> list[tuple[Run, list[tuple[Line, float]]]]:
+    """The samples of each run that has some, and a number of epochs to each."""
+    found = []
+    for run in runs:
+        samples = [
+            (line, value)
+            for line in curve.lines(run)
+            if (value := _value(line, curve.keys)) is not None
+        ]
+        if samples and _positions(AXES[0], run, [line for line, _ in samples]) is not None:
+            found.append((run, samples))
+    return found
+
+
+def _series(
+    curve: _Curve,
+    found: Sequence[tuple[Run, list[tuple[Line, float]]]],
+    axis: Axis,
+    palette: Mapping[MethodKey, Colour],
+) -> list[Series]:
+    styles = dashes(run.batch for run, _ in found)
+    series = []
+    for run, samples in found:
+        key = method_key(run)
+        xs = _positions(axis, run, [line for line, _ in samples]) or []
+        ys = [curve.scale * value for _, value in samples]
+        points = tuple((_mean(xs, group), _mean(ys, group)) for group in _groups(len(ys)))
+        series.append(
+            Series(
+                key.method,
+                f"batch {count(run.batch)}",
+                colour_of(palette, key),
+                palette[key].symbol if len(points) == 1 else "",
+                points,
+                dash=styles[run.batch],
+            )
+        )
+    return series
 
 
 def label(run: Run) -> str:
@@ -225,47 +224,6 @@ def _groups(n: int) -> list[range]:
 
 def _mean(values: Sequence[float], group: range) -> float:
     return float(f"{sum(values[i] for i in group) / len(group):.6g}")
-
-
-def figure(
-    traces: list[go.Scatter],
-    x: str,
-    y: str,
-    *,
-    log: bool = False,
-    zero: bool = False,
-    unified: bool = False,
-) -> dict[str, Any]:
-    """Data and layout of a plain figure, as JSON has them.
-
-    Args:
-        traces: Lines and points.
-        x: Title of the axis.
-        y: Likewise.
-        log: Whether x is logarithmic.
-        zero: Whether x begins at 0.
-        unified: Whether the pointer shows all values at an x, and not one point.
-    """
-    drawn = go.Figure(traces)
-    fixed = {"fixedrange": True, "automargin": True, "zeroline": False, "ticks": ""}
-    drawn.update_layout(
-        template=go.layout.Template(),
-        showlegend=False,
-        hovermode="x unified" if unified else "closest",
-        dragmode=False,
-        margin={"l": 8, "r": 12, "t": 8, "b": 8},
-        height=300,
-        xaxis={
-            **fixed,
-            "title": {"text": x},
-            **({"type": "log", "dtick": "D2"} if log else {}),
-            **({"rangemode": "tozero"} if zero else {}),
-            **({"nticks": 6} if unified else {}),
-        },
-        yaxis={**fixed, "title": {"text": y}, "nticks": 6},
-    )
-    plain: dict[str, Any] = json.loads(drawn.to_json())
-    return plain
 
 
 _MEASURES = (

@@ -1,6 +1,6 @@
 """One colour per method, everywhere: tables, curves, bars; in light and in dark."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 
@@ -11,7 +11,7 @@ class Colour:
     Attributes:
         light: Hex colour on a light background.
         dark: Hex colour on a dark background.
-        symbol: Plotly's name of the marker, a second cue beside the colour.
+        symbol: Name of the marker (`charts.svg`), a second cue beside the colour.
     """
 
     light: str
@@ -106,6 +106,11 @@ def _next_free(chosen: dict[MethodKey, Colour]) -> Colour:
         if colour not in taken:
             return colour
     return every[len(chosen) % len(every)]
+
+
+def colour_of(palette: Mapping[MethodKey, Colour], key: MethodKey) -> str:
+    """A method's colour as CSS: the page has it once for light and once for dark."""
+    return f"var(--m{list(palette).index(key)})"
 
 
 def dashes(batches: Iterable[int | None]) -> dict[int | None, str]:

@@ -48,13 +48,13 @@ def findings(
         or (len(scale.batches) == 2 and not several)
     ):
         return replace(plain, caveats=(*_missing(everything, studies), *plain.caveats))
-    sentences = [sentence for at_batch in gains for sentence in _sentences(at_batch)]
     return Findings(
         (_headline(scale) if len(scale.batches) > 2 else _two_batches(scale, gains))
         or plain.headline,
         tuple(_figures(scale, gains)),
-        tuple(sentences),
-        (*_missing(everything, studies), *_caveats(scale, gains), *_failed(plain)),
+        tuple(sentence for at_batch in gains for sentence in _sentences(at_batch)),
+        (*_missing(everything, studies), *_failed(plain), *_caveats(scale, gains)),
+        tuple(sentence for at_batch in gains for sentence in _comparisons(at_batch)),
     )
 
 
@@ -139,70 +139,87 @@ def _ordinary(scale: LargeBatch) -> Reach | None:
 
 
 def _figures(scale: LargeBatch, gains: Sequence[Gains]) -> list[Figure]:
-    found = []
-    usual = _ordinary(scale)
-    if usual is not None:
-        found.append(
-            Figure(
-                reach_text(usual),
-                f"largest batch within {_TOLERANCE} points, {usual.key.method}",
-                f"of {joined([count(batch) for batch in usual.cells])}",
-            )
-        )
-    lossy = [item for item in gains if item.lost is not None and item.lost.value >= LOSS]
-    if not lossy:
-        return found
-    first = lossy[0]
-    assert first.lost is not None
-    found.append(
+    """At the smallest batch that lost something: what was lost, and what was given back."""
+    first = next((item for item in gains if _lossy(item)), None)
+    if first is None or first.lost is None:
+        return []
+    found = [
         Figure(
             points(-first.lost.value),
+            _ends(Paired(tuple(-lost for lost in first.lost.differences))),
             f"points of test accuracy, {first.ordinary.key.method} at batch {count(first.batch)}",
             f"{percent(first.ordinary.mean('test_accuracy'))} against "
-            f"{percent(scale.reference.mean('test_accuracy'))} test accuracy",
+            f"{percent(scale.reference.mean('test_accuracy'))} at batch {count(scale.batches[0])}",
         )
-    )
+    ]
     chosen = first.chosen
-    if chosen is None or chosen.above is None:
+    if chosen is None:
         return found
-    found.append(
-        Figure(
-            points(chosen.above.value),
-            f"points from {chosen.cell.key.method} there{_steps(chosen)}",
-            f"95 %:{interval(chosen.above) or ' one seed'}; the adversarial method best on "
-            "held-out images",
+    name, multiple = chosen.cell.key.method, ratio(chosen.multiple)
+    for measured, label, detail in (
+        (
+            chosen.above,
+            f"points from {name} there{_steps(chosen)}",
+            "the adversarial method best on held-out images",
+        ),
+        (
+            chosen.same_compute,
+            "points, the same at equal compute",
+            f"against the best ordinary training of at most {multiple} the compute",
+        ),
+        (
+            chosen.robust_same_compute or chosen.robust,
+            f"points under attack from {name}",
+            "at equal compute" if chosen.robust_same_compute else f"for {multiple} the compute",
+        ),
+    ):
+        if measured is not None:
+            found.append(Figure(points(measured.value), _ends(measured), label, detail))
+    return found
+
+
+def _ends(found: Paired) -> str:
+    return interval(found).strip(" ()") or "one seed: not known"
+
+
+def _lossy(at_batch: Gains) -> bool:
+    return at_batch.lost is not None and at_batch.lost.value >= LOSS
+
+
+def _sentences(at_batch: Gains) -> list[str]:
+    """The goal of the study at one batch, and what was gained under attack."""
+    batch, name = count(at_batch.batch), at_batch.ordinary.key.method
+    lost, chosen = at_batch.lost, at_batch.chosen
+    if lost is None:
+        return []
+    if not _lossy(at_batch):
+        changed = Paired(tuple(-value for value in lost.differences))
+        said = f"{name} changed by {_signed(changed)}, too little to win back."
+    else:
+        said = f"{name} lost {_sized(lost)}."
+        if chosen is not None and chosen.above is not None:
+            said = f"{said[:-1]}; {_goal(chosen, lost)}"
+    found = [f"Batch {batch}: {said}"]
+    robust = None if chosen is None else chosen.robust_same_compute or chosen.robust
+    if chosen is not None and robust is not None:
+        cost = (
+            "the best ordinary training of at most its compute"
+            if chosen.robust_same_compute
+            else f"{name}, for {ratio(chosen.multiple)} the compute"
         )
-    )
-    if chosen.same_compute is not None:
         found.append(
-            Figure(
-                points(chosen.same_compute.value),
-                "points, the same at equal compute",
-                f"95 %:{interval(chosen.same_compute) or ' one seed'}; against the best ordinary "
-                f"training of at most {ratio(chosen.multiple)} the compute",
-            )
+            f"Batch {batch}, under attack: {chosen.cell.key.method} is {_signed(robust)} from "
+            f"{cost}."
         )
     return found
 
 
-def _sentences(at_batch: Gains) -> list[str]:
-    """The goal of the study at one batch, and who does better than ordinary training at all."""
+def _comparisons(at_batch: Gains) -> list[str]:
+    """Who does better than ordinary training at all."""
     batch, name = count(at_batch.batch), at_batch.ordinary.key.method
-    said = []
-    lost = at_batch.lost
-    if lost is None:
+    if at_batch.lost is None:
         return []
-    if lost.value < LOSS:
-        said.append(
-            f"Batch {batch}: {name} changed by {points(-lost.value)} points{_chance(lost)} against "
-            "the smallest batch, too little to win back."
-        )
-    else:
-        said.append(f"Batch {batch}: {name} lost {_sized(lost)}.")
-        chosen = at_batch.chosen
-        if chosen is not None and chosen.above is not None:
-            said.append(f"Batch {batch}: {_goal(chosen, lost)}")
-    said += [
+    said = [
         _other_ordinary(batch, at_batch.ordinary, row, row.above)
         for row in at_batch.rows
         if row.cell.ordinary and row.cell.length == 1 and row.above is not None
@@ -221,12 +238,12 @@ def _sentences(at_batch: Gains) -> list[str]:
         if all(measure(row) is None for row in at_batch.rows):
             continue
         better = [
-            f"{row.cell.key.method} ({points(difference.value)})"
+            f"{row.cell.key.method} {points(found.value)}{interval(found)}"
             for row in at_batch.rows
             if not row.cell.ordinary
-            and (difference := measure(row)) is not None
-            and difference.value > 0
-            and not difference.by_chance
+            and (found := measure(row)) is not None
+            and found.value > 0
+            and not found.by_chance
         ]
         said.append(
             f"Batch {batch}, better {words} by more than chance: {joined(better) or 'no method'}."
@@ -237,7 +254,7 @@ def _sentences(at_batch: Gains) -> list[str]:
 def _other_ordinary(batch: str, usual: Cell, row: Gain, above: Paired) -> str:
     """Ordinary training with other settings, or with another optimizer."""
     name, optimizer = row.cell.key.method, row.cell.setting("optimizer.name")
-    apart = f"is {points(above.value)} points from {{}}{_chance(above)}"
+    apart = f"is {_signed(above)} from {{}}"
     if optimizer != usual.setting("optimizer.name"):
         return (
             f"Batch {batch}: {name}, ordinary training with {optimizer}, "
