@@ -128,6 +128,7 @@ TRAINER: dict[str, set[str]] = {
     },
     "trainer/probe": {
         "trainer/build",
+        "trainer/checkpoint",
         "trainer/distributed",
         "trainer/input",
         "trainer/recipe",
@@ -282,7 +283,7 @@ def test_folders_can_be_overlooked() -> None:
     folders = {path.parent for path in sources()}
     for folder in folders:
         count = len([p for p in folder.glob("*.py") if p.name != "__init__.py"])
-        limit = 7 if folder == PACKAGE else 16 if folder.name == "commands" else 13
+        limit = 7 if folder == PACKAGE else 17 if folder.name == "commands" else 13
         assert count <= limit, f"{folder.relative_to(PACKAGE)} holds {count} files"
 
 

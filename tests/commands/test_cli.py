@@ -62,7 +62,7 @@ def test_every_command_has_a_line_of_help(capsys: pytest.CaptureFixture[str]) ->
     lines = capsys.readouterr().out.partition("Commands:")[2].split("\n")
     found = {words[0]: words[1:] for words in map(str.split, lines) if words}
     expected = {"quickstart", "train", "evaluate", "analyse", "export", "plan"}
-    expected |= {"study", "report", "recipes", "data", "models", "bench"}
+    expected |= {"lr-find", "study", "report", "recipes", "data", "models", "bench"}
     assert set(found) == expected
     assert all(words and words[-1].endswith(".") for words in found.values()), "one is cut off"
 

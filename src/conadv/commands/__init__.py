@@ -12,6 +12,7 @@ from conadv.commands import (
     data,
     evaluate,
     export,
+    lr_find,
     models,
     plan,
     quickstart,
@@ -56,6 +57,7 @@ app.command("analyse")(analyse.analyse)
 app.command("export")(export.export)
 app.command("study")(study.study)
 app.command("report")(report.report)
+app.command("lr-find")(lr_find.lr_find)
 app.command("plan")(plan.plan)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
