@@ -41,10 +41,10 @@ def test_a_message_comes_back_field_by_field() -> None:
     numbers = iter(range(1, 100))
     sent = StepMetrics(
         *(Mean(float(next(numbers)), float(next(numbers))) for _ in range(6)),
-        *(float(next(numbers)) for _ in range(3)),
+        *(float(next(numbers)) for _ in range(4)),
     )
     packed = sent.pack(CPU)
-    assert packed.tolist() == list(range(1, 16))
+    assert packed.tolist() == list(range(1, 17))
     assert StepMetrics.unpack(packed.tolist()) == sent
 
 

@@ -33,7 +33,6 @@ from conadv.trainer.run.environment import describe_environment
 from conadv.trainer.run.folder import RunFolder
 from conadv.trainer.run.lines import JsonLines, NoLines, read_lines, truncate_after
 from conadv.trainer.run.loggers.logger import LoggedRun, Loggers, open_loggers
-from conadv.trainer.run.output import tell
 from conadv.trainer.run.pictures import take_pictures, write_pictures
 from conadv.trainer.run.progress import Lines, Watcher, make_watcher
 from conadv.trainer.run.result import Result, Status
@@ -88,6 +87,8 @@ class Run:
         self.clock = 0.0
         """When the last thing ended that timing does not count, or the last step."""
         self.watcher = Lines(console, recipe.name, 0, self.total)
+        self._notices: list[str] = []
+        """What this rank has to tell rank 0."""
         self._launcher = os.getppid() if launched() else None
 
     def _build(self, *, fresh: bool) -> None:
@@ -162,10 +163,13 @@ class Run:
             stop = requested.stop if self.world.size > 1 else self.stop.requested
             self._evaluate_if_due()
             self.saving.look()
+            if requested.hear:
+                self._hear()
             if requested.checkpoint:
                 self.saving.start(self.trainer.step)
                 self.clock = time.perf_counter()
         self.saving.ensure_saved(self.trainer.step)
+        self._hear()
         return self._finish()
 
     def close(self) -> None:
@@ -214,6 +218,7 @@ class Run:
         requests = StepRequests(
             stop=self.world.size > 1 and self.stop.requested,
             checkpoint=self.world.main and self.saving.due(self.trainer.step + 1),
+            hear=bool(self._notices) or self.saving.untold,
         )
         try:
             report = self.trainer.train_step(requests)
@@ -221,7 +226,10 @@ class Run:
             self._write_result("diverged")
             raise NonFiniteError(f"{error} The run is in {self.folder.root}.") from error
         for notice in self.trainer.feed.notices():
-            self._say_of_rank(f"warning: {notice}")
+            if self.world.main:
+                self._say(f"warning: {notice}")
+            else:
+                self._notices.append(notice)
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         images_per_second = sum(self.trainer.feed.sizes(report.step - 1)) / seconds
@@ -244,12 +252,13 @@ class Run:
             )
         return self.trainer.requested
 
-    def _say_of_rank(self, text: str) -> None:
-        """What only this rank knows."""
-        if self.world.main:
-            self._say(text)
-        else:
-            tell(f"rank {self.world.rank}: {text}")
+    def _hear(self) -> None:
+        """Say what other ranks have met: checkpoints that they cannot write, damaged images."""
+        self.saving.hear()
+        for rank, notices in enumerate(self.world.gather(self._notices)):
+            for notice in notices:
+                self._say(f"warning: rank {rank}: {notice}")
+        self._notices.clear()
 
     def _log(self, report: StepReport) -> None:
         line = {"kind": "train", **_finite(asdict(report))}

@@ -119,6 +119,8 @@ class StepRequests:
 
     stop: bool = False
     checkpoint: bool = False
+    hear: bool = False
+    """Somebody has something to tell that rank 0 does not know."""
 
 
 NO_REQUESTS = StepRequests()
@@ -154,6 +156,7 @@ class StepMetrics:
     stop: float = 0.0
     """Ranks that ask for it, likewise below."""
     checkpoint: float = 0.0
+    hear: float = 0.0
 
     @classmethod
     def of_round(

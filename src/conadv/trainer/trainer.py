@@ -90,6 +90,7 @@ class Trainer:
             compute=self.adversary.compute - compute,
             stop=float(requests.stop),
             checkpoint=float(requests.checkpoint),
+            hear=float(requests.hear),
         )
         packed = self._exchanged(metrics)
 
@@ -97,7 +98,7 @@ class Trainer:
             norm = self.update.finish_gradients(sum(sizes) / sizes[0] / self.exchange.world.size)
             ranks, gradient_norm = read_metrics(packed, norm)
         total = sum(ranks, StepMetrics())
-        self.requested = StepRequests(total.stop > 0, total.checkpoint > 0)
+        self.requested = StepRequests(total.stop > 0, total.checkpoint > 0, total.hear > 0)
         self.compute += total.compute
         report = self._report(total, gradient_norm, learning_rate)
         if report.skipped:

@@ -140,6 +140,32 @@ class Pair(World):
         return value
 
 
+def test_a_failure_is_heard_of_before_the_next_checkpoint(tmp_path: Path, said: list[str]) -> None:
+    """By rank 0, which has written its own part; and by a rank that is not asked before."""
+    settings = CheckpointSection(every_steps=4, every_minutes=None)
+    main, other = Pair(0, 2), Pair(1, 2)
+    object.__setattr__(main, "others", [None, "no space."])
+    object.__setattr__(other, "others", [])
+    (tmp_path / "other").mkdir()
+    saving = Saving(settings, tmp_path, main, lambda: {"step": 0}, said.append)
+    saving.start(4)
+    saving.look(wait=True)
+    assert not saving.untold and not saving.due(7)
+    saving.hear()
+    assert said == ["warning: rank 1: no space. Training goes on."]
+    assert not saving.due(7) and saving.due(8), "it is not made; the next is due as ever"
+    saving.close()
+
+    saving = Saving(settings, tmp_path / "other", other, lambda: {"step": 0}, said.append)
+    Disk(saving).full = True
+    saving.start(4)
+    saving.look(wait=True)
+    assert saving.untold and len(said) == 1
+    saving.hear()
+    assert not saving.untold
+    saving.close()
+
+
 def test_a_failure_of_another_rank_is_told_and_counts_here(tmp_path: Path, said: list[str]) -> None:
     world = Pair(0, 2)
     object.__setattr__(world, "others", [None, "could not write its part.", None])

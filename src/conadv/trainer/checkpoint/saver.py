@@ -85,14 +85,14 @@ class Saving:
     def start(self, step: int) -> None:
         """Start writing one; :meth:`look` sees to what goes wrong."""
         if self._saved.step != step:
-            self._look_everywhere()
+            self.hear(wait=True)
             self._start(_Saved(step, self._saved.best_accuracy))
 
     def offer(self, step: int, accuracy: float) -> None:
         """Start writing one if no evaluation has been better."""
         # Rank 0's word: after a failed write ranks may remember another best one.
         if self._world.first(accuracy > self._saved.best_accuracy):
-            self._look_everywhere()
+            self.hear(wait=True)
             self._start(_Saved(step, accuracy), best=True)
 
     def look(self, *, wait: bool = False) -> None:
@@ -105,12 +105,20 @@ class Saving:
             if self._world.main:
                 self._tell(self._problem)
 
-    def _look_everywhere(self) -> None:
+    @property
+    def untold(self) -> bool:
+        """Whether a write has failed that rank 0 does not know of."""
+        return self._problem is not None and not self._world.main
+
+    def hear(self, *, wait: bool = False) -> None:
         """See to the last write on all ranks; they have to ask together.
 
         One that failed on any rank counts as not made on all of them, and rank 0 tells of it.
+
+        Args:
+            wait: Until it has ended everywhere.
         """
-        self.look(wait=True)
+        self.look(wait=wait)
         problems = self._world.gather(self._problem)
         if any(problems) and self._problem is None:
             self._give_up()
@@ -120,7 +128,7 @@ class Saving:
                 self._tell(f"rank {rank}: {problem}")
 
     def _give_up(self) -> None:
-        self._tried = self._saved.step
+        self._tried = max(self._tried, self._saved.step)
         self._saved = self._before  # the next that is as good gets its chance
 
     def _tell(self, problem: str) -> None:
@@ -134,7 +142,7 @@ class Saving:
         Raises:
             CheckpointError: It could not be written.
         """
-        self._look_everywhere()
+        self.hear(wait=True)
         # A write that failed on one rank: all of them try again.
         if any(self._world.gather(self._saved.step != step or step == 0)):
             self._write_now(step)
