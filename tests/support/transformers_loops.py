@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -95,6 +96,13 @@ def texts(count: int) -> list[dict[str, Tensor]]:
     return [{"input_ids": t, "attention_mask": m, "labels": y} for t, m, y in rows]
 
 
+class InOrder(ConAdvTrainer):
+    """Takes the rows as they come; old releases have no argument for it."""
+
+    def _get_train_sampler(self, *arguments: Any) -> Sampler[int]:
+        return SequentialSampler(self.train_dataset)
+
+
 def trainer(
     model: nn.Module,
     dataset: Any,
@@ -118,13 +126,12 @@ def trainer(
         max_grad_norm=clip or 0.0,
         num_train_epochs=1,
         lr_scheduler_type="constant",
-        train_sampling_strategy="sequential",
         report_to="none",
         disable_tqdm=True,
         logging_strategy="no",
         **{"save_strategy": "no", "per_device_train_batch_size": SIZE, **options},
     )
-    return ConAdvTrainer(
+    return InOrder(
         model,
         arguments,
         train_dataset=dataset,
