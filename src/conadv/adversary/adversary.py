@@ -1,7 +1,5 @@
 """The object a user holds: mixes the batch, gives the loss, keeps what is pending."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal

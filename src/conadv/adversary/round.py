@@ -1,7 +1,5 @@
 """One round of an adversary: a loss() and its collect()."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """One round after another: begun, collected, void, or taken back."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What an adversary is saved as and continued from."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from typing import Any

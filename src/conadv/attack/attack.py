@@ -1,7 +1,5 @@
 """What one adversarial step is: pixel units, norm, projection, targets, random start."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple

@@ -1,7 +1,5 @@
 """``conadv bench``: remake the measurements on your own machine."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

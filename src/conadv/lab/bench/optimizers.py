@@ -6,8 +6,6 @@ while slows both sides of a ratio. The wall-clock is compared, and also how near
 the time that merely moving its bytes takes.
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 import time

@@ -1,7 +1,5 @@
 """A data set of images in memory, checked once."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """A whole data set as bytes on the device: batches are made there, without worker processes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

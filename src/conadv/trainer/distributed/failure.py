@@ -56,6 +56,10 @@ class Verdict:
         return Verdict(**json.loads(text))
 
 
+SILENCE = 60.0
+"""Seconds without a beat after which a process counts as gone."""
+
+
 class Judge:
     """Looks at the beats of all ranks again and again, and says when they tell of a failure.
 
@@ -64,15 +68,13 @@ class Judge:
     Args:
         size: number of processes.
         timeout: seconds that the others wait for one that does not come.
-        silence: seconds without a beat after which a process counts as gone.
-        evidence: the same where another process's connection broke.
+        evidence: seconds without a beat after which a process counts as gone, where another
+            process's connection broke.
     """
 
-    def __init__(
-        self, size: int, timeout: float, *, silence: float = 60.0, evidence: float = 5.0
-    ) -> None:
+    def __init__(self, size: int, timeout: float, *, evidence: float = 5.0) -> None:
         self.size, self.timeout = size, timeout
-        self.silence, self.evidence = min(silence, timeout), min(evidence, timeout)
+        self.silence, self.evidence = min(SILENCE, timeout), min(evidence, timeout)
         self._beats: dict[int, Beat] = {}
         self._changed: dict[int, float] = {}
         """When each rank's beat was last another one."""

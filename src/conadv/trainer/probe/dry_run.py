@@ -1,7 +1,5 @@
 """A recipe tried out without its data: one real step, the schedule, memory and time."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """What updates weights: every optimizer, and what a step does beside it, each told of once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The analyses of a run by name: each takes an opened run and gives plain values."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections.abc import Callable, Iterator

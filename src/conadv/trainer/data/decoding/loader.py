@@ -1,7 +1,5 @@
 """Images from a source, decoded ahead in worker processes, the same whatever their number."""
 
-from __future__ import annotations
-
 import sys
 import weakref
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """A folder with one folder of image files per class."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Open files that survive forks, pickling and threads."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections import OrderedDict

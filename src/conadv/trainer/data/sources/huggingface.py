@@ -1,7 +1,5 @@
 """Data sets of the Hugging Face hub, through the package `datasets`."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from pathlib import Path

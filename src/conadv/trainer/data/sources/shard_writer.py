@@ -3,8 +3,6 @@
 Images are put in as they are, never decoded. The same source, seed and size give the same bytes.
 """
 
-from __future__ import annotations
-
 import io
 import tarfile
 from collections.abc import Callable, Sequence

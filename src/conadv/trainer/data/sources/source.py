@@ -1,7 +1,5 @@
 """What every source of encoded images offers, and what they share."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -47,26 +45,21 @@ class ImageSource(Protocol):
     @property
     def name(self) -> str:
         """What it is called in messages and result files."""
-        ...
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; a label is an index into them."""
-        ...
 
     @property
     def labels(self) -> Tensor:
         """Labels of the images, int64, shape (N,), on the CPU."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the names, sizes in bytes and labels of all images; no pixel is read."""
-        ...
 
     def __len__(self) -> int:
         """Number of images."""
-        ...
 
     def read(self, index: int) -> bytes:
         """One image as it is stored, that is JPEG, PNG, ...
@@ -75,11 +68,9 @@ class ImageSource(Protocol):
             DataError: it cannot be read; names the file.
             IndexError: no such image.
         """
-        ...
 
     def where(self, index: int) -> str:
         """Where an image lies, for messages: a path, or archive::member."""
-        ...
 
 
 def is_image(name: str) -> bool:

@@ -1,7 +1,5 @@
 """What each test set is, and which of the 1000 classes its folders stand for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +177,7 @@ class ImageSet:
         return tuple(known[folder] for folder in given)
 
 
-def image_set(name: str, folder: Path | None = None) -> ImageSet:
+def image_set(name: str) -> ImageSet:
     """A set by its name: ``"val"``, ``"v2/top-images"``, ``"c/fog/3"``.
 
     Raises:
@@ -193,7 +191,7 @@ def image_set(name: str, folder: Path | None = None) -> ImageSet:
                 f"{variant.name}/{variant.parts[0]}."
             )
         part = variant.parts[0]
-    return ImageSet(variant, part, folder)
+    return ImageSet(variant, part)
 
 
 def named(name: str) -> tuple[Variant, str | None]:
