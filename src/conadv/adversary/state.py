@@ -43,6 +43,11 @@ class Continued:
         """Seed of the attack's own random stream."""
         return self._streams.seed
 
+    @property
+    def reads_ahead(self) -> int:
+        """For the batch of how many rounds later copies are made: lookahead's tau, otherwise 0."""
+        return self.schedule.reads_ahead
+
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, pending copies included.
 
