@@ -1,17 +1,29 @@
 """Find the process that is gone or stuck from signs of life: no clock, no network."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, Self
 
 State = Literal["working", "waiting", "lost", "done"]
 
 
 @dataclass(frozen=True)
-class Beat:
+class Note:
+    """What processes leave for one another, as text."""
+
+    def packed(self) -> str:
+        """Pack into text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def unpacked(cls, text: str | bytes) -> Self:
+        """Read what :meth:`packed` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Beat(Note):
     """What a process says of itself, every second or so."""
 
     sequence: int = 0
@@ -27,33 +39,15 @@ class Beat:
     name: str = ""
     """Process number and machine."""
 
-    def packed(self) -> str:
-        """Pack into text."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def unpacked(text: str | bytes) -> Beat:
-        """Read what :meth:`packed` wrote."""
-        return Beat(**json.loads(text))
-
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Note):
     """Why all processes stop."""
 
     message: str
     """Names the ranks at fault, and the cause."""
     teller: int
     """Rank that prints it."""
-
-    def packed(self) -> str:
-        """Pack into text."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def unpacked(text: str | bytes) -> Verdict:
-        """Read what :meth:`packed` wrote."""
-        return Verdict(**json.loads(text))
 
 
 SILENCE = 60.0
