@@ -287,6 +287,20 @@ def test_folders_can_be_overlooked() -> None:
         assert count <= limit, f"{folder.relative_to(PACKAGE)} holds {count} files"
 
 
+def test_a_test_lies_where_its_source_lies() -> None:
+    """Folder by folder; a file that is named like a source or a folder below lies there."""
+    elsewhere = {"support", "examples", "tools", "benchmarks"}
+    tests = ROOT / "tests"
+    for path in sorted(tests.glob("*/**/test_*.py")):
+        place = path.relative_to(tests).parent
+        if place.parts[0] in elsewhere:
+            continue
+        folder, name = PACKAGE / place, path.stem.removeprefix("test_")
+        assert folder.is_dir(), f"{path}: there is no {folder}"
+        if not (folder / f"{name}.py").exists():
+            assert not [*folder.rglob(f"{name}.py"), *folder.rglob(f"{name}/")], f"{path}: deeper"
+
+
 def test_private_names_stay_in_their_room() -> None:
     for path in sources():
         room = room_of(module_of(path))

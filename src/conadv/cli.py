@@ -5,8 +5,6 @@ without a traceback; the exit code is 2 for anything wrong with what was asked, 
 interruption. ``CONADV_TRACEBACK=1`` shows the traceback all the same.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback

@@ -308,8 +308,12 @@ def test_evaluate(tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
     called = fake("conadv.trainer.evaluation.evaluate", "evaluate_run", FOUND)
     path = tmp_path / "new" / "found.json"
     arguments = ["--epsilon", "4/255", "--steps", "20", "--restarts", "2", "--json", str(path)]
-    assert main(["evaluate", "runs/a", *arguments, "--branch", "adversarial"]) == 0
-    assert called["arguments"] == (Path("runs/a"),)
+    run = tmp_path / "run"
+    run.mkdir()
+    recipe = load_recipe("smoke", ["method.schedule=recycled"])
+    (run / "recipe.yaml").write_text(dump_recipe(recipe))
+    assert main(["evaluate", str(run), *arguments, "--branch", "adversarial"]) == 0
+    assert called["arguments"] == (run,)
     assert called["epsilon"] == 4 / 255
     assert (called["steps"], called["restarts"], called["branch"]) == (20, 2, "adversarial")
     assert json.loads(path.read_text()) == FOUND

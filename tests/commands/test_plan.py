@@ -179,13 +179,19 @@ def test_methods_follow_the_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "states"),
-    [("name=lars", 1), ("name=lamb", 2), ("name=sgd", 1), ("name=adamw", 2)],
+    ("change", "states", "passes"),
+    [
+        ("name=lars", 1, 7),  # norms: w, g; then w, g, v, and w and v written
+        ("name=lamb", 2, 10),  # w, g, m, v, and m and v written; then w, m, v, and w written
+        ("name=sgd", 1, 5),
+        ("momentum=0", 0, 5),
+        ("name=adamw", 2, 7),
+    ],
 )
-def test_jobs_follow_the_recipe(change: str, states: int) -> None:
+def test_jobs_follow_the_recipe(change: str, states: int, passes: int) -> None:
     recipe = load_recipe("smoke", [f"optimizer.{change}", "train.ema_decay=0.9"])
     job = inputs.job_of(recipe, Loader(1.0))
-    assert job.optimizer_states == states
+    assert (job.optimizer_states, job.update_passes) == (states, passes)
     assert (job.global_batch, job.micro_batch, job.norm_group) == (64, 32, 32)
     assert job.averaged
     assert job.train_images == 448

@@ -1,10 +1,13 @@
 """Methods of one's own: each is one module, and a recipe that names it trains."""
 
+from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from conadv.errors import DataError, RecipeError
 from conadv.lab.planning import Method
@@ -203,10 +206,6 @@ def test_an_augmentation_of_images_in_memory(
 def test_an_augmentation_of_images_in_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
     module(tmp_path, monkeypatch, "own_augmentation", AUGMENTATION)
     file = BytesIO()
     Image.new("RGB", (40, 40), (200, 100, 0)).save(file, "PNG")
@@ -214,6 +213,41 @@ def test_an_augmentation_of_images_in_files(
     colours = [pipeline(file.getvalue(), 0, 0, place)[0, 0].tolist() for place in range(16)]
     assert [200, 100, 0] in colours and [55, 155, 255] in colours
     assert colours == [pipeline(file.getvalue(), 0, 0, p)[0, 0].tolist() for p in range(16)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_augmentation_of_folders_of_images_trains(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the recipe to the trained weights, its module also found by processes that decode."""
+    module(tmp_path, monkeypatch, "own_augmentation", AUGMENTATION)
+    colours = {"red": (200, 0, 0), "blue": (0, 0, 200)}
+    for (split, side), name, number in product({"train": 20, "val": 24}.items(), colours, range(6)):
+        file = tmp_path / "photographs" / split / name / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (side, side), colours[name]).save(file)
+    files = (
+        "data.dataset=files",
+        f"data.root={tmp_path / 'photographs'}",
+        "data.crop_padding=0",
+        "data.validation=0",
+        *(f"data.files.{size}=16" for size in ("size", "eval_size", "eval_resize")),
+        f"data.files.workers={workers}",
+    )
+    batch = ("batch.global_batch=8", "batch.micro_batch=8", "train.steps=2")
+    recipe = tiny(*files, *batch, "data.augment=own_augmentation:invert")
+    built = build(recipe)
+    facts = built.splits.facts
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (facts.mean, facts.std))
+    images, _ = built.trainer.feed.micro_batch(0, 0)
+    seen = {tuple(((image * std + mean)[:, 0, 0] * 255).round().int().tolist()) for image in images}
+    assert seen <= {*colours.values(), (55, 255, 255), (255, 255, 55)}
+    assert len(seen) > 2, "some are inverted, some are not"
+    built.trainer.feed.close()
+    result = quietly(recipe, tmp_path / "run")
+    assert result.status == "finished" and result.steps == 2
+    plain = quietly(tiny(*files, *batch), tmp_path / "plain")
+    assert plain.train_loss != result.train_loss, "it was trained with"
 
 
 CHART = """

@@ -1,7 +1,5 @@
 """The object a user holds: mixes the batch, gives the loss, keeps what is pending."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -47,8 +45,6 @@ from conadv.attack import Attack, Criterion
 from conadv.attack.forward import BareForward
 from conadv.branches.branches import find_routers
 from conadv.schedules import Schedule, resolve_schedule
-
-__all__ = ["Adversary", "Diagnostics"]
 
 
 class Adversary(Rounds):
@@ -164,8 +160,7 @@ class Adversary(Rounds):
         self._round = None
         self._again = None
         self._notices = Notices()
-        watched = self._bare.module if self.schedule.makes_copies else None
-        self._trained = TrainedBranches(watched)
+        self._trained = TrainedBranches(self._bare.module if self.schedule.makes_copies else None)
         self._ahead = ReadAhead(self.schedule.reads_ahead)
         self.auto_collect = auto_collect
         if auto_collect:
@@ -175,11 +170,6 @@ class Adversary(Rounds):
         if self.schedule.bound:
             raise ValueError("This schedule object belongs to another Adversary: make a new one.")
         self.schedule.bound = True
-
-    @property
-    def reads_ahead(self) -> int:
-        """For the batch of how many rounds later copies are made: lookahead's tau, otherwise 0."""
-        return self.schedule.reads_ahead
 
     def check(self, *optimizers: torch.optim.Optimizer) -> None:
         """Raise ValueError where the optimizers train one branch of a layer and not another.
@@ -279,14 +269,7 @@ class Adversary(Rounds):
             loss = with_zero_gradients(loss, absent)
         current.compute += current.images_trained
         current.outputs = map_tensors(lambda tensor: tensor.detach(), outputs[0])
-        self.diagnostics = Diagnostics(
-            clean_loss=current.mean_loss(adversarial=False),
-            adversarial_loss=current.mean_loss(adversarial=True),
-            zero_share=current.zero_share,
-            images=current.images_trained,
-            compute=current.compute,
-            outputs=current.outputs,
-        )
+        self.diagnostics = current.diagnostics()
         self._round, self._checked = current, True
         if layer is not None:
             current.keep_adding(layer, point, mask)
@@ -354,55 +337,12 @@ class Adversary(Rounds):
 
         mixed = entrance(rows_, self._without_images(parts), arrived)
         current.compute += current.images_trained
-        self.diagnostics = Diagnostics(
-            zero_share=current.zero_share,
-            images=current.images_trained,
-            compute=current.compute,
-        )
+        self.diagnostics = current.diagnostics()
         if self._bare.layer is None:
             return Mixed(mixed, together, len(current.images))
         given = beside_all(parts)
         current.keep_adding(self._bare.layer, mixed, given.mask)
         return Mixed(given.inputs, together, len(current.images))
-
-    def collect(self) -> None:
-        """Take the input gradients and prepare the copies of later rounds.
-
-        Call it after `backward` and before the optimizer's step.
-
-        Raises:
-            RuntimeError: loss() was not called, or backward has not run.
-        """
-        if self._round is not None:
-            self._collect(self._round)
-        elif self._again is None:
-            raise RuntimeError("collect() without a loss(): call loss(), backward(), collect().")
-        self._again = None  # a round that was collected by itself is final with this
-
-    def skip(self) -> None:
-        """Instead of `collect`, where the round is void (NaN loss): nothing of it is kept.
-
-        Without a `loss` before it, a round is left out altogether. With ``auto_collect=True`` it
-        takes the place of the round whose backward has just ended, until the optimizer's step.
-        """
-        if self._again is not None and self._again.steps == finished_steps.count:
-            self._begin_again(self._again)
-        self.schedule.skip()
-        self._end_round()
-
-    def idle(self) -> None:
-        """A round without images, in place of `loss` and `collect`: nothing is trained or attacked.
-
-        For a device that has fewer micro-batches in a short last step than others. Lookahead drops
-        what was made for this round; recycled keeps what is pending.
-
-        Raises:
-            RuntimeError: in the middle of a round.
-        """
-        if self._round is not None:
-            raise RuntimeError("idle() after loss(): finish the round with collect() or skip().")
-        self.schedule.idle()
-        self._end_round()
 
     def _is_joint(self, images: Tensor) -> bool:
         if self.forward == "auto":

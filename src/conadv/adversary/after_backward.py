@@ -1,7 +1,5 @@
 """What happens at the end of a backward pass by itself, and how often optimizers have stepped."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

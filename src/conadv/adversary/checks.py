@@ -1,7 +1,5 @@
 """What the adversary checks before anything is computed: the model, labels, rows."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Sequence

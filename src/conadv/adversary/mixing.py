@@ -1,7 +1,5 @@
 """One mixed batch: parts of several branches, one loss."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager

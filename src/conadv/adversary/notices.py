@@ -1,7 +1,5 @@
 """What an adversary says once, when a loop seems to have turned the method off."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

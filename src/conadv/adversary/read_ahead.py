@@ -1,7 +1,5 @@
 """Reading ahead: what a schedule has seen of the batches to come, and whether they came."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

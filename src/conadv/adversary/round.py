@@ -1,9 +1,7 @@
 """One round of an adversary: a loss() and its collect()."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -113,52 +111,41 @@ class Streams:
         return self._side is not None and self._side == torch.cuda.current_stream(device)
 
 
+@dataclass(eq=False)
 class RoundState:
     """What a schedule sees of a round (`schedules.Round`), and what its diagnostics are made of."""
 
-    def __init__(
-        self,
-        forward: BareForward,
-        attack: Attack,
-        streams: Streams,
-        number: int,
-        of_rank: bool,
-        images: Tensor,
-        labels: Any,
-        criterion: Criterion,
-        progress: float,
-        keep_origins: bool,
-        future: tuple[Tensor, Any] | None,
-    ) -> None:
-        self.attack = attack
-        self.images = images
-        self.labels = labels
-        self.criterion = criterion
-        self.progress = progress
-        self.keep_origins = keep_origins
-        self.future = future
-        self.autocast = AutocastState(images.device)
-        self.copies: list[Copies] = []
-        self.parts: list[Part] = []
-        self.losses: list[Tensor] = []
-        self.clean_gradient: Tensor | None = None
-        self.copy_gradients: list[Tensor | None] = []
-        self.zero_share: Tensor | None = None
-        self.nan_share: Tensor | None = None
-        self.compute = 0.0
-        self.outputs: Any = None
-        self.unused: list[nn.Parameter] = []
-        """Those that DDP knows to be unused: a gradient in the backward would be one too many."""
-        self.given: Any = images
-        """The very tensor that the loop handed over."""
-        self.backward_ran = False
-        self._perturbed: Layer | None = None
-        self._routed: list[tuple[Router, list[Layout]]] = []
-        self._forward = forward
-        self._streams = streams
-        self._number = number
-        self._of_rank = of_rank
-        self._draws = 0
+    _forward: BareForward
+    attack: Attack
+    _streams: Streams
+    _number: int
+    _of_rank: bool
+    images: Tensor
+    labels: Any
+    criterion: Criterion
+    progress: float
+    keep_origins: bool
+    future: tuple[Tensor, Any] | None
+    given: Any
+    """The very tensor or structure that the loop handed over."""
+    copies: list[Copies] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    clean_gradient: Tensor | None = None
+    copy_gradients: list[Tensor | None] = field(default_factory=list)
+    zero_share: Tensor | None = None
+    nan_share: Tensor | None = None
+    compute: float = 0.0
+    outputs: Any = None
+    unused: list[nn.Parameter] = field(default_factory=list)
+    """Those that DDP knows to be unused: a gradient in the backward would be one too many."""
+    backward_ran: bool = False
+    _perturbed: Layer | None = None
+    _routed: list[tuple[Router, list[Layout]]] = field(default_factory=list)
+    _draws: int = 0
+
+    def __post_init__(self) -> None:
+        self.autocast = AutocastState(self.images.device)
 
     # -- for the schedule ----------------------------------------------------------------------
 
@@ -264,11 +251,22 @@ class RoundState:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 
+    def diagnostics(self) -> Diagnostics:
+        """What is known of it before the backward pass."""
+        return Diagnostics(
+            clean_loss=self.mean_loss(adversarial=False),
+            adversarial_loss=self.mean_loss(adversarial=True),
+            zero_share=self.zero_share,
+            images=self.images_trained,
+            compute=self.compute,
+            outputs=self.outputs,
+        )
+
     def mean_loss(self, adversarial: bool) -> Tensor | None:
-        """Mean loss over the images of one kind, or None where there are none."""
+        """Mean loss over the images of one kind, or None where there are none, or no losses."""
         pairs = [
             (len(part.images), loss)
-            for part, loss in zip(self.parts, self.losses, strict=True)
+            for part, loss in zip(self.parts, self.losses, strict=bool(self.losses))
             if part.adversarial == adversarial
         ]
         if not pairs:

@@ -1,7 +1,5 @@
 """One round after another: begun, collected, void, or taken back."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -45,6 +43,59 @@ class Rounds(Continued):
     _notices: Notices
     _trained: TrainedBranches
     _checked: bool
+
+    # -- what ends a round ---------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """Take the input gradients and prepare the copies of later rounds.
+
+        Call it after `backward` and before the optimizer's step.
+
+        Raises:
+            RuntimeError: loss() was not called, or backward has not run.
+        """
+        if self._round is not None:
+            self._collect(self._round)
+        elif self._again is None:
+            raise RuntimeError("collect() without a loss(): call loss(), backward(), collect().")
+        self._again = None  # a round that was collected by itself is final with this
+
+    def skip(self) -> None:
+        """Instead of `collect`, where the round is void (NaN loss): nothing of it is kept.
+
+        Without a `loss` before it, a round is left out altogether. With ``auto_collect=True`` it
+        takes the place of the round whose backward has just ended, until the optimizer's step.
+        """
+        if self._again is not None and self._again.steps == finished_steps.count:
+            self._begin_again(self._again)
+        self.schedule.skip()
+        self._end_round()
+
+    def idle(self) -> None:
+        """A round without images, in place of `loss` and `collect`: nothing is trained or attacked.
+
+        For a device that has fewer micro-batches in a short last step than others. Lookahead drops
+        what was made for this round; recycled keeps what is pending.
+
+        Raises:
+            RuntimeError: in the middle of a round.
+        """
+        if self._round is not None:
+            raise RuntimeError("idle() after loss(): finish the round with collect() or skip().")
+        self.schedule.idle()
+        self._end_round()
+
+    def restart(self) -> None:
+        """Forget the evaluation under way: the next `loss` begins its round anew.
+
+        Of itself so does a `loss` of the same images; another batch in its place would look like
+        a forgotten `collect`.
+        """
+        if self._round is not None:
+            self.compute += self._round.compute  # what it cost was paid
+            self._forget_round()
+
+    # -- a round -------------------------------------------------------------------------------
 
     def _begin(
         self,
@@ -92,8 +143,8 @@ class Rounds(Continued):
             self.progress,
             self.track_agreement,
             self._ahead.future,
+            given,
         )
-        current.given = given
         if self._ahead.is_foreign(images) and self.schedule.active(self.progress):
             if not self._ahead.was_left:
                 self._notices.of_foreign_images()
@@ -143,16 +194,6 @@ class Rounds(Continued):
         self._forget_round()
         self._ahead.end_round(attacked=attacked)
         self._rounds += 1
-
-    def restart(self) -> None:
-        """Forget the evaluation under way: the next `loss` begins its round anew.
-
-        Of itself so does a `loss` of the same images; another batch in its place would look like
-        a forgotten `collect`.
-        """
-        if self._round is not None:
-            self.compute += self._round.compute  # what it cost was paid
-            self._forget_round()
 
     # -- rounds that are collected by themselves -------------------------------------------------
 

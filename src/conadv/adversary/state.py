@@ -1,7 +1,5 @@
 """What an adversary is saved as and continued from."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -44,6 +42,11 @@ class Continued:
     def seed(self) -> int:
         """Seed of the attack's own random stream."""
         return self._streams.seed
+
+    @property
+    def reads_ahead(self) -> int:
+        """For the batch of how many rounds later copies are made: lookahead's tau, otherwise 0."""
+        return self.schedule.reads_ahead
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, pending copies included.

@@ -1,7 +1,5 @@
 """Argument checks of the attack, and of what it is given."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from numbers import Real

@@ -1,7 +1,5 @@
 """Passes through the model that leave no trace: what an attack may and may not touch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import FunctionType

@@ -1,7 +1,5 @@
 """Keeping the input gradient of an fp16 attack from underflowing."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

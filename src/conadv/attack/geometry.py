@@ -8,8 +8,6 @@ With ``block`` above 1 a ball is cut with the perturbations that are constant on
 values a side along the last two dimensions (smaller ones at the far edges): those of low frequency.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, Literal
 

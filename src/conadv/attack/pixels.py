@@ -1,7 +1,5 @@
 """Small things between standardised images and the numbers that describe them."""
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from numbers import Real

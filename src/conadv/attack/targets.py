@@ -1,7 +1,5 @@
 """Random wrong classes to attack towards."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

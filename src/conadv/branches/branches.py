@@ -5,8 +5,6 @@ layers of its own while all other weights are shared (Xie et al., 2020; ConAdv, 
 released ConAdv run with AutoAugment has three kinds, so a branch is a name, not a flag.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 

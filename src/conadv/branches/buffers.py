@@ -1,7 +1,5 @@
 """Running statistics and other buffers that a forward pass must leave as they were."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Models whose passes wait for other ranks: all have to take as many."""
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 from torch import nn

@@ -1,7 +1,5 @@
 """Activation checkpointing runs a forward again, during the backward: where one can interfere."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

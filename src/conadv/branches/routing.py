@@ -1,7 +1,5 @@
 """Which rows of the batch in flight belong to which branch."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

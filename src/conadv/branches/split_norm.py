@@ -1,7 +1,5 @@
 """The normalisation layer with several branches."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, get_args
 
 import torch

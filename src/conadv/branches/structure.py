@@ -1,7 +1,5 @@
 """The modules of a model, walked once: a walk through ResNet-50 takes the host most of a ms."""
 
-from __future__ import annotations
-
 import weakref
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Looking through the wrappers around a model, and copying what is inside."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import sys

@@ -1,7 +1,5 @@
 """The commands, one per file. Heavy imports are inside of them, so that help is quick."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

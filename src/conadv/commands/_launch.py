@@ -1,7 +1,5 @@
 """Starting this command again: as N processes with PyTorch's own launcher, or later, by SLURM."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -54,7 +54,8 @@ def count_network(recipe: Recipe) -> Network:
 def job_of(recipe: Recipe, loader: Loader) -> Job:
     """Sizes and length."""
     _, _, total = images_of(recipe)
-    states = optimizer_of(recipe).buffers(recipe.optimizer)
+    optimizer = optimizer_of(recipe)
+    states = optimizer.buffers(recipe.optimizer)
     longer = recipe.train.steps_factor
     epochs, steps = recipe.train.epochs, recipe.train.steps
     return Job(
@@ -65,6 +66,8 @@ def job_of(recipe: Recipe, loader: Loader) -> Job:
         epochs=None if epochs is None else epochs * longer,
         steps=None if steps is None else round(steps * longer),
         optimizer_states=states,
+        update_passes=optimizer.passes(states),
+        order_tail=recipe.data.order_tail,
         averaged=recipe.train.ema_decay is not None,
         loader=loader if recipe.data.dataset == "files" else Loader(),
     )

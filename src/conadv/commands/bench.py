@@ -1,7 +1,7 @@
 """``conadv bench``: remake the measurements on your own machine."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,18 +93,13 @@ def _check_device(name: str) -> None:
     resolve_device(name)
 
 
-def _status() -> Any:
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
     """A line on the terminal that says what is being measured."""
-    from contextlib import contextmanager
-
     from rich.console import Console
 
-    @contextmanager
-    def status() -> Any:
-        with Console(stderr=True).status("starting") as shown:
-            yield lambda text: shown.update(text)
-
-    return status()
+    with Console(stderr=True).status("starting") as shown:
+        yield shown.update
 
 
 def _show(found: dict[str, Any], path: Path | None) -> None:

@@ -1,7 +1,5 @@
 """``conadv data``: which data sets there are, and getting them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``conadv evaluate``: accuracy and robustness of a run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

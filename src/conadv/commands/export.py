@@ -1,7 +1,5 @@
 """``conadv export``: the plain network of a run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

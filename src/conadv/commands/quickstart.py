@@ -1,7 +1,5 @@
 """``conadv quickstart``: four short runs and what each gained and cost."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

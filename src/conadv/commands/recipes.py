@@ -1,7 +1,5 @@
 """``conadv recipes``: what comes with the package, and every setting of it."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

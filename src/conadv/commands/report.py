@@ -1,7 +1,5 @@
 """``conadv report``: runs and studies as one page."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -192,17 +192,18 @@ def _summary(result: Result, folder: Path) -> str:
 
 def _show_dry_run(found: DryRun) -> None:
     """Print it: the step, the schedule, memory and time."""
-    channels, height, width = found.image
-    typer.echo(f"{found.name}: a dry run, nothing is trained or written.\n")
-    passes = f"{found.micro_steps:,} x {found.micro_batch:,} images"
-    compute = f"{found.compute_factor:.2f} times ordinary training on {found.global_batch:,} images"
+    recipe, (channels, height, width) = found.recipe, found.image
+    total = recipe.batch.global_batch
+    typer.echo(f"{recipe.name}: a dry run, nothing is trained or written.\n")
+    passes = f"{found.micro_steps:,} x {recipe.micro_batch:,} images"
+    compute = f"{found.compute_factor:.2f} times ordinary training on {total:,} images"
     rows = {
-        "network": f"{found.model}, {found.parameters / 1e6:.2f} M parameters",
-        "branches": f"{', '.join(found.branches)}; batch norm in groups of "
-        f"{found.norm_group:,} images",
+        "network": f"{recipe.model.name}, {found.parameters / 1e6:.2f} M parameters",
+        "branches": f"{', '.join(recipe.branches)}; batch norm in groups of "
+        f"{recipe.norm_group:,} images",
         "data": f"{found.train_images:,} images of {channels} x {height} x {width} in "
         f"{found.classes:,} classes",
-        "step": f"{found.global_batch:,} images ({found.fresh_per_step:,} fresh ones; "
+        "step": f"{total:,} images ({recipe.fresh_per_step:,} fresh ones; "
         f"{found.trained_per_step:,} trained on in all branches)",
         "accumulation": f"{passes} on {'each of ' if found.devices > 1 else ''}"
         f"{found.devices:,} device{'s' if found.devices > 1 else ''}",

@@ -3,8 +3,6 @@
 SciPy and statsmodels do the statistics. Differences are in whatever unit they are given.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The LAMB optimizer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """The LARS optimizer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import repeat

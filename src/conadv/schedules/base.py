@@ -133,27 +133,21 @@ class Round(Protocol):
     @property
     def attack(self) -> Attack:
         """The attack, its branch resolved."""
-        ...
 
     def perturb(self, images: Tensor, labels: Any) -> Perturbed:
         """Run the attack at the current weights: costs 2F per step over these images."""
-        ...
 
     def noise(self, images: Tensor) -> Tensor:
         """Random noise of the attack's size."""
-        ...
 
     def draw_scales(self, count: int) -> Tensor | None:
         """Radii of so many new copies, as shares of epsilon, where each has its own."""
-        ...
 
     def side_stream(self) -> torch.cuda.Stream | None:
         """The stream for work beside the training pass, or None on a CPU."""
-        ...
 
     def report_zero_share(self, share: Tensor) -> None:
         """Hand a zero-gradient share to the diagnostics."""
-        ...
 
 
 class Schedule:
@@ -184,8 +178,6 @@ class Schedule:
     """Whether copies are made in the round that trains on them, so that the first has some too."""
     control: ClassVar[bool] = False
     """Whether its copies are made without an attack, for comparison."""
-    gradients_in_sequence: ClassVar[int] = 1
-    """Gradients of a step of which each waits for the one before."""
     queues_rounds: ClassVar[bool] = False
     """Whether ``state_dict()["pending"]`` holds an entry for each of the next rounds."""
 
@@ -304,7 +296,7 @@ class Schedule:
         return False
 
     def copies(self, current: Round) -> list[Copies]:
-        """Copies to train on in this current. Called before the forward; changes no state."""
+        """Copies to train on in this round. Called before the forward; changes no state."""
         return []
 
     def collect(self, current: Round) -> None:

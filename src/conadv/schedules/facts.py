@@ -1,7 +1,5 @@
 """What a schedule says about itself: its settings, and what its step costs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Copies that are made at the moment they are needed: by an attack, or by a coin."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from conadv._tree import rows
@@ -22,14 +20,13 @@ class Sequential(Schedule):
 
     name: ClassVar[str] = "sequential"
     copies_at_once = True
-    gradients_in_sequence: ClassVar[int] = 2
 
     def work(self, share: float, attack_steps: int = 1) -> Work:
         """Each copy is attacked, and then trained on."""
         return Work(copies=share, attacked=attack_steps * share)
 
     def copies(self, current: Round) -> list[Copies]:
-        """Copies of this current's own images, at the current weights."""
+        """Copies of this round's own images, at the current weights."""
         total = len(current.images)
         count = self.count(total, current.progress)
         if count == 0:
@@ -57,7 +54,7 @@ class Noise(Schedule):
     control: ClassVar[bool] = True
 
     def copies(self, current: Round) -> list[Copies]:
-        """Noisy copies of this current's own images."""
+        """Noisy copies of this round's own images."""
         total = len(current.images)
         count = self.count(total, current.progress)
         if count == 0:

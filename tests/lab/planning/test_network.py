@@ -1,6 +1,8 @@
 """What is counted of a network, against closed forms and autograd's own numbers."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +10,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import conadv
-from conadv.lab.planning import SCHEDULES, Job, Method, Network, count, deal, memory_of
+from conadv.commands._plan_inputs import job_of
+from conadv.lab.planning import SCHEDULES, Job, Loader, Method, Network, count, deal, memory_of
 from conadv.lab.planning.job import Dealt
 from conadv.trainer.models.zoo import create_model
+from conadv.trainer.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +217,14 @@ def test_memory_by_hand() -> None:
 def test_steps_follow_the_fresh_images() -> None:
     assert JOB.total_steps(Method()) == round(2 * 10_000 / 1024)
     assert JOB.total_steps(Method("recycled-budget", 0.25)) == round(2 * 10_000 / 768)
+
+
+@pytest.mark.parametrize(("tail", "steps"), [("wrap", 20), ("drop", 18), ("keep", 20)])
+def test_steps_follow_the_end_of_an_epoch(tail: Any, steps: int) -> None:
+    assert replace(JOB, order_tail=tail).total_steps(Method()) == steps
+    recipe = load_recipe("smoke", ["train.epochs=2", f"data.order_tail={tail}"])
+    job = job_of(recipe, Loader())
+    assert job.total_steps(Method()) == recipe.total_steps(job.train_images)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4, 8, 16, 32])

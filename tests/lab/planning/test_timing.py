@@ -141,7 +141,7 @@ def test_the_processors_share_of_the_network() -> None:
 def test_the_optimizer_reads_and_writes() -> None:
     parameters = network().parameters
     rates = replace(RATES, bandwidth=float(parameters))
-    assert timing("vanilla", rates=rates).update == pytest.approx(4 * 6)  # momentum: six passes
+    assert timing("vanilla", rates=rates).update == pytest.approx(4 * 5)  # momentum: five passes
 
 
 # -- what must never get worse -----------------------------------------------------------------

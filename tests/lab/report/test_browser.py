@@ -6,7 +6,7 @@ import pytest
 
 from conadv.lab.report import write_report
 from lab.report.conftest import METHODS, MakeStudy, write_pictures
-from lab.report.test_study import write_analysis
+from lab.report.study.test_large_batch import write_analysis
 from support.browser import browse, look, needs_browser
 
 pytestmark = needs_browser

@@ -9,7 +9,6 @@ from conadv.errors import DataError
 from conadv.trainer.data.sampler import (
     TAILS,
     permutation,
-    rank_slice,
     sample_indices,
     steps_per_epoch,
 )
@@ -139,17 +138,6 @@ def test_positions_are_uniform() -> None:
 
 
 @quick
-@given(seeds, sizes(), st.integers(0, 10), st.integers(1, 9), st.sampled_from(TAILS))
-def test_ranks_together_have_the_global_batch(seed, shape, step, world, tail) -> None:
-    size, count = shape
-    whole = sample_indices(seed, step, count, size, tail)
-    parts = [rank_slice(whole, rank, world) for rank in range(world)]
-    assert torch.cat(parts).equal(whole)
-    lengths = [len(part) for part in parts]
-    assert max(lengths) - min(lengths) <= 1
-
-
-@quick
 @given(seeds, sizes(), st.integers(0, 20), st.sampled_from(TAILS))
 def test_any_step_can_be_asked_for_first(seed, shape, step, tail) -> None:
     size, count = shape
@@ -185,11 +173,8 @@ def test_more_images_than_there_are_or_none(count) -> None:
         steps_per_epoch(count, 10, "wrap")
 
 
-def test_unknown_tails_steps_and_ranks() -> None:
+def test_unknown_tails_and_steps() -> None:
     with pytest.raises(ValueError, match="wrap, drop, keep"):
         sample_indices(0, 0, 5, 10, "cut")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="steps count from 0"):
         sample_indices(0, -1, 5, 10)
-    for rank in (-1, 2):
-        with pytest.raises(ValueError, match="ranks run from 0 to 1"):
-            rank_slice(torch.arange(4), rank, 2)

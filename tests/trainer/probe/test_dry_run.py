@@ -54,9 +54,9 @@ def test_every_recipe_takes_a_step(name: str) -> None:
     found = dry_run(recipe)
     _, classes, count = images_of(recipe)
     assert found.steps == recipe.total_steps(count)
-    assert found.micro_steps * found.micro_batch == found.global_batch == recipe.batch.global_batch
+    assert found.micro_steps * found.recipe.micro_batch == recipe.batch.global_batch
     # Steps of so many fresh images make up the epochs.
-    assert found.epochs == pytest.approx(found.steps * found.fresh_per_step / count)
+    assert found.epochs == pytest.approx(found.steps * recipe.fresh_per_step / count)
     assert found.compute_factor == pytest.approx(expected_factor(name))
     # Untrained on labels drawn at random: ln(classes), for the network's logits are small.
     assert found.loss == pytest.approx(math.log(classes), rel=0.3)
@@ -65,7 +65,7 @@ def test_every_recipe_takes_a_step(name: str) -> None:
     copies = recipe.method.schedule != "vanilla" and recipe.method.budget == "extra"
     copies |= recipe.weights.schedule == "recycled" and recipe.weights.budget == "extra"
     parts = 1 + copies + (recipe.method.view != "none")
-    assert found.trained_per_step == parts * found.global_batch
+    assert found.trained_per_step == parts * found.recipe.batch.global_batch
     learning_rates = {point.what: point.learning_rate for point in found.schedule}
     assert max(learning_rates.values()) == pytest.approx(recipe.peak_lr)
     assert learning_rates["end of warm-up"] == pytest.approx(recipe.peak_lr)

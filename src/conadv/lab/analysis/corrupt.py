@@ -1,7 +1,5 @@
 """Formulas of the corruptions: float64 images on [0, 1] in, the same out, before rounding."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 

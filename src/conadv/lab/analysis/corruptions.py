@@ -7,8 +7,6 @@ over them are not the published benchmark's. What CIFAR-10-C has drawn once, is 
 seed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The generalisation gap: how much worse a model is on images that it was not trained on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import nn

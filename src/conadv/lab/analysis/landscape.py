@@ -1,7 +1,5 @@
 """Filter-normalised loss landscapes on a line and on a plane (Li et al., 2018)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

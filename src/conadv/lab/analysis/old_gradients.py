@@ -1,7 +1,5 @@
 """Whether an old gradient of the weights still points uphill: whole, in parts, of other images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Passes over a set of images that the analyses share: loss, accuracy, gradient, displacement."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

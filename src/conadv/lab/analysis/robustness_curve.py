@@ -1,7 +1,5 @@
 """Accuracy against the radius of an attack."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -37,7 +35,6 @@ def robustness_curve(
     *,
     epsilons: Sequence[float] = EPSILONS,
     branch: str | None = None,
-    restarts: int = 1,
     seed: int = 0,
     progress: Progress = silent,
 ) -> RobustnessCurve:
@@ -51,7 +48,6 @@ def robustness_curve(
             ``step_size`` by the default for it, its branch and mode as `robust_accuracy` says.
         epsilons: Radii in pixel units, 0 or more.
         branch: Normalisation branch; None takes the model's first.
-        restarts: How often to attack each image; it must survive all.
         seed: Of random starts: the same for every radius.
         progress: Told of each radius.
 
@@ -64,9 +60,7 @@ def robustness_curve(
     found = []
     for epsilon in epsilons:
         sized = replace(attack, epsilon=epsilon, epsilon_min=None, step_size=None)
-        found.append(
-            robust_accuracy(model, batches, sized, branch=branch, restarts=restarts, seed=seed)
-        )
+        found.append(robust_accuracy(model, batches, sized, branch=branch, seed=seed))
         progress(len(found), len(epsilons))
     return RobustnessCurve(
         branch,

@@ -1,7 +1,5 @@
 """SAM-sharpness: how much the loss rises one ascent step of a given length away."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ All of it is about the mean loss of the given images as a function of all weight
 batch norm uses its running statistics, so the function does not depend on the micro-batches.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 import warnings

@@ -1,7 +1,5 @@
 """Staleness: how far perturbations made with old weights agree with fresh ones."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from conadv.attack import Attack, Criterion
+from conadv.attack import Attack
 from conadv.lab.analysis.passes import Batches
 
 NOISE = 1e-6
@@ -74,7 +72,6 @@ def perturbation_agreement(
     fresh: nn.Module,
     batches: Batches,
     attack: Attack,
-    criterion: Criterion = cross_entropy,
     *,
     seed: int = 0,
 ) -> Agreement:
@@ -87,7 +84,6 @@ def perturbation_agreement(
         fresh: With the newer ones.
         batches: (images standardised, labels) on the models' device.
         attack: As in training. Both models draw the same random numbers.
-        criterion: ``criterion(outputs, labels)``, the mean over the images it is given.
         seed: Of random starts and targets.
 
     Raises:
@@ -100,7 +96,7 @@ def perturbation_agreement(
         made = []
         for model in (stale, fresh):
             generator = torch.Generator(images.device).manual_seed(seed + number)
-            copies = attack(model, images, labels, criterion, generator=generator)
+            copies = attack(model, images, labels, cross_entropy, generator=generator)
             made.append(_pixels(copies.double() - images.double(), attack))
         cosines.append(cosine_similarity(made[0].flatten(1), made[1].flatten(1)))
         noise = attack.noise(images, generator).double() - images.double()

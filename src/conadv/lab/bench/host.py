@@ -1,7 +1,5 @@
 """What the adversary costs the host per step, beside the network's own passes."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Iterator

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from conadv.lab.bench.stepper import Settings
 
 
-def peak_bytes(settings: Settings, schedule: str, steps: int = 3) -> int | None:
-    """Peak bytes of `steps` training steps above what the imports take, or None if unknown."""
-    request = json.dumps({"settings": asdict(settings), "schedule": schedule, "steps": steps})
+STEPS = 3
+"""Training steps of a measurement."""
+
+
+def peak_bytes(settings: Settings, schedule: str) -> int | None:
+    """Peak bytes of training steps above what the imports take, or None if unknown."""
+    request = json.dumps({"settings": asdict(settings), "schedule": schedule})
     done = subprocess.run(
         [sys.executable, "-m", "conadv.lab.bench.memory", request],
         capture_output=True,
@@ -53,7 +57,7 @@ def _main(request: str) -> None:
     known = _forget_peak()
     before = proc_bytes("self/status", "VmRSS")
     stepper = Stepper(settings, SCHEDULES[asked["schedule"]]())
-    for _ in range(asked["steps"]):
+    for _ in range(STEPS):
         stepper.step()
     if settings.device.startswith("cuda"):
         print(torch.cuda.max_memory_allocated())

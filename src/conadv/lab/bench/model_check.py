@@ -1,7 +1,5 @@
 """Does an architecture go through conadv whole: split, trained, exported, and itself again?"""
 
-from __future__ import annotations
-
 import re
 import time
 import warnings

@@ -6,8 +6,6 @@ while slows both sides of a ratio. The wall-clock is compared, and also how near
 the time that merely moving its bytes takes.
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 import time
@@ -26,13 +24,6 @@ from conadv.trainer.recipe.updates import OPTIMIZERS
 from conadv.trainer.run import environment as machine
 
 WEIGHT_DECAY = 5e-5
-
-PASSES = {name: known.passes for name, known in OPTIMIZERS.items() if known.passes}
-"""How often the memory of all weights must be passed over, with nothing left in a cache.
-
-LARS: read w and g for the norms; read w, g and v, write w and v. LAMB: read w, g, m and v and
-write m and v, with the norms on the way; read w, m and v, write w.
-"""
 
 
 def _timm_lars(groups: list[dict[str, Any]]) -> Optimizer:
@@ -151,7 +142,7 @@ def run(
     for (optimizer, implementation), own in times.items():
         key, base = (optimizer, implementation), (optimizer, "timm")
         median = statistics.median(own)
-        moved = PASSES[optimizer] * size
+        moved = OPTIMIZERS[optimizer].passes() * size
         rows.append(
             {
                 "optimizer": optimizer,

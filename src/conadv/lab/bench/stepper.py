@@ -1,7 +1,5 @@
 """One schedule's training step, as a user's loop takes it, ready to be measured."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ same number of images). Steps of all schedules are interleaved and divided round
 machine that slows down for a while slows both sides of a ratio.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, replace

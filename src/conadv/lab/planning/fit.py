@@ -1,7 +1,5 @@
 """Fit the model to steps that were measured on a link of limited rate."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Sequence

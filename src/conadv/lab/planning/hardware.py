@@ -1,7 +1,5 @@
 """Devices and links: the tables that come with the package, and what a user gives instead."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from conadv._numbers import largest_divisor, near_divisors
 from conadv.errors import PlanError
@@ -150,6 +150,10 @@ class Job:
     steps: int | None = None
     optimizer_states: int = 1
     """Buffers of the optimizer, each as large as the weights: 1 for momentum, 2 for LAMB."""
+    update_passes: int = 5
+    """Times that an update reads or writes as many values as there are weights."""
+    order_tail: Literal["wrap", "drop", "keep"] = "wrap"
+    """What becomes of the images left when an epoch ends inside a step, as in a recipe."""
     averaged: bool = False
     """Whether a moving average of the weights is kept."""
     bucket_bytes: float = 25 * 2**20
@@ -161,7 +165,10 @@ class Job:
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None, "give epochs or steps"
-        return max(1, round(self.epochs * self.train_images / (self.global_batch * method.fresh)))
+        each = self.train_images / (self.global_batch * method.fresh)
+        if self.order_tail != "wrap":
+            each = math.floor(each) if self.order_tail == "drop" else math.ceil(each)
+        return max(1, round(self.epochs * each))
 
 
 @dataclass(frozen=True)

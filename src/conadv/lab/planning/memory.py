@@ -1,7 +1,5 @@
 """Memory of one device, in bytes: what is counted and what is not is in docs/planning.md."""
 
-from __future__ import annotations
-
 from conadv.lab.planning.job import Dealt, Job, Method
 from conadv.lab.planning.network import Network
 from conadv.trainer.probe.memory import Memory

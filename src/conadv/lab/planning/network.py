@@ -1,7 +1,5 @@
 """What a model costs, counted without computing: operations, bytes, when gradients are ready."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Counting floating-point operations: torch's counter, with one of its formulas put right."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Predictions: every schedule, at every number of devices."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -137,7 +137,7 @@ def step_timing(
         attack=dealt.rounds * added,
         idle=dealt.rounds * max(0.0, train + added - train_work - attack_work),
         host=gradient_bytes / link.host if devices > 1 else 0.0,
-        update=4 * network.parameters * (4 + 2 * job.optimizer_states) / rates.bandwidth,
+        update=4 * network.parameters * job.update_passes / rates.bandwidth,
         network=alone,
         exposed=left,
         loader=job.loader.seconds(reads * fresh, devices),

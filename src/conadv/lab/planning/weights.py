@@ -1,7 +1,5 @@
 """Copies of weights in a plan: passes at moved weights, and gradients that wait."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from conadv.lab.planning.job import Dealt, Method

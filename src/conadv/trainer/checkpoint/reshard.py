@@ -1,7 +1,5 @@
 """A run that goes on with another number of processes: who takes over which pending copies."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """When a run's checkpoints are written, and what happens when one cannot be."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor

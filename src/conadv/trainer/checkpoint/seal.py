@@ -5,8 +5,6 @@ flipped bit there can exchange two tensors unseen. Readers of zip files look for
 the end and do not mind a few bytes more.
 """
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 from typing import BinaryIO

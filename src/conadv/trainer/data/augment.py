@@ -4,8 +4,6 @@ The random numbers of an image follow from the seed, the training step, the imag
 step and the view, and from nothing else: micro-batches, ranks and a resumed run change no pixel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache

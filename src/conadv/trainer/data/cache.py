@@ -1,7 +1,5 @@
 """Where fetched data live, and how files get there whole or not at all."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -3,8 +3,6 @@
 CIFAR-10 comes without a licence, so it is never part of the package.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 

@@ -5,8 +5,6 @@ they fetch themselves goes to a scratch folder, so that half a download never lo
 one, and is checked before it is opened.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """A data set of images in memory, checked once."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 
@@ -112,3 +110,13 @@ def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         # A channel that never changes would divide by zero; one grey level is the finest unit.
         stds.append(max(variance**0.5, 1 / 255))
     return tuple(means), tuple(stds)
+
+
+def check_positions(samples: Tensor, images: int) -> None:
+    """Raise ValueError for positions, at least one, that are not all below a number of images."""
+    low, high = int(samples.min()), int(samples.max())
+    if low < 0 or high >= images:
+        raise ValueError(
+            f"Samples run from {low} to {high}, but there are {images} images: give positions "
+            f"from 0 to {images - 1}."
+        )

@@ -1,7 +1,5 @@
 """The embedded images: a class-balanced subset of Fashion-MNIST (MIT licence, Zalando SE)."""
 
-from __future__ import annotations
-
 import hashlib
 import lzma
 from importlib import resources

@@ -6,8 +6,6 @@ range comes by cycle-walking: a number outside is sent through again until it is
 Rogaway, 2002, "Ciphers with arbitrary finite domains"), less than four times on average.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """A data set of one's own, named as ``module:attribute``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A whole data set as bytes on the device: batches are made there, without worker processes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +15,7 @@ from conadv.trainer.data.augment import (
     flip_some,
     windows,
 )
-from conadv.trainer.data.dataset import ImageDataset
+from conadv.trainer.data.dataset import ImageDataset, check_positions
 
 
 def standardise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -144,12 +142,7 @@ class ResidentSource:
             )
         # Only on the CPU, where looking costs nothing; on a GPU a wrong index ends the process.
         if samples.device.type == "cpu" and len(samples):
-            low, high = int(samples.min()), int(samples.max())
-            if low < 0 or high >= len(self):
-                raise ValueError(
-                    f"Samples run from {low} to {high}, but there are {len(self)} images: give "
-                    f"positions from 0 to {len(self) - 1}."
-                )
+            check_positions(samples, len(self))
 
 
 def _check_indices(dataset: ImageDataset, indices: Tensor) -> None:

@@ -6,8 +6,6 @@ they never choose: any number of devices sees the same global batches. A step's 
 with the data set: beyond `WHOLE` images no table of the order is made.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Literal
 
@@ -94,10 +92,3 @@ def _order(seed: int, epoch: int, size: int, first: int, last: int) -> Tensor:
     if size > WHOLE:
         return torch.from_numpy(keyed_order(seed, epoch, size, first, last))
     return permutation(seed, epoch, size)[first:last].clone()
-
-
-def rank_slice(samples: Tensor, rank: int, world_size: int) -> Tensor:
-    """One rank's contiguous part of a step's samples; parts differ by one image at most."""
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank={rank} of {world_size}: ranks run from 0 to {world_size - 1}.")
-    return samples.tensor_split(world_size)[rank]

@@ -1,7 +1,5 @@
 """Which training images are used, and which of them are held out for validation."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import numpy as np
@@ -21,17 +19,14 @@ class Labelled(Protocol):
     @property
     def name(self) -> str:
         """Name for messages."""
-        ...
 
     @property
     def train_labels(self) -> Tensor:
         """int64, shape (N,), from 0."""
-        ...
 
     @property
     def classes(self) -> tuple[str, ...]:
         """A label is an index into them."""
-        ...
 
 
 def split(

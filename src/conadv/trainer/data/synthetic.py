@@ -1,7 +1,5 @@
 """Made-up images for tests and dry runs: learnable, instant, of any size."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Ranks that were not started alike: found before they train, not after."""
 
-from __future__ import annotations
-
 import hashlib
 import zlib
 from collections.abc import Mapping

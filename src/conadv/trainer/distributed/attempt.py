@@ -4,8 +4,6 @@ No launcher hands one out: each agent of torchrun counts its own restarts only, 
 joins later begins at none.
 """
 
-from __future__ import annotations
-
 import time
 import uuid
 from typing import Any

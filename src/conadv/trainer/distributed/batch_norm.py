@@ -10,8 +10,6 @@ is what the one device ends with, N being the number of all updates. So ranks ag
 evaluation and checkpoints are the same on any number of devices, and one small all-reduce does it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

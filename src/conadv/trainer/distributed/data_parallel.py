@@ -4,8 +4,6 @@ Everything is started as soon as it is known and awaited together just before th
 step, so that an attack on the next batch runs while the network is busy.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext

@@ -1,17 +1,29 @@
 """Find the process that is gone or stuck from signs of life: no clock, no network."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, Self
 
 State = Literal["working", "waiting", "lost", "done"]
 
 
 @dataclass(frozen=True)
-class Beat:
+class Note:
+    """What processes leave for one another, as text."""
+
+    def packed(self) -> str:
+        """Pack into text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def unpacked(cls, text: str | bytes) -> Self:
+        """Read what :meth:`packed` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Beat(Note):
     """What a process says of itself, every second or so."""
 
     sequence: int = 0
@@ -27,18 +39,9 @@ class Beat:
     name: str = ""
     """Process number and machine."""
 
-    def packed(self) -> str:
-        """Pack into text."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def unpacked(text: str | bytes) -> Beat:
-        """Read what :meth:`packed` wrote."""
-        return Beat(**json.loads(text))
-
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Note):
     """Why all processes stop."""
 
     message: str
@@ -46,14 +49,9 @@ class Verdict:
     teller: int
     """Rank that prints it."""
 
-    def packed(self) -> str:
-        """Pack into text."""
-        return json.dumps(asdict(self))
 
-    @staticmethod
-    def unpacked(text: str | bytes) -> Verdict:
-        """Read what :meth:`packed` wrote."""
-        return Verdict(**json.loads(text))
+SILENCE = 60.0
+"""Seconds without a beat after which a process counts as gone."""
 
 
 class Judge:
@@ -64,15 +62,13 @@ class Judge:
     Args:
         size: number of processes.
         timeout: seconds that the others wait for one that does not come.
-        silence: seconds without a beat after which a process counts as gone.
-        evidence: the same where another process's connection broke.
+        evidence: seconds without a beat after which a process counts as gone, where another
+            process's connection broke.
     """
 
-    def __init__(
-        self, size: int, timeout: float, *, silence: float = 60.0, evidence: float = 5.0
-    ) -> None:
+    def __init__(self, size: int, timeout: float, *, evidence: float = 5.0) -> None:
         self.size, self.timeout = size, timeout
-        self.silence, self.evidence = min(silence, timeout), min(evidence, timeout)
+        self.silence, self.evidence = min(SILENCE, timeout), min(evidence, timeout)
         self._beats: dict[int, Beat] = {}
         self._changed: dict[int, float] = {}
         """When each rank's beat was last another one."""

@@ -1,7 +1,5 @@
 """Whether all ranks see one and the same folder: found before they train, not at a restart."""
 
-from __future__ import annotations
-
 import socket
 import time
 import uuid

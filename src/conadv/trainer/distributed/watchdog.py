@@ -6,8 +6,6 @@ second, rank 0 (or when that is silent, the next of a few judges) reads them all
 out is left in the store for everyone.
 """
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import os

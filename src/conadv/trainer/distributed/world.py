@@ -4,8 +4,6 @@ Processes are started by ``torchrun`` (or ``conadv train --devices N``), which n
 size in the environment. Without these variables a run is one process, and nothing here starts.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import gc

@@ -24,7 +24,6 @@ def evaluate_run(
     restarts: int = 1,
     images: int | None = None,
     device: str | None = None,
-    seed: int = 0,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluate the weights of a run on its test set, and keep the outcome in ``evaluation.json``.
@@ -42,7 +41,6 @@ def evaluate_run(
         restarts: Of PGD; an image must survive all.
         images: Attack at most so many test images; None takes the recipe's cap.
         device: Such as ``"cpu"`` or ``"cuda:1"``; None takes the recipe's.
-        seed: Of the random starts.
         overrides: Changes of the recipe that leave the weights alone, such as ``data.root=WHERE``
             where the images have moved; see `load_run`.
 
@@ -70,9 +68,7 @@ def evaluate_run(
             radius, test.mean, test.std, norm=norm, steps=count, random_start=random_start
         )
         batches = attacked.batches(settings.batch, saved.device)
-        found = robust_accuracy(
-            saved.model, batches, attack, branch=branch, restarts=times, seed=seed
-        )
+        found = robust_accuracy(saved.model, batches, attack, branch=branch, restarts=times)
         return found.robust_accuracy
 
     full_precision = torch.autocast(saved.device.type, enabled=False)

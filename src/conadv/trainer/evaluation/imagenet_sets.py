@@ -1,7 +1,5 @@
 """Score a run on ImageNet's further test sets: ReaL, V2, A, R, Sketch, C."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

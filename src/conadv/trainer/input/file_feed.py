@@ -1,7 +1,5 @@
 """Micro-batches from encoded images in files, decoded ahead by worker processes."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass

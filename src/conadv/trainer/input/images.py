@@ -20,36 +20,29 @@ class EvalImages(Protocol):
     @property
     def mean(self) -> tuple[float, ...]:
         """Per channel, in [0, 1] units."""
-        ...
 
     @property
     def std(self) -> tuple[float, ...]:
         """Likewise."""
-        ...
 
     def __len__(self) -> int: ...
 
     def first(self, count: int | None) -> "EvalImages":
         """Take at most ``count`` of them, evenly spread over the split; None: all."""
-        ...
 
     def repeated(self, count: int) -> "EvalImages":
         """The first image so many times."""
-        ...
 
     def part(self, rank: int, size: int) -> "EvalImages":
         """A contiguous part for one of several ranks; parts differ by one image at most."""
-        ...
 
     def resident(self) -> "Images":
         """All of them as bytes in memory."""
-        ...
 
     def batches(
         self, size: int, device: torch.device, *, channels_last: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Standardised float32 batches (images, labels) on a device, in order."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conadv._words import is_path
 from conadv.trainer.data import load_dataset
-from conadv.trainer.input.feed import Views
+from conadv.trainer.input.feed import Cut, Views
 from conadv.trainer.input.images import Images
 from conadv.trainer.input.splits import Facts
 from conadv.trainer.recipe import Recipe
@@ -59,7 +59,7 @@ def _packaged(name: str) -> tuple[tuple[int, int, int], int, int]:
     return (channels, height, width), len(found.classes), len(found.train_images)
 
 
-class RandomFeed:
+class RandomFeed(Cut):
     """The same random images in every step; see `Feed`.
 
     Args:
@@ -78,10 +78,7 @@ class RandomFeed:
         train_count: int,
         device: torch.device,
     ) -> None:
-        self.total_steps = recipe.total_steps(train_count)
-        self.micro_steps = recipe.micro_steps
-        self._recipe = recipe
-        self._steps_per_epoch = recipe.steps_per_epoch(train_count)
+        super().__init__(recipe, torch.arange(train_count))
         self._batches = [self._made(view, shape, classes, device) for view in range(2)]
 
     def _made(
@@ -96,7 +93,7 @@ class RandomFeed:
         return images, labels
 
     def sizes(self, step: int) -> list[int]:
-        """Fresh images in each micro-batch."""
+        """Fresh images in each micro-batch: every step is a full one."""
         return [self._recipe.fresh_per_micro_batch] * self._recipe.micro_steps
 
     def micro_batch(self, step: int, index: int) -> tuple[Tensor, Tensor]:
@@ -106,25 +103,6 @@ class RandomFeed:
     def views(self, step: int, index: int) -> Views:
         """Other images, if the recipe has a second view."""
         return {} if self._recipe.method.view == "none" else {VIEW_BRANCH: self._batches[1]}
-
-    def sample_ids(self, step: int) -> list[int]:
-        """Their places in the step."""
-        return list(range(self._recipe.fresh_per_step))
-
-    def epoch(self, step: int) -> float:
-        """How often the training set would have been seen before a step."""
-        return step / self._steps_per_epoch
-
-    def images(self, step: int) -> int:
-        """Images of all steps before a step."""
-        return step * self._recipe.fresh_per_step
-
-    def notices(self) -> list[str]:
-        """Nothing to tell."""
-        return []
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 @dataclass(frozen=True)

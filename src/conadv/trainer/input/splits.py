@@ -54,29 +54,22 @@ class Splits(Protocol):
     @property
     def facts(self) -> Facts:
         """About the whole data set."""
-        ...
 
     @property
     def train_count(self) -> int:
         """Images to train on, those held out not counted."""
-        ...
 
     def train_labels(self) -> Tensor:
         """Labels of the images to train on, (N,) int64 on the CPU."""
-        ...
 
     def feed(self, recipe: Recipe, slots: range) -> Feed:
         """The training images of each step, of which ``slots`` are this rank's micro-batches."""
-        ...
 
     def train(self, count: int | None = None) -> EvalImages:
         """Take at most ``count`` training images, without augmentation."""
-        ...
 
     def validation(self) -> EvalImages | None:
         """The images held out, or None."""
-        ...
 
     def test(self) -> EvalImages:
         """The test set."""
-        ...

@@ -1,7 +1,5 @@
 """Which networks there are, read from the libraries' sources: importing them takes seconds."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from importlib.machinery import PathFinder

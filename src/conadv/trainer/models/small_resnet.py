@@ -4,8 +4,6 @@ Modules carry torchvision's names (``conv1``, ``layer1.0.bn1``, ``fc``), so that
 `resnet18` go into a torchvision or timm ResNet-18 but for its stem.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

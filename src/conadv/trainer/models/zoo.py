@@ -1,7 +1,5 @@
 """Make a network from its name in a recipe: our small ones, torchvision's or timm's."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import warnings

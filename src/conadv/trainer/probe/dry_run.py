@@ -1,7 +1,5 @@
 """A recipe tried out without its data: one real step, the schedule, memory and time."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 
@@ -39,20 +37,14 @@ class Point:
 class DryRun:
     """What a recipe comes to."""
 
-    name: str
-    model: str
+    recipe: Recipe
     parameters: int
     image: tuple[int, int, int]
     train_images: int
     classes: int
-    branches: tuple[str, ...]
-    global_batch: int
     devices: int
-    micro_batch: int
-    norm_group: int
     micro_steps: int
     """Forward passes per step and device."""
-    fresh_per_step: int
     trained_per_step: int
     """Images of all branches that one step's passes go over."""
     steps: int
@@ -80,7 +72,7 @@ class DryRun:
     @property
     def seconds_per_image(self) -> float:
         """Seconds of one forward and backward pass, an attack step counting as 2/3 of one."""
-        return self.step_seconds / (self.global_batch * self.compute_factor)
+        return self.step_seconds / (self.recipe.batch.global_batch * self.compute_factor)
 
 
 def dry_run(recipe: Recipe, devices: int = 1, images: int | None = None) -> DryRun:
@@ -134,19 +126,13 @@ def _report(recipe: Recipe, found: MeasuredStep, devices: int, own_steps: int) -
     scale = recipe.micro_batch / found.images
     model, device = found.built.trainer.model, found.built.device
     return DryRun(
-        name=recipe.name,
-        model=recipe.model.name,
+        recipe=recipe,
         parameters=sum(p.numel() for p in model.parameters()),
         image=shape,
         train_images=count,
         classes=classes,
-        branches=recipe.branches,
-        global_batch=recipe.batch.global_batch,
         devices=devices,
-        micro_batch=recipe.micro_batch,
-        norm_group=recipe.norm_group,
         micro_steps=own_steps,
-        fresh_per_step=recipe.fresh_per_step,
         trained_per_step=round(found.trained * recipe.batch.global_batch),
         steps=steps,
         warmup_steps=recipe.warmup_steps(count),

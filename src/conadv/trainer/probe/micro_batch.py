@@ -1,7 +1,5 @@
 """The largest micro-batch that fits into memory, found by trying small ones in another process."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """One step of a recipe on made-up images, measured: loss, compute, seconds, bytes."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the fields of a recipe must be to one another. All problems are found at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any

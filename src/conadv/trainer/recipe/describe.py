@@ -1,7 +1,5 @@
 """A flat view of the schema: every field by its dotted name, with what is allowed for it."""
 
-from __future__ import annotations
-
 import textwrap
 import types
 import typing

@@ -1,7 +1,5 @@
 """Where recipes come from: the package's own by name, anybody's by path."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from functools import cache

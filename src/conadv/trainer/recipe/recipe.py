@@ -1,7 +1,5 @@
 """The recipe as a whole, and what follows from its numbers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """What is impossible about how a recipe updates its weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What updates weights: every optimizer, and what a step does beside it, each told of once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,8 +45,8 @@ class Optimizer:
     """What a table calls a method for it; None: it is not mentioned."""
     states: int = 2
     """Buffers as large as the weights, with momentum."""
-    passes: int | None = None
-    """Fewest times that an update reads or writes as many values as there are weights."""
+    norms: int = 0
+    """Times that tensors as large as the weights are read once more, for norms."""
     classifier_apart: bool = False
     """Whether the last linear layer is a group that it does not adapt."""
     variance_reduced: bool = False
@@ -60,17 +58,30 @@ class Optimizer:
         unused = "momentum" in self.takes and settings.momentum == 0
         return 0 if unused else self.states
 
+    def passes(self, buffers: int | None = None) -> int:
+        """Fewest times that an update reads or writes as many values as there are weights.
+
+        Weights and each buffer are read and written, the gradient is read, and what norms need
+        once more; with nothing left in a cache.
+
+        Args:
+            buffers: As `buffers` gives them; None: with momentum.
+        """
+        return 3 + 2 * (self.states if buffers is None else buffers) + self.norms
+
 
 _MOMENTUM = ("momentum", "nesterov")
 OPTIMIZERS: Mapping[str, Optimizer] = {
+    # Its norms read w and g before the update does.
     "lars": Optimizer(
         "conadv.optim:LARS",
         (*_MOMENTUM, "trust_coefficient", "lr_in_momentum"),
         states=1,
-        passes=7,
+        norms=2,
         variance_reduced=True,
     ),
-    "lamb": Optimizer("conadv.optim:LAMB", label="LAMB", passes=10),
+    # Moments first, with |w| on the way; then w, m and v are read once more for the update.
+    "lamb": Optimizer("conadv.optim:LAMB", label="LAMB", norms=3),
     "sgd": Optimizer("torch.optim:SGD", _MOMENTUM, states=1, variance_reduced=True),
     "adamw": Optimizer("torch.optim:AdamW"),
     "muon": Optimizer(

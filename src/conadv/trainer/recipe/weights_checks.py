@@ -1,7 +1,5 @@
 """What is impossible about how a recipe moves weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from conadv.trainer.recipe.recipe import Recipe

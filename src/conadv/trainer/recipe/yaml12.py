@@ -1,7 +1,5 @@
 """YAML without the surprises of version 1.1: `1e-3` is a number and `off` is a word."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

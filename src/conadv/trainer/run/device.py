@@ -1,7 +1,5 @@
 """Which device and which floating-point precision to train in, and why."""
 
-from __future__ import annotations
-
 import ctypes
 import ctypes.util
 import os

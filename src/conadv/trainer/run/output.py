@@ -1,7 +1,5 @@
 """What is printed is never worth a run: a terminal, pipe or disk that is gone stops nothing."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -14,16 +14,16 @@ from conadv.attack import Criterion
 from conadv.schedules import Noise
 from conadv.trainer.input.images import EvalImages, Images
 
+COUNT, CONTEXT = 8, 64
+"""Pictures that are kept, and images attacked together: in train mode they share statistics."""
+
 
 def take_pictures(
     adversary: Adversary,
     images: EvalImages,
     criterion: Criterion,
     device: torch.device,
-    *,
-    classes: Sequence[str] = (),
-    count: int = 8,
-    context: int = 64,
+    classes: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """Perturb images the way training does, at the current weights.
 
@@ -34,29 +34,27 @@ def take_pictures(
         criterion: Of training.
         device: Of the model.
         classes: Names of the classes.
-        count: How many pictures.
-        context: How many images are attacked together: in train mode they share statistics.
 
     Returns:
-        ``clean`` and ``adversarial`` uint8 (count, H, W, C), ``perturbation`` int16 of the same
-        shape, their difference in grey levels, ``labels`` int64 (count,), and the ``classes`` that
+        ``clean`` and ``adversarial`` uint8 (COUNT, H, W, C), ``perturbation`` int16 of the same
+        shape, their difference in grey levels, ``labels`` int64 (COUNT,), and the ``classes`` that
         these are indices into.
     """
-    few = images.first(context).resident()
-    batch, labels = next(few.batches(context, device))
+    few = images.first(CONTEXT).resident()
+    batch, labels = next(few.batches(CONTEXT, device))
     attack = adversary.attack
     if isinstance(adversary.schedule, Noise):
         generator = torch.Generator(device).manual_seed(0)
         copies = attack.noise(batch, generator)
     else:
         copies = attack(adversary.model, batch, labels, criterion)
-    adversarial = _to_bytes(copies[:count].float(), few)
-    clean = few.images[:count].permute(0, 2, 3, 1).cpu().numpy()
+    adversarial = _to_bytes(copies[:COUNT].float(), few)
+    clean = few.images[:COUNT].permute(0, 2, 3, 1).cpu().numpy()
     return {
         "clean": clean,
         "perturbation": adversarial.astype(np.int16) - clean.astype(np.int16),
         "adversarial": adversarial,
-        "labels": labels[:count].cpu().numpy(),
+        "labels": labels[:COUNT].cpu().numpy(),
         "classes": np.array(classes, np.str_),
     }
 

@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 ASKING = tuple(
@@ -52,12 +52,7 @@ class StopRequest:
             self._previous = {s: signal.signal(s, self._handle) for s in taken}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             # None stands for a handler that was not installed from Python: leave the default.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

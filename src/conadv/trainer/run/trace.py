@@ -1,7 +1,5 @@
 """A profiler trace of a few training steps, for chrome://tracing and Perfetto."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

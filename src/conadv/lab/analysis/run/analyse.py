@@ -1,10 +1,10 @@
 """Analyse a run: open its folder, do what is missing, keep each result as soon as it is there."""
 
-from __future__ import annotations
-
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from conadv.lab.analysis.run.analyses import (
     ANALYSES,
     AnalysisSettings,
     Request,
-    Values,
     plain_values,
     used_settings,
 )
@@ -73,7 +72,8 @@ def analyse_run(
     path = saved.folder.root / FILE
     kept = read_analysis(path)
     kept["run"] = saved.recipe.name
-    shown = _Shown(console or Console(quiet=True), saved.recipe.name)
+    console, name_of_run = console or Console(quiet=True), saved.recipe.name
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     for name in names:
         wanted = {
             "checkpoint": checkpoint,
@@ -81,11 +81,12 @@ def analyse_run(
             "settings": plain_values(used_settings(name, settings, saved)),
         }
         before = kept["analyses"].get(name)
-        if before is not None and not again and _same(before, wanted):
-            shown.skip(name)
+        same = before and all(before.get(k) == wanted[k] for k in ("step", "settings"))
+        if same and not again:
+            say(f"{name_of_run} {name}: done already")
             continue
         began = time.perf_counter()
-        with shown.of(name) as progress:
+        with _bar(console, f"{name_of_run} {name}") as progress:
             result = ANALYSES[name].run(Request(saved, settings, progress))
         seconds = time.perf_counter() - began
         kept["analyses"][name] = {
@@ -96,7 +97,9 @@ def analyse_run(
             "result": plain_values(result),
         }
         write_beside(path, kept)
-        shown.done(name, seconds, result)
+        say(f"{name_of_run} {name}: {seconds:.1f} s")
+        if note := result.get("note"):
+            say(f"note: {note}")
     return kept
 
 
@@ -132,54 +135,17 @@ def _chosen(only: Sequence[str] | None) -> list[str]:
     return [name for name in ANALYSES if only is None or name in only]
 
 
-def _same(before: dict[str, Any], wanted: Values) -> bool:
-    return all(before.get(key) == value for key, value in wanted.items() if key != "checkpoint")
-
-
-class _Shown:
-    """A bar per analysis on a terminal, a line for each elsewhere."""
-
-    def __init__(self, console: Console, run: str) -> None:
-        self._console = console
-        self._run = run
-
-    def of(self, name: str) -> _Bar:
-        return _Bar(self._console, f"{self._run} {name}")
-
-    def skip(self, name: str) -> None:
-        self._say(f"{self._run} {name}: done already")
-
-    def done(self, name: str, seconds: float, result: Values) -> None:
-        self._say(f"{self._run} {name}: {seconds:.1f} s")
-        if note := result.get("note"):
-            self._say(f"note: {note}")
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-class _Bar:
-    """A live line while one analysis runs; also the progress that it is given."""
-
-    def __init__(self, console: Console, title: str) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        # Elsewhere than on a terminal the bar would be one line without meaning.
-        self._progress = Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        )
-        self._task = self._progress.add_task(title, total=None)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, done: int, total: int | None) -> None:
-        self._progress.update(self._task, completed=done, total=total)
+@contextmanager
+def _bar(console: Console, title: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A live line while one analysis runs; the progress that it is given moves it."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    # Elsewhere than on a terminal the bar would be one line without meaning.
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

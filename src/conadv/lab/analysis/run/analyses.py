@@ -1,7 +1,5 @@
 """The analyses of a run by name: each takes an opened run and gives plain values."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections.abc import Callable, Iterator
@@ -269,40 +267,19 @@ class Analysis:
     """One analysis, and which settings it depends on."""
 
     run: Callable[[Request], Values]
-    about: str
     settings: tuple[str, ...]
 
 
+_HESSIAN = ("eigenvalues", "trace_probes", "radii")
+_POINTS = ("directions", "line_points", "plane_points", "reach")
 ANALYSES: dict[str, Analysis] = {
-    "gap": Analysis(gap, "training and test loss and accuracy", ("branch", "gap_images")),
-    "sharpness": Analysis(
-        sharpness,
-        "Hessian eigenvalues, trace, SAM-sharpness",
-        ("branch", "seed", "images", "split", "eigenvalues", "trace_probes", "radii"),
-    ),
-    "landscape": Analysis(
-        landscape,
-        "loss along random filter-normalised directions",
-        ("branch", "seed", "images", "split", "directions", "line_points", "plane_points", "reach"),
-    ),
-    "robustness": Analysis(
-        robustness,
-        "accuracy against epsilon, FGSM and PGD, every branch",
-        ("seed", "images", "epsilons", "pgd_steps", "batch"),
-    ),
-    "corruptions": Analysis(
-        corruptions,
-        "accuracy on corrupted images",
-        ("branch", "seed", "images", "corruptions", "severities"),
-    ),
-    "staleness": Analysis(
-        stale, "agreement of stale and fresh perturbations", ("seed", "images", "pairs")
-    ),
-    "gradients": Analysis(
-        gradients,
-        "agreement of old and fresh gradients of the weights",
-        ("seed", "gradient_steps", "micro_batches"),
-    ),
+    "gap": Analysis(gap, ("branch", "gap_images")),
+    "sharpness": Analysis(sharpness, ("branch", "seed", "images", "split", *_HESSIAN)),
+    "landscape": Analysis(landscape, ("branch", "seed", "images", "split", *_POINTS)),
+    "robustness": Analysis(robustness, ("seed", "images", "epsilons", "pgd_steps", "batch")),
+    "corruptions": Analysis(corruptions, ("branch", "seed", "images", "corruptions", "severities")),
+    "staleness": Analysis(stale, ("seed", "images", "pairs")),
+    "gradients": Analysis(gradients, ("seed", "gradient_steps", "micro_batches")),
 }
 """Analyses in the order in which they are done: the quick ones first."""
 

@@ -1,7 +1,5 @@
 """Old gradients in a run: one more step from each checkpoint, and what the gradients still say."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from dataclasses import asdict

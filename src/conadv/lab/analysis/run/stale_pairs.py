@@ -1,7 +1,5 @@
 """Staleness in a run: what it logged, and its kept checkpoints compared two by two."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """Encoded images to batches: quick decoding, augmentation that repeats, worker processes."""
 
-from __future__ import annotations
-
 from conadv.trainer.data.decoding.decode import DecodeError, decode_centre, decode_crop
 from conadv.trainer.data.decoding.loader import ImageCounts, ImageLoader
 from conadv.trainer.data.decoding.mixing import Mixing

@@ -1,7 +1,5 @@
 """Images from a source, decoded ahead in worker processes, the same whatever their number."""
 
-from __future__ import annotations
-
 import sys
 import weakref
 from collections.abc import Collection, Sequence
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from conadv.errors import DataError
+from conadv.trainer.data.dataset import check_positions
 from conadv.trainer.data.decoding.policy import Preparation
 from conadv.trainer.data.decoding.pool import CLOSED, Job, Order, Pool
 from conadv.trainer.data.decoding.request import (
@@ -163,12 +162,7 @@ def _check_samples(samples: Tensor, images: int) -> None:
             f"samples are {samples.dtype} of shape {tuple(samples.shape)}: give int64 of shape "
             "(N,), at least one."
         )
-    low, high = int(samples.min()), int(samples.max())
-    if low < 0 or high >= images:
-        raise ValueError(
-            f"Samples run from {low} to {high}, but there are {images} images: give positions "
-            f"from 0 to {images - 1}."
-        )
+    check_positions(samples, images)
 
 
 NAMED = 100

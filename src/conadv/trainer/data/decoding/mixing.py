@@ -1,7 +1,5 @@
 """Mixup and cutmix of a micro-batch, with soft labels, where the images are."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

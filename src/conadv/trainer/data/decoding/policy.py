@@ -1,7 +1,5 @@
 """What is done to a training image, and to one that is only evaluated."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,11 +34,9 @@ class Preparation(Protocol):
     @property
     def size(self) -> int:
         """Height and width of the result."""
-        ...
 
     def __call__(self, data: bytes, seed: int, step: int, place: int, view: int = 0) -> Tensor:
         """uint8, shape (size, size, 3); raises DecodeError."""
-        ...
 
 
 @dataclass(frozen=True)

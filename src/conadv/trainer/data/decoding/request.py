@@ -119,19 +119,15 @@ class EncodedImages(Protocol):
     @property
     def labels(self) -> Tensor:
         """Labels of the images, int64, shape (N,), on the CPU."""
-        ...
 
     def __len__(self) -> int:
         """Number of images."""
-        ...
 
     def read(self, index: int) -> bytes:
         """One image as it is stored."""
-        ...
 
     def where(self, index: int) -> str:
         """Where an image lies, for messages."""
-        ...
 
 
 @dataclass(frozen=True)

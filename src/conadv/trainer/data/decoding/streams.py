@@ -1,7 +1,5 @@
 """Random numbers of one image or one micro-batch: functions of (seed, step, place, view) alone."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

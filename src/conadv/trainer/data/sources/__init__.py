@@ -1,7 +1,5 @@
 """Encoded images of any number, read one by one from where they lie: folders, archives, shards."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from conadv.errors import DataError

@@ -1,7 +1,5 @@
 """Fetching shards from a web server, each once and whole."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import time

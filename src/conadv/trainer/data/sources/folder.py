@@ -1,7 +1,5 @@
 """A folder with one folder of image files per class."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from functools import cached_property
@@ -13,12 +11,13 @@ from conadv.errors import DataError
 from conadv.trainer.data.cache import Say, say_to_stderr
 from conadv.trainer.data.sources.handles import unreadable
 from conadv.trainer.data.sources.source import (
+    Labelled,
     LeftOut,
-    begins_like_image,
     check_labels,
     extension_of,
     fingerprint_of,
     is_image,
+    kind_of,
     pack_names,
     unpack_name,
 )
@@ -29,7 +28,7 @@ _NAMED = 5
 """Empty classes that a message names; there may be a thousand."""
 
 
-class FolderSource:
+class FolderSource(Labelled):
     """Images in the layout of torchvision's ImageFolder: ``root/class/file.jpg``.
 
     Classes are the folders' names, sorted; images are sorted by path within their class. Folders
@@ -75,12 +74,6 @@ class FolderSource:
             )
         self.labels = check_labels(self.name, labels, self.classes)
         self._names = pack_names(names)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {len(self):,} images)"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -161,6 +154,6 @@ def _nameless_image(place: str, file: str) -> bool:
     path = os.path.join(place, file)
     try:
         with open(path, "rb") as opened:
-            return begins_like_image(opened.read(16))
+            return kind_of(opened.read(16)) is not None
     except OSError as error:
         raise unreadable(path, error) from error

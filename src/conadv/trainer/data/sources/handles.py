@@ -1,7 +1,5 @@
 """Open files that survive forks, pickling and threads."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections import OrderedDict
@@ -14,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from conadv.errors import DataError
-from conadv.trainer.data.sources.source import Names, unpack_name
+from conadv.trainer.data.sources.source import Labelled, Names, unpack_name
 
 Stamp = tuple[int, int]
 """Size in bytes and time of the last change in nanoseconds: enough to notice a changed file."""
@@ -150,7 +148,7 @@ def _all(read: Callable[[int, int], bytes], size: int) -> bytes:
     return data
 
 
-class ArchiveSource:
+class ArchiveSource(Labelled):
     """Images in archives, each a piece of a file.
 
     Args:
@@ -189,12 +187,6 @@ class ArchiveSource:
         self._names = names
         self._offsets = offsets
         self._sizes = sizes
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {len(self):,} images)"
 
     def read(self, index: int) -> bytes:
         """One image as it is stored.

@@ -1,7 +1,5 @@
 """Data sets of the Hugging Face hub, through the package `datasets`."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from conadv.errors import DataError
 from conadv.trainer.data.sources.handles import unreadable
 from conadv.trainer.data.sources.patterns import SPLITS, NoSuchSplitError
 from conadv.trainer.data.sources.source import (
+    Labelled,
     check_classes_used,
     check_labels,
     fingerprint_of,
@@ -23,7 +22,7 @@ from conadv.trainer.data.sources.source import (
 PREFIX = "hf://"
 
 
-class HuggingFaceSource:
+class HuggingFaceSource(Labelled):
     """Images of a `datasets.Dataset`, as they were stored, not decoded.
 
     Args:
@@ -55,12 +54,6 @@ class HuggingFaceSource:
         self.labels = check_labels(name, labels, self.classes)
         names = [f"{index:08d}" for index in range(len(labels))]
         self.fingerprint = fingerprint_of(pack_names(names), self._sizes(), self.labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {len(self):,} images)"
 
     def read(self, index: int) -> bytes:
         """One image as it is stored.

@@ -1,7 +1,5 @@
 """ImageNet (ILSVRC 2012) in the archives in which it is published, read without unpacking."""
 
-from __future__ import annotations
-
 import importlib
 import io
 import tarfile

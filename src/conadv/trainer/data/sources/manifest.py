@@ -1,7 +1,5 @@
 """What a folder of shards says of itself: ``manifest.json``, which `write_shards` writes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

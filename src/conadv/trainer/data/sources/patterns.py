@@ -1,7 +1,5 @@
 """Names of shards: brace and glob patterns, and which shards of a folder belong to a split."""
 
-from __future__ import annotations
-
 import glob
 import itertools
 import re

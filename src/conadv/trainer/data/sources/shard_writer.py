@@ -3,8 +3,6 @@
 Images are put in as they are, never decoded. The same source, seed and size give the same bytes.
 """
 
-from __future__ import annotations
-
 import io
 import tarfile
 from collections.abc import Callable, Sequence
@@ -18,22 +16,13 @@ from conadv.errors import DataError
 from conadv.trainer.data.cache import Say, locked, say_to_stderr, write_whole
 from conadv.trainer.data.sampler import permutation
 from conadv.trainer.data.sources.manifest import MANIFEST, Manifest, read_manifest
-from conadv.trainer.data.sources.source import ImageSource, is_image
+from conadv.trainer.data.sources.source import ImageSource, is_image, kind_of
 
 IMAGES_PER_SHARD = 2_000
 """About 220 MB of ImageNet, in 641 shards."""
 
 Progress = Callable[[int, int], None]
 """Told (images done, images in all)."""
-
-_BEGINNINGS = (
-    (b"\xff\xd8\xff", "jpg"),
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"GIF8", "gif"),
-    (b"BM", "bmp"),
-    (b"II*\0", "tif"),
-    (b"MM\0*", "tif"),
-)
 
 
 def write_shards(
@@ -146,11 +135,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _extension(source: ImageSource, index: int, data: bytes) -> str:
     """What the bytes are; ImageNet has a PNG that is called JPEG. Otherwise what the name says."""
-    for beginning, extension in _BEGINNINGS:
-        if data.startswith(beginning):
-            return extension
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
+    if (kind := kind_of(data[:16])) is not None:
+        return kind
     name = source.where(index).rpartition("::")[2].replace("\\", "/").rpartition("/")[2]
     if data and is_image(name):
         return name.rpartition(".")[2].lower()

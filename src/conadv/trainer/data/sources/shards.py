@@ -1,7 +1,5 @@
 """WebDataset shards: tar archives with an image and a label per key."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

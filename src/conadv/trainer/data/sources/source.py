@@ -1,7 +1,5 @@
 """What every source of encoded images offers, and what they share."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,17 +21,17 @@ _OTHERS = {"png", "apng", "webp", "avif", "bmp", "gif", "tif", "tiff", "ppm", "p
 EXTENSIONS = frozenset(_JPEG | _OTHERS | {"tga"})
 """File name extensions of images, in lower case: what `decoding.decode` reads."""
 _MAGIC = (
-    (0, b"\xff\xd8\xff"),
-    (0, b"\x89PNG\r\n"),
-    (0, b"GIF8"),
-    (0, b"BM"),
-    (0, b"II*\0"),
-    (0, b"MM\0*"),
-    (8, b"WEBP"),
-    (4, b"ftypavif"),
-    (4, b"jP  \r\n"),
+    (0, b"\xff\xd8\xff", "jpg"),
+    (0, b"\x89PNG\r\n", "png"),
+    (0, b"GIF8", "gif"),
+    (0, b"BM", "bmp"),
+    (0, b"II*\0", "tif"),
+    (0, b"MM\0*", "tif"),
+    (8, b"WEBP", "webp"),
+    (4, b"ftypavif", "avif"),
+    (4, b"jP  \r\n", "jp2"),
 )
-"""Where images begin and with which bytes, for files whose names have no extension."""
+"""Where images begin, with which bytes, and the extension of such files."""
 _LISTED = 6
 
 
@@ -47,26 +45,21 @@ class ImageSource(Protocol):
     @property
     def name(self) -> str:
         """What it is called in messages and result files."""
-        ...
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; a label is an index into them."""
-        ...
 
     @property
     def labels(self) -> Tensor:
         """Labels of the images, int64, shape (N,), on the CPU."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the names, sizes in bytes and labels of all images; no pixel is read."""
-        ...
 
     def __len__(self) -> int:
         """Number of images."""
-        ...
 
     def read(self, index: int) -> bytes:
         """One image as it is stored, that is JPEG, PNG, ...
@@ -75,11 +68,9 @@ class ImageSource(Protocol):
             DataError: it cannot be read; names the file.
             IndexError: no such image.
         """
-        ...
 
     def where(self, index: int) -> str:
         """Where an image lies, for messages: a path, or archive::member."""
-        ...
 
 
 def is_image(name: str) -> bool:
@@ -93,9 +84,22 @@ def extension_of(name: str) -> str:
     return extension.lower() if stem else ""
 
 
-def begins_like_image(start: bytes) -> bool:
-    """Whether the first bytes of a file (16 are enough) are those of an image."""
-    return any(start[at:].startswith(magic) for at, magic in _MAGIC)
+def kind_of(start: bytes) -> str | None:
+    """The extension of an image by its first bytes, of which 16 are enough; None: no image."""
+    return next((kind for at, magic, kind in _MAGIC if start[at:].startswith(magic)), None)
+
+
+class Labelled:
+    """What sources share that hold a label for each image."""
+
+    name: str
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self):,} images)"
 
 
 class LeftOut:

@@ -1,7 +1,5 @@
 """Where the members of a tar archive lie: read once from its headers, without its content."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

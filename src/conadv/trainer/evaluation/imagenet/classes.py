@@ -1,7 +1,5 @@
 """The 1000 classes of ILSVRC2012, and the 200 of ImageNet-A and -R, from the lists in timm."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path

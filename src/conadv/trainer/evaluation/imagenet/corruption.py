@@ -1,7 +1,5 @@
 """ImageNet-C: error per corruption, and mCE against AlexNet's (arXiv 1903.12261)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Which test sets a folder holds, told from the names of the folders in it."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """ReaL: ImageNet's validation images with every label that fits (arXiv 2006.07159)."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

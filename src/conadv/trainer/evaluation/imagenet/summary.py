@@ -1,7 +1,5 @@
 """All scores of one network as JSON: what a report reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What each test set is, and which of the 1000 classes its folders stand for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +30,13 @@ class Variant:
     """What tables call it."""
     images: int
     """Published number of images in each part."""
-    parts: tuple[str, ...]
-    """Sets that are scored one by one; a single empty name where there is nothing to tell apart."""
+    source: str
     read_folders: Callable[[], tuple[str, ...]]
     """Gives `folders`; they come from timm, which need not be there to import this."""
-    masked: bool
+    masked: bool = False
     """Whether predictions are limited to the classes of the set, as its authors' code does."""
-    source: str
+    parts: tuple[str, ...] = ("",)
+    """Sets that are scored one by one; a single empty name where there is nothing to tell apart."""
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -62,65 +60,23 @@ class Variant:
         return tuple(position[folder] for folder in self.folders)
 
 
+_VAL = "Russakovsky et al., 2015, arXiv 1409.0575"
+_V2 = "Recht et al., 2019, arXiv 1902.10811"
+_A = "Hendrycks et al., 2021, arXiv 1907.07174"
+_R = "Hendrycks et al., 2021, arXiv 2006.16241"
+_SKETCH = "Wang et al., 2019, arXiv 1905.13549"
+_C = "Hendrycks & Dietterich, 2019, arXiv 1903.12261"
+_V2_PARTS = ("matched-frequency", "threshold-0.7", "top-images")
+_C_PARTS = tuple(f"{kind}/{severity}" for kind in CORRUPTIONS for severity in SEVERITIES)
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant(
-            "val",
-            "ImageNet validation",
-            50_000,
-            ("",),
-            wnids,
-            False,
-            "Russakovsky et al., 2015, arXiv 1409.0575",
-        ),
-        Variant(
-            "v2",
-            "ImageNetV2",
-            10_000,
-            ("matched-frequency", "threshold-0.7", "top-images"),
-            numbers,
-            False,
-            "Recht et al., 2019, arXiv 1902.10811",
-        ),
-        Variant(
-            "a",
-            "ImageNet-A",
-            7_500,
-            ("",),
-            wnids_of_a,
-            True,
-            "Hendrycks et al., 2021, arXiv 1907.07174",
-        ),
-        Variant(
-            "r",
-            "ImageNet-R",
-            30_000,
-            ("",),
-            wnids_of_r,
-            True,
-            "Hendrycks et al., 2021, arXiv 2006.16241",
-        ),
-        Variant(
-            "sketch",
-            "ImageNet-Sketch",
-            50_889,
-            ("",),
-            wnids,
-            False,
-            "Wang et al., 2019, arXiv 1905.13549",
-        ),
-        Variant(
-            "c",
-            "ImageNet-C",
-            50_000,
-            tuple(
-                f"{corruption}/{severity}" for corruption in CORRUPTIONS for severity in SEVERITIES
-            ),
-            wnids,
-            False,
-            "Hendrycks & Dietterich, 2019, arXiv 1903.12261",
-        ),
+        Variant("val", "ImageNet validation", 50_000, _VAL, wnids),
+        Variant("v2", "ImageNetV2", 10_000, _V2, numbers, parts=_V2_PARTS),
+        Variant("a", "ImageNet-A", 7_500, _A, wnids_of_a, masked=True),
+        Variant("r", "ImageNet-R", 30_000, _R, wnids_of_r, masked=True),
+        Variant("sketch", "ImageNet-Sketch", 50_889, _SKETCH, wnids),
+        Variant("c", "ImageNet-C", 50_000, _C, wnids, parts=_C_PARTS),
     )
 }
 """Every collection by its name."""
@@ -179,7 +135,7 @@ class ImageSet:
         return tuple(known[folder] for folder in given)
 
 
-def image_set(name: str, folder: Path | None = None) -> ImageSet:
+def image_set(name: str) -> ImageSet:
     """A set by its name: ``"val"``, ``"v2/top-images"``, ``"c/fog/3"``.
 
     Raises:
@@ -193,7 +149,7 @@ def image_set(name: str, folder: Path | None = None) -> ImageSet:
                 f"{variant.name}/{variant.parts[0]}."
             )
         part = variant.parts[0]
-    return ImageSet(variant, part, folder)
+    return ImageSet(variant, part)
 
 
 def named(name: str) -> tuple[Variant, str | None]:

@@ -6,8 +6,6 @@ left behind, and an owner that was merely asleep sees that it has been replaced.
 as "unchanged for so long on my own clock", so the machines' clocks may differ.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """One run folder, one run: who trains in it, and who takes over from the dead."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time
