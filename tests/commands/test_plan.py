@@ -10,9 +10,10 @@ import pytest
 from conadv.cli import main
 from conadv.commands import _plan_inputs as inputs
 from conadv.lab.planning import Loader
-from conadv.lab.report.charts.plan_chart import plan_page
+from conadv.lab.report.charts.plan_chart import headline, plan_page
 from conadv.lab.report.charts.plan_svg import step_parts
 from conadv.trainer.recipe import load_recipe
+from support.browser import CHROMIUM, look
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ROOT / "benchmarks" / "results" / "steps-cpu.json"
@@ -241,6 +242,9 @@ def test_the_chart_is_whole_and_loads_nothing(imagenet: Path, tmp_path: Path) ->
     record = planned(tmp_path, str(imagenet), *arguments)
     page = Page(chart.read_text())
     assert page.open == []
+    assert "On 64 × h100, nvlink4-ndr, recycled-budget is the cheapest schedule with copies" in (
+        " ".join(page.words)
+    )
     assert page.tags.count("polyline") == 2 * 5  # time and efficiency of five schedules
     assert page.tags.count("rect") == 5 * 5  # the five parts of a step of each
     words = " ".join(page.words)
@@ -262,8 +266,46 @@ def test_the_chart_is_whole_and_loads_nothing(imagenet: Path, tmp_path: Path) ->
     said = " ".join(other.words)
     assert "published by others" in said
     assert "a: published, a, batch 8,192, 256 x P100, 60 min (arXiv 1)" in said
-    assert "b: published, no time, batch 98,304, 1,024 x TPU core, no time known to us" in said
-    assert other.tags.count("circle") == 2  # one run with a time, and the legend
+    # A letter in the list is a point in the drawing: one run with a time, and the legend's ring.
+    assert "published, not drawn: no time, batch 98,304, 1,024 x TPU core, no time known" in said
+    assert other.tags.count("circle") == 2 and "b: published" not in said
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"attack": 3.0}, "beside b (2.50×) it makes its copies without passes of their own"),
+        ({"exposed": 3.0}, "beside b (2.50×) less of what it sends has to be waited for"),
+    ],
+)
+def test_the_headline_says_which_schedule_wins_and_why(parts: dict[str, float], why: str) -> None:
+    nothing = dict.fromkeys(("train", "attack", "host", "update", "exposed", "loader"), 0.0)
+    rows = [
+        {"schedule": name, "step_seconds": seconds, "parts": nothing | {"train": 2.0} | more}
+        for name, seconds, more in (
+            ("vanilla", 2.0, {}),
+            ("a", 2.2, {"train": 2.2}),
+            ("b", 5.0, parts),
+        )
+    ]
+    on = "8 × x, y"
+    assert headline(rows, on) == (
+        "On 8 × x, y, a is the cheapest schedule with copies: its step takes 1.10× the time of "
+        f"ordinary training's, because {why}."
+    )
+    assert headline(rows[:1], on) == "The cost of a step on 8 × x, y"
+    assert headline([*rows[:2], rows[1] | {"schedule": "c"}], on).endswith("as c takes too.")
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page in")
+def test_the_chart_is_legible(imagenet: Path, tmp_path: Path, width: int) -> None:
+    chart = tmp_path / "plan.html"
+    assert main(["plan", str(imagenet), "--devices", "64", "--chart", str(chart)]) == 0
+    for dark in (False, True):
+        seen = look(chart, tmp_path, width=width, dark=dark)
+        assert seen.found == [] and seen.width <= width and seen.drawings == 3
 
 
 def test_a_chart_that_cannot_be_written(

@@ -16,8 +16,10 @@ from conadv.lab.report.charts.plan_svg import (
     Mark,
     bar_chart,
     line_chart,
-    symbol_sample,
+    step_parts,
 )
+from conadv.lab.report.charts.svg import symbol_sample
+from conadv.lab.report.text import joined, ratio
 
 _TIMES = (
     (1.0, "1 s"),
@@ -31,6 +33,14 @@ _TIMES = (
     (34560e3, "400 days"),
     (345600e3, "4,000 days"),
 )
+_WHY = {
+    "compute": "it computes on fewer images",
+    "attack": "it makes its copies without passes of their own",
+    "exposed": "less of what it sends has to be waited for",
+    "other": "it copies and updates less",
+    "waiting": "it waits less for images",
+}
+"""Why a schedule is cheaper than another, by the part of the step that makes most of it."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 """Letters of published runs, in the drawing and in the list."""
 _PARTS = {
@@ -45,7 +55,7 @@ _STYLE = """
 body{margin:0 auto;max-width:1180px;padding:20px;background:var(--back);color:var(--ink);
 font:15px/1.45 system-ui,sans-serif}
 h1{font-size:1.3em;margin:0 0 .2em}h2{font-size:1em;margin:0 0 .4em}p{margin:.2em 0 .8em}
-.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:26px}
+.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:26px}
 svg{width:100%;height:auto;display:block}text{fill:var(--ink);font-size:12px}
 .axis,.soft{fill:var(--soft);color:var(--soft)}.grid{stroke:var(--line)}
 polyline{fill:none;stroke:var(--c);stroke-width:2}g path,.sample path{fill:var(--c)}
@@ -88,16 +98,24 @@ def plan_page(record: Record) -> str:
     palette = _palette(schedules)
     here = [row for row in record["rows"] if row["devices"] == record["devices"]]
     hidden = [row["schedule"] for row in here if row["hidden"]]
-    title = f"{record['recipe']}: predicted cost"
-    on = f"{record['devices']:,} x {record['device_type']}, {record['link']}"
+    on = f"{record['devices']:,} × {record['device_type']}, {record['link']}"
+    title = headline(here, on)
+    hidden = [row["schedule"] for row in here if row["hidden"] and row["schedule"] != "vanilla"]
     lead = (
-        f"{record['model']}, {record['global_batch']:,} images per step. Predicted, not "
-        f"measured. On {on} the extra cost is hidden of: {', '.join(hidden) or 'none'}."
+        f"{record['recipe']}: {record['model']}, {record['global_batch']:,} images per step. "
+        "Predicted, not measured. "
     )
+    lead += (
+        f"Of {joined(hidden)} the work beyond ordinary training's hides behind the network or the "
+        "loader there."
+        if hidden
+        else "No schedule's work beyond ordinary training's hides behind the network or the loader "
+        "there."
+    )
+    timed = [row for row in record["published"] if row["minutes"] is not None]
     marks = [
         Mark(row["devices"], 60 * row["minutes"], letter, _published(row))
-        for letter, row in zip(_LETTERS, record["published"], strict=False)
-        if row["minutes"] is not None
+        for letter, row in zip(_LETTERS, timed, strict=False)
     ]
     panels = (
         ("Time to train", _times(record, palette, marks)),
@@ -113,6 +131,33 @@ def plan_page(record: Record) -> str:
         f'<div class="panels">{body}<section><h2>Parts of the step</h2>'
         f'<div class="legend">{_parts_legend()}</div>{_notes(record)}</section></div></html>\n'
     )
+
+
+def headline(here: Sequence[Record], on: str) -> str:
+    """Which schedule with copies is the cheapest, and by what it beats the next one.
+
+    Args:
+        here: Rows of the plan, one number of devices.
+        on: The devices in words.
+    """
+    rows = sorted(
+        (row for row in here if row["schedule"] != "vanilla"), key=lambda row: row["step_seconds"]
+    )
+    usual = next((row["step_seconds"] for row in here if row["schedule"] == "vanilla"), None)
+    if not rows or usual is None:
+        return f"The cost of a step on {on}"
+    best, times = rows[0], [ratio(row["step_seconds"] / usual) for row in rows]
+    text = (
+        f"On {on}, {best['schedule']} is the cheapest schedule with copies: its step takes "
+        f"{times[0]} the time of ordinary training's"
+    )
+    if len(rows) == 1:
+        return f"{text}."
+    own, other = step_parts(best), step_parts(rows[1])
+    why = max(_WHY, key=lambda part: other[part] - own[part])
+    if times[0] == times[1]:
+        return f"{text}, as {rows[1]['schedule']} takes too."
+    return f"{text}, because beside {rows[1]['schedule']} ({times[1]}) {_WHY[why]}."
 
 
 def _palette(schedules: Sequence[str]) -> dict[str, Colour]:
@@ -195,9 +240,12 @@ def _notes(record: Record) -> str:
     if record["refused"]:
         numbers = ", ".join(f"{n:,}" for n in record["refused"])
         notes.append(f"cannot carry the batch, normalisation groups kept whole: {numbers} devices")
+    timed = [row for row in record["published"] if row["minutes"] is not None]
+    notes += [f"{a}: published, {_published(row)}" for a, row in zip(_LETTERS, timed, strict=False)]
     notes += [
-        f"{letter}: published, {_published(row)}"
-        for letter, row in zip(_LETTERS, record["published"], strict=False)
+        f"published, not drawn: {_published(row)}"
+        for row in record["published"]
+        if row not in timed[: len(_LETTERS)]
     ]
     return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>"
 

@@ -35,7 +35,8 @@ def findings(
     """Put the results into words: as a study where batch sizes and methods allow it.
 
     The headline is how far methods go where there are at least three batch sizes; with two it is
-    what the larger one lost. With two and single seeds there is no spread to judge by.
+    what the larger one lost. Two batches outside a study, or with single seeds, are compared
+    method by method.
     """
     plain = plain_findings(everything)
     several = scale is not None and any(
@@ -45,7 +46,7 @@ def findings(
         scale is None
         or len(scale.reaches) < 2
         or len(scale.batches) < 2
-        or (len(scale.batches) == 2 and not several)
+        or (len(scale.batches) == 2 and not (several and studies))
     ):
         return replace(plain, caveats=(*_missing(everything, studies), *plain.caveats))
     return Findings(
