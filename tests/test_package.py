@@ -137,10 +137,12 @@ TRAINER: dict[str, set[str]] = {
         "trainer/trainer",
         "trainer/update",
     },
+    "trainer/outcome": {"trainer/build", "trainer/checkpoint", "trainer/run"},
     "trainer/loop": {
         "trainer/build",
         "trainer/checkpoint",
         "trainer/distributed",
+        "trainer/outcome",
         "trainer/recipe",
         "trainer/run",
         "trainer/step",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from table_parts import ROOT, read, remade, spread, table
@@ -187,14 +188,17 @@ def planning() -> str:
     from conadv.lab import planning as model
     from conadv.trainer.models.zoo import create_model
 
-    measured = model.read_link_benchmark(ROOT / LINK)
+    sys.path.append(str(ROOT / "benchmarks"))
+    import _link_model as links
+
+    measured = links.read_link_benchmark(ROOT / LINK)
     settings, size = measured.settings, measured.settings["image_size"]
     options = {"widths": tuple(settings["widths"])} if settings["widths"] else {}
     network = create_model(settings["model"], 3, 10, options=options)
     counted = model.count(conadv.split_norms(network), (3, size, size), torch.float32)
     rates = {row["bits_per_second"]: _rate(row) for row in read(LINK)["rows"]}
     rows, worst = [], 0.0
-    for seen, found in model.held_out(measured, counted):
+    for seen, found in links.held_out(measured, counted):
         for name, seconds in seen.steps.items():
             error = found.steps[name] / seconds - 1
             worst = max(worst, abs(error))
@@ -204,7 +208,7 @@ def planning() -> str:
             rows.append([where, name, step, predicted, f"{error:+.1%}", *exposed])
     header = ["link", "schedule", "measured step", "predicted", "error"]
     header += ["measured exposed", "predicted"]
-    fitted = model.fit_link(measured, counted)
+    fitted = links.fit_link(measured, counted)
     note = (
         f"\nEvery rate is predicted by a fit to the other {len(measured.observations) - 1}; the "
         f"largest error is {worst:.1%}. A fit to all of them finds "

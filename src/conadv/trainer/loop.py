@@ -1,9 +1,7 @@
 """A run in progress: what is done around each step, and when."""
 
 import json
-import math
 import os
-import statistics
 import time
 import zlib
 from dataclasses import asdict
@@ -27,25 +25,21 @@ from conadv.trainer.distributed.agreement import (
 )
 from conadv.trainer.distributed.shared_folder import check_same_folder
 from conadv.trainer.distributed.world import launched
+from conadv.trainer.outcome import Outcome
 from conadv.trainer.recipe import Recipe, dump_recipe
 from conadv.trainer.recipe.recipe import flat
 from conadv.trainer.run.environment import describe_environment
 from conadv.trainer.run.folder import RunFolder
-from conadv.trainer.run.lines import JsonLines, NoLines, read_lines, truncate_after
+from conadv.trainer.run.lines import JsonLines, NoLines, finite, truncate_after
 from conadv.trainer.run.loggers.logger import LoggedRun, Loggers, open_loggers
-from conadv.trainer.run.pictures import take_pictures, write_pictures
 from conadv.trainer.run.progress import Lines, Watcher, make_watcher
-from conadv.trainer.run.result import Result, Status
+from conadv.trainer.run.result import Result
 from conadv.trainer.run.signals import StopRequest
 from conadv.trainer.run.trace import NoTrace, StepTrace
 from conadv.trainer.step import StepReport, StepRequests
 
 LOGGED_POINTS = 1000
 """About how many points loggers get per curve; ``metrics.jsonl`` has every one."""
-TRAIN_IMAGES_SCORED = 10_000
-"""Over how many training images ``train_accuracy`` is taken at most."""
-
-UNMEASURED = dict.fromkeys(("train_accuracy", "test_accuracy", "robust_accuracy"))
 
 
 class Run:
@@ -105,14 +99,9 @@ class Run:
         """Create the folder, or bring everything back to the newest checkpoint."""
         self.world.on_main(self._open_folder)
         check_same_folder(self.folder.checkpoints, self.world)
+        say, files = self._say, self.folder
         self.saving: Saving = self._closing(
-            Saving(
-                self.recipe.checkpoint,
-                self.folder.checkpoints,
-                self.world,
-                self._state,
-                self._say,
-            )
+            Saving(self.recipe.checkpoint, files.checkpoints, self.world, self._state, say)
         )
         if self.resuming:
             self._restore()
@@ -121,11 +110,10 @@ class Run:
         self.watcher = self._closing(
             make_watcher(self.console, self.recipe.name, self.trainer.step, self.total)
         )
-        say = self._say
-        self.metrics = self._closing(JsonLines(self.folder.metrics, say) if main else NoLines())
-        self.timing = self._closing(JsonLines(self.folder.timing, say) if main else NoLines())
+        self.metrics = self._closing(JsonLines(files.metrics, say) if main else NoLines())
+        self.timing = self._closing(JsonLines(files.timing, say) if main else NoLines())
         self.loggers = self._closing(self._open_loggers() if main else Loggers())
-        self._say(self._division())
+        self._say(self.recipe.division(self.world.size))
         left = self.total - self.trainer.step
         self.trace: StepTrace | NoTrace = NoTrace()
         if self.trace_path is not None and left > 0:
@@ -136,17 +124,6 @@ class Run:
         told = LoggedRun(self.recipe.name, self.folder.root, self.trainer.step, settings)
         wanted = self.recipe.logging
         return open_loggers(wanted.loggers, wanted.options, told, self._say)
-
-    def _division(self) -> str:
-        """How the global batch is cut."""
-        recipe, world = self.recipe, self.world
-        passes = recipe.micro_steps // world.size
-        return (
-            f"global batch {recipe.batch.global_batch:,}: "
-            + (f"{world.size} processes with " if world.size > 1 else "")
-            + f"{passes:,} forward pass{'es' if passes > 1 else ''} of {recipe.micro_batch:,} "
-            f"images each, normalised in groups of {recipe.norm_group:,}"
-        )
 
     def complete(self) -> Result:
         """Take the remaining steps and measure the outcome."""
@@ -170,7 +147,8 @@ class Run:
                 self.clock = time.perf_counter()
         self.saving.ensure_saved(self.trainer.step)
         self._hear()
-        return self._finish()
+        self.world.watchdog.doing("the last evaluation")
+        return self._outcome.measure()
 
     def close(self) -> None:
         """Close what :meth:`open` opened."""
@@ -223,7 +201,7 @@ class Run:
         try:
             report = self.trainer.train_step(requests)
         except NonFiniteError as error:
-            self._write_result("diverged")
+            self._outcome.write("diverged")
             raise NonFiniteError(f"{error} The run is in {self.folder.root}.") from error
         for notice in self.trainer.feed.notices():
             if self.world.main:
@@ -261,7 +239,7 @@ class Run:
         self._notices.clear()
 
     def _log(self, report: StepReport) -> None:
-        line = {"kind": "train", **_finite(asdict(report))}
+        line = {"kind": "train", **finite(asdict(report))}
         self.metrics.append(line)
         if report.step % self.log_points_every == 0:
             self.loggers.scalars("train", report.step, line)
@@ -281,7 +259,7 @@ class Run:
             "val_loss": found.loss,
             "val_accuracy": found.accuracy,
         }
-        self.metrics.append(_finite(line))
+        self.metrics.append(finite(line))
         self.loggers.scalars("eval", step, line)
         self._say(f"step {step}: validation loss {found.loss:.4f}, accuracy {found.accuracy:.2%}")
         self.evaluated_step = step
@@ -346,7 +324,7 @@ class Run:
 
     def _interrupt(self) -> None:
         self.saving.ensure_saved(self.trainer.step)
-        self._write_result("interrupted")
+        self._outcome.write("interrupted")
         reason = self.stop.reason or "a signal to another rank"
         raise Interrupted(
             f"stopped by {reason} after step {self.trainer.step} of {self.total}; a "
@@ -355,104 +333,12 @@ class Run:
 
     # -- the end -------------------------------------------------------------------------------
 
-    def _finish(self) -> Result:
-        built, trainer = self.built, self.trainer
-        self.world.watchdog.doing("the last evaluation")
-        seen = built.score(built.splits.train(TRAIN_IMAGES_SCORED))
-        if trainer.skips_in_a_row or not math.isfinite(seen.loss):
-            self._write_result("diverged", train_accuracy=seen.accuracy, train_loss=seen.loss)
-            found = (
-                f"the last {trainer.skips_in_a_row} step(s) were void"
-                if trainer.skips_in_a_row
-                else f"the loss on training images is {seen.loss}"
-            )
-            raise NonFiniteError(
-                f"the run in {self.folder.root} ended with numbers that are not finite: {found}. "
-                "Lower optimizer.lr, or lengthen lr_schedule.warmup_epochs."
-            )
-        if not self.recipe.evaluation.test:
-            self._say(f"{self.recipe.name}: the test images are left alone, as asked")
-            return self._write_result(
-                "finished", train_accuracy=seen.accuracy, train_loss=seen.loss
-            )
-        images = built.splits.test()
-        test = built.score(images)
-        robust = built.robust_accuracy()
-        if self.world.main or trainer.exchange.lockstep:
-            self._take_pictures()
-        self._say(
-            f"{self.recipe.name}: test accuracy {test.accuracy:.2%}, under attack {robust:.2%}, "
-            f"compute {trainer.compute:,.0f} images"
+    @property
+    def _outcome(self) -> Outcome:
+        return Outcome(
+            self.built, self.folder, self.saving, self.loggers, self._say, self.val_accuracy
         )
-        return self._write_result(
-            "finished",
-            train_accuracy=seen.accuracy,
-            train_loss=seen.loss,
-            test_accuracy=test.accuracy,
-            test_loss=test.loss,
-            test_images=len(images),
-            robust_accuracy=robust,
-        )
-
-    def _take_pictures(self) -> None:
-        built, path = self.built, self.folder.pictures
-        found = take_pictures(
-            built.of_images,
-            built.splits.test(),
-            self.trainer.criterion,
-            built.device,
-            classes=built.splits.facts.classes,
-        )
-        if not self.world.main:
-            return
-        self.loggers.pictures(self.trainer.step, found["clean"], found["adversarial"])
-        try:
-            write_pictures(path, found)
-        except OSError as error:
-            self._say(f"warning: could not write {path}: {error.strerror or error}.")
-
-    def _write_result(self, status: Status, **measured: Any) -> Result:
-        recipe, trainer = self.recipe, self.trainer
-        seconds = [line["seconds"] for line in read_lines(self.folder.timing)]
-        result = Result(
-            name=recipe.name,
-            status=status,
-            dataset=recipe.data.dataset,
-            model=recipe.model.name,
-            method=recipe.method_label,
-            schedule=recipe.method.schedule,
-            global_batch=recipe.batch.global_batch,
-            seed=recipe.seed,
-            steps=trainer.step,
-            images_seen=trainer.feed.images(trainer.step),
-            compute=round(trainer.compute, 3),  # thirds add up to rounding
-            step_seconds_median=statistics.median(seconds) if seconds else None,
-            val_accuracy=self.val_accuracy,
-            warnings=tuple(self.saving.warnings),
-            **{**UNMEASURED, **_finite(measured)},
-        )
-        if status == "finished":
-            self.loggers.scalars("result", trainer.step, asdict(result))
-        if self.world.main:
-            try:
-                result.write(self.folder.result)
-            except OSError as error:
-                # The figures are measured again from the last checkpoint, if nobody reads this.
-                self._say(f"{json.dumps(asdict(result))}")
-                self._say(
-                    f"warning: could not write {self.folder.result}: {error.strerror or error}. "
-                    f"Its content is above. To write it again: {self.folder.resume_command()}"
-                )
-        return result
 
     def _closing(self, thing: Any) -> Any:
         self._closers.append(thing)
         return thing
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinity: they become null."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
-    }

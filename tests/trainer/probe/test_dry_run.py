@@ -82,7 +82,7 @@ def resnet50() -> DryRun:
 
 
 def test_resnet50_of_the_paper(resnet50: DryRun) -> None:
-    assert resnet50.branches == ("clean", "adversarial", "augmented")
+    assert resnet50.recipe.branches == ("clean", "adversarial", "augmented")
     # 25,557,032 as documented by torchvision, and the 53,120 values of its batch norms' weights
     # and biases twice more.
     assert resnet50.parameters == 25_557_032 + 2 * 53_120
@@ -197,7 +197,7 @@ def test_gradients_are_the_same_while_memory_is_measured() -> None:
 
 def test_activations_are_scaled_to_the_micro_batch() -> None:
     few, many = (try_out("fashion-resnet8-recycled", images=n) for n in (4, 16))
-    assert few.micro_batch == many.micro_batch
+    assert few.recipe.micro_batch == many.recipe.micro_batch
     assert few.memory.activations == pytest.approx(many.memory.activations, rel=0.02)
     assert few.memory.pending == pytest.approx(many.memory.pending, rel=0.02)
 

@@ -5,13 +5,6 @@ returns figures. ``conadv plan`` translates a recipe into these.
 """
 
 from conadv.errors import PlanError
-from conadv.lab.planning.fit import (
-    Observation,
-    fit_link,
-    held_out,
-    predict_observation,
-    read_link_benchmark,
-)
 from conadv.lab.planning.hardware import (
     DeviceType,
     Link,
@@ -50,7 +43,6 @@ __all__ = [
     "Memory",
     "Method",
     "Network",
-    "Observation",
     "PlanError",
     "Rates",
     "StepPlan",
@@ -63,17 +55,13 @@ __all__ = [
     "device_counts",
     "device_type",
     "device_types",
-    "fit_link",
     "flat_link",
-    "held_out",
     "link_named",
     "links",
     "memory_of",
     "parse_rate",
     "plan_step",
-    "predict_observation",
     "published",
-    "read_link_benchmark",
     "ring_seconds",
     "step_timing",
 ]

@@ -142,6 +142,16 @@ class Recipe(Section):
         given = self.evaluation.robust_epsilon
         return self.attack.epsilon if given is None else given
 
+    def division(self, processes: int) -> str:
+        """How the global batch is cut, in words."""
+        passes = self.micro_steps // processes
+        return (
+            f"global batch {self.batch.global_batch:,}: "
+            + (f"{processes} processes with " if processes > 1 else "")
+            + f"{passes:,} forward pass{'es' if passes > 1 else ''} of {self.micro_batch:,} "
+            f"images each, normalised in groups of {self.norm_group:,}"
+        )
+
     def steps_per_epoch(self, train_images: int) -> float:
         """Weight updates per pass over the fresh images; whole unless an epoch's tail wraps.
 

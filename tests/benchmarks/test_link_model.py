@@ -7,23 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-
-import conadv
-from conadv.errors import PlanError
-from conadv.lab.planning import (
-    Network,
-    Rates,
-    count,
+from _link_model import (
+    Fitted,
+    LinkBenchmark,
     fit_link,
-    flat_link,
     held_out,
     predict_observation,
     read_link_benchmark,
 )
-from conadv.lab.planning.fit import Fitted, LinkBenchmark
+
+import conadv
+from conadv.errors import PlanError
+from conadv.lab.planning import Network, Rates, count, flat_link
 from conadv.trainer.models.zoo import create_model
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ROOT / "benchmarks" / "results" / "link-overlap.json"
 BAR = 0.15
 """Predicted over measured step time, at most so far from 1."""

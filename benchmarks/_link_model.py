@@ -1,4 +1,4 @@
-"""Fit the model to steps that were measured on a link of limited rate."""
+"""Fit the planner's model to steps that `link_overlap.py` measured on a link of limited rate."""
 
 import json
 import math
