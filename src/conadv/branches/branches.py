@@ -105,13 +105,8 @@ def plain(model: nn.Module, branch: str | None = None) -> nn.Module:
 
 def branch_names(model: nn.Module) -> tuple[str, ...]:
     """Names of the branches of a split model, the plain one first; empty if it is not split."""
-    router = find_router(model)
-    return router.branches if router else ()
-
-
-def find_router(model: nn.Module) -> Router | None:
-    """The router that all split layers of `model` share, or None."""
-    return next(iter(find_routers(model)), None)
+    routers = find_routers(model)
+    return routers[0].branches if routers else ()
 
 
 def find_routers(model: nn.Module) -> list[Router]:

@@ -178,38 +178,30 @@ def _is_the_papers(model: str, shape: tuple[int, int, int]) -> bool:
     return model.rpartition("/")[2].startswith("resnet50") and shape[1] >= 128
 
 
-def _schedule_row(found: Comparison) -> dict[str, Any]:
+def _row(found: Comparison, what: dict[str, str], parts: tuple[str, ...]) -> dict[str, Any]:
     plan, timing = found.plan, found.plan.timing
     return {
-        "schedule": plan.schedule,
+        **what,
         "step": duration(timing.step),
         "over vanilla": f"{found.over_vanilla:.2f}",
-        "attack": duration(timing.attack),
-        "network": duration(timing.network),
-        "exposed": duration(timing.exposed),
-        "loader": duration(timing.loader),
+        **{part: duration(getattr(timing, part)) for part in parts},
         "images/s": f"{plan.images_per_second:,.0f}",
         "efficiency": f"{plan.efficiency:.0%}",
         "to train": duration(plan.seconds),
         "memory": _memory(found),
         "bottleneck": plan.bottleneck,
     }
+
+
+def _schedule_row(found: Comparison) -> dict[str, Any]:
+    what = {"schedule": found.plan.schedule}
+    return _row(found, what, ("attack", "network", "exposed", "loader"))
 
 
 def _devices_row(found: Comparison) -> dict[str, Any]:
     plan = found.plan
-    return {
-        "devices": f"{plan.devices:,}",
-        "micro-batches": f"{plan.dealt.rounds:,} x {plan.dealt.micro_batch}",
-        "step": duration(plan.timing.step),
-        "over vanilla": f"{found.over_vanilla:.2f}",
-        "exposed": duration(plan.timing.exposed),
-        "images/s": f"{plan.images_per_second:,.0f}",
-        "efficiency": f"{plan.efficiency:.0%}",
-        "to train": duration(plan.seconds),
-        "memory": _memory(found),
-        "bottleneck": plan.bottleneck,
-    }
+    cut = f"{plan.dealt.rounds:,} x {plan.dealt.micro_batch}"
+    return _row(found, {"devices": f"{plan.devices:,}", "micro-batches": cut}, ("exposed",))
 
 
 def _memory(found: Comparison) -> str:

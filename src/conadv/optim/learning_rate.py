@@ -91,16 +91,8 @@ def warmup_cosine(step: float, total: float, warmup: float = 0.0, end: float = 0
 
         end + (1 - end) * (1 + cos(pi * p)) / 2
 
-    Loshchilov and Hutter, arXiv 1608.03983, without restarts.
-
-    Args:
-        step: updates done so far, 0 for the first one.
-        total: updates of the whole run.
-        warmup: updates of the warm-up, a part of ``total``.
-        end: factor at the end.
-
-    Raises:
-        ValueError: a value out of its range.
+    Loshchilov and Hutter, arXiv 1608.03983, without restarts. Arguments and errors are those of
+    `warmup_poly`.
     """
     return _factor(step, total, warmup, end, lambda done: 0.5 * (1.0 + math.cos(math.pi * done)))
 
@@ -126,16 +118,11 @@ def _factor(
 class WarmupPolynomial(LRScheduler):
     """`warmup_poly` as a scheduler; call ``step()`` after every weight update.
 
+    Further arguments and errors are those of `warmup_poly`.
+
     Args:
         optimizer: its learning rates are the peaks.
-        total: updates of the whole run.
-        warmup: updates of the warm-up.
-        power: of the decay.
-        end: factor at the end.
         last_epoch: updates already done, minus one (torch's convention).
-
-    Raises:
-        ValueError: a value out of its range.
     """
 
     def __init__(
@@ -158,18 +145,7 @@ class WarmupPolynomial(LRScheduler):
 
 
 class WarmupCosine(LRScheduler):
-    """`warmup_cosine` as a scheduler; call ``step()`` after every weight update.
-
-    Args:
-        optimizer: its learning rates are the peaks.
-        total: updates of the whole run.
-        warmup: updates of the warm-up.
-        end: factor at the end.
-        last_epoch: updates already done, minus one (torch's convention).
-
-    Raises:
-        ValueError: a value out of its range.
-    """
+    """`warmup_cosine` as a scheduler; otherwise as `WarmupPolynomial`."""
 
     def __init__(
         self,

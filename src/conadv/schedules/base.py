@@ -275,6 +275,14 @@ class Schedule:
         """How many of `images` get a copy."""
         return round(self.share_at(progress) * images) if self.active(progress) else 0
 
+    def own_images(self, current: Round) -> tuple[Tensor, Any] | None:
+        """The images of this very round that get a copy, and their labels; None for none."""
+        total = len(current.images)
+        count = self.count(total, current.progress)
+        if count == 0:
+            return None
+        return current.images[:count].detach(), rows(current.labels, 0, count, total)
+
     def fresh_images(self, total: int) -> int:
         """How many fresh images a loader should give for a budget of `total` images per step."""
         return total

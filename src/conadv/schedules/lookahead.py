@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from conadv._tree import map_tensors, rows
+from conadv._tree import map_tensors
 from conadv.schedules.base import Copies, Round, Schedule, Scheduled, own_labels
 from conadv.schedules.facts import Setting, Work
+from conadv.schedules.sequential import attacked_now
 
 # What brings torch is imported where it is needed: a recipe looks the class up without.
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ class Lookahead(Schedule):
                 made = self._attack(current, current.future)
                 self._early = (current, made, side.record_event())
         if self.tau == 0:
-            fresh = self._attack_now(current)
-            return [fresh] if fresh is not None else []
+            return attacked_now(self, current)
         due = self._pending[0] if self.active(current.progress) else None
         return [due.copies(current)] if due is not None else []
 
@@ -136,18 +136,6 @@ class Lookahead(Schedule):
         for entry in self._pending:
             if entry is not None:
                 entry.drop_unneeded()
-
-    def _attack_now(self, current: Round) -> Copies | None:
-        """Attack at once, with tau = 0: the round's own images."""
-        total = len(current.images)
-        count = self.count(total, current.progress)
-        if count == 0:
-            return None
-        origins = current.images[:count].detach()
-        labels = rows(current.labels, 0, count, total)
-        perturbed = current.perturb(origins, labels)
-        current.report_zero_share(perturbed.zero_share)
-        return Copies(perturbed.images, labels, origins)
 
     def _attack(self, current: Round, batch: tuple[Tensor, Any] | None) -> Pending:
         """Attack a later round's batch; what has to be kept of the copies."""

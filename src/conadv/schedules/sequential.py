@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-from conadv._tree import rows
 from conadv.schedules.base import Copies, Round, Schedule
 from conadv.schedules.facts import Work
 
@@ -27,15 +26,7 @@ class Sequential(Schedule):
 
     def copies(self, current: Round) -> list[Copies]:
         """Copies of this round's own images, at the current weights."""
-        total = len(current.images)
-        count = self.count(total, current.progress)
-        if count == 0:
-            return []
-        origins = current.images[:count].detach()
-        labels = rows(current.labels, 0, count, total)
-        perturbed = current.perturb(origins, labels)
-        current.report_zero_share(perturbed.zero_share)
-        return [Copies(perturbed.images, labels, origins)]
+        return attacked_now(self, current)
 
 
 class Noise(Schedule):
@@ -55,9 +46,19 @@ class Noise(Schedule):
 
     def copies(self, current: Round) -> list[Copies]:
         """Noisy copies of this round's own images."""
-        total = len(current.images)
-        count = self.count(total, current.progress)
-        if count == 0:
+        own = self.own_images(current)
+        if own is None:
             return []
-        origins = current.images[:count].detach()
-        return [Copies(current.noise(origins), rows(current.labels, 0, count, total), origins)]
+        origins, labels = own
+        return [Copies(current.noise(origins), labels, origins)]
+
+
+def attacked_now(schedule: Schedule, current: Round) -> list[Copies]:
+    """Copies of the round's own images, attacked at once."""
+    own = schedule.own_images(current)
+    if own is None:
+        return []
+    origins, labels = own
+    perturbed = current.perturb(origins, labels)
+    current.report_zero_share(perturbed.zero_share)
+    return [Copies(perturbed.images, labels, origins)]

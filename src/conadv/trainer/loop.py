@@ -35,7 +35,7 @@ from conadv.trainer.run.loggers.logger import LoggedRun, Loggers, open_loggers
 from conadv.trainer.run.progress import Lines, Watcher, make_watcher
 from conadv.trainer.run.result import Result
 from conadv.trainer.run.signals import StopRequest
-from conadv.trainer.run.trace import NoTrace, StepTrace
+from conadv.trainer.run.trace import StepTrace
 from conadv.trainer.step import StepReport, StepRequests
 
 LOGGED_POINTS = 1000
@@ -115,7 +115,7 @@ class Run:
         self.loggers = self._closing(self._open_loggers() if main else Loggers())
         self._say(self.recipe.division(self.world.size))
         left = self.total - self.trainer.step
-        self.trace: StepTrace | NoTrace = NoTrace()
+        self.trace: StepTrace | None = None
         if self.trace_path is not None and left > 0:
             self.trace = self._closing(StepTrace(self.trace_path, self.world.rank, left))
 
@@ -134,7 +134,8 @@ class Run:
             if stop:
                 self._interrupt()
             requested = self._step()
-            self.trace.step()
+            if self.trace is not None:
+                self.trace.step()
             # Ranks agree on what happens between steps, for they have to do it together; a signal
             # that reaches one of them during a step is heard after the next.
             stop = requested.stop if self.world.size > 1 else self.stop.requested

@@ -163,7 +163,8 @@ class CheckpointStore:
         problem: CheckpointError | None = None
         for name in self.world.first([path.name for path in self.steps()]):
             found = self._try(self.folder / name, own)
-            failed = [e for e in self.world.gather(_error_of(found)) if e is not None]
+            problems = self.world.gather(found if isinstance(found, CheckpointError) else None)
+            failed = [e for e in problems if e is not None]
             if not failed and isinstance(found, dict):
                 return found
             for error in failed:
@@ -223,10 +224,6 @@ class CheckpointStore:
 
     def _parts(self, path: Path) -> list[Path]:
         return list(self.folder.glob(f"{path.stem}.rank_*_of_*.pt"))
-
-
-def _error_of(found: dict[str, Any] | CheckpointError) -> CheckpointError | None:
-    return found if isinstance(found, CheckpointError) else None
 
 
 def _torch_save(state: dict[str, Any], file: BinaryIO) -> None:

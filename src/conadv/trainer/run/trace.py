@@ -40,13 +40,3 @@ class StepTrace:
 
     def _write(self, recorded: Any) -> None:
         recorded.export_chrome_trace(str(self.path))
-
-
-class NoTrace:
-    """Where no trace was asked for."""
-
-    def step(self) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
