@@ -150,6 +150,18 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Training mode inside; afterwards each module has its own flag back."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
 def forked_rng(generator: torch.Generator) -> Iterator[None]:
     """Dropout inside draws from `generator`'s seed; the caller's random streams do not move."""
     device = generator.device

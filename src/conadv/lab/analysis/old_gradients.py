@@ -1,7 +1,5 @@
 """Whether an old gradient of the weights still points uphill: whole, in parts, of other images."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +8,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from conadv.attack import Criterion
 from conadv.attack.checks import loss_of
-from conadv.attack.forward import forked_rng
+from conadv.attack.forward import forked_rng, training_mode
 from conadv.branches import route
 from conadv.branches.buffers import frozen_statistics
 from conadv.lab.analysis.passes import Batches, check_repeatable
@@ -110,7 +108,8 @@ class _Side:
     def gradient(self, number: int, images: Tensor, labels: Tensor) -> Tensor:
         """Gradient of one micro-batch, a vector of the space."""
         generator = torch.Generator(images.device).manual_seed(self._seed + number)
-        with _as_in_training(self._model), route(self._model, self._branch):
+        model = self._model
+        with training_mode(model), frozen_statistics(model), route(model, self._branch):
             with forked_rng(generator), torch.enable_grad():
                 loss = loss_of(self._criterion(self._model(images), labels))
             found = torch.autograd.grad(loss, self.space.parameters, allow_unused=True)
@@ -121,19 +120,6 @@ class _Side:
         pairs = zip(self.space.views(one), self.space.views(other), strict=True)
         cosines = [cosine_similarity(a.flatten(), b.flatten(), dim=0, eps=0.0) for a, b in pairs]
         return float(torch.stack(cosines).nanmean().nan_to_num(0.0))
-
-
-@contextmanager
-def _as_in_training(model: nn.Module) -> Iterator[None]:
-    """Training mode, buffers as they are; afterwards each module has its own flag back."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        with frozen_statistics(model):
-            yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def _distance(old: WeightSpace, fresh: WeightSpace) -> float:

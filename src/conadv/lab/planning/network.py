@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 
+from conadv.attack.forward import training_mode
 from conadv.lab.planning.operations import operation_counter
 
 _FEW, _MORE = 2, 4
@@ -115,7 +116,7 @@ class _Count:
 
     def train(self, with_images: bool) -> tuple[float, float, tuple[tuple[float, int], ...], float]:
         """Operations, bytes saved, when gradients are ready, operations of the forward pass."""
-        with self.mode, _training(self.model), operation_counter() as counter:
+        with self.mode, training_mode(self.model), operation_counter() as counter:
             tensors = self._tensors(with_gradients=True)
             images, labels = self._batch(with_images)
             with _saved(tensors) as saved:
@@ -139,7 +140,7 @@ class _Count:
 
     def attack(self) -> tuple[float, float]:
         """Operations and bytes saved."""
-        with self.mode, _training(self.model), operation_counter() as counter:
+        with self.mode, training_mode(self.model), operation_counter() as counter:
             tensors = self._tensors(with_gradients=False)
             images, labels = self._batch(with_gradient=True)
             with _saved(tensors) as saved:
@@ -166,18 +167,6 @@ class _Count:
             given = (images.view_as(images),)
             outputs = torch.func.functional_call(self.model, tensors, given)
         return cross_entropy(outputs.float(), labels)
-
-
-@contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Training mode inside; afterwards each module has its own flag back."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 @contextmanager

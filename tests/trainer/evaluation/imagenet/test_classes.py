@@ -9,15 +9,10 @@ from conadv.trainer.evaluation.imagenet import classes
 
 
 def test_landmarks() -> None:
-    wnids, names = classes.wnids(), classes.class_names()
-    assert len(wnids) == len(names) == 1000
+    wnids = classes.wnids()
+    assert len(wnids) == 1000
     assert list(wnids) == sorted(set(wnids))
-    known = {0: "tench", 207: "golden retriever", 281: "tabby", 751: "racer", 999: "toilet tissue"}
-    for number, name in known.items():
-        assert names[number].startswith(name)
     assert (wnids[0], wnids[999]) == ("n01440764", "n15075141")
-    # The trap that makes names useless as keys.
-    assert [n for n, name in enumerate(names) if name == "crane"] == [134, 517]
 
 
 def test_subsets() -> None:

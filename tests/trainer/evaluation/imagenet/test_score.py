@@ -11,17 +11,18 @@ from torch import Tensor
 
 from conadv.errors import DataError, NonFiniteError
 from conadv.trainer.evaluation.imagenet import (
+    VARIANTS,
     Counts,
+    ImageSet,
     RealLabels,
     SetScore,
-    image_set,
     load_real_labels,
     score_set,
     summary,
 )
 from conadv.trainer.evaluation.imagenet.score import Batch
 
-VAL = image_set("val")
+VAL, A, R = (ImageSet(VARIANTS[name]) for name in ("val", "a", "r"))
 
 
 def logits(*answers: list[int]) -> Tensor:
@@ -61,11 +62,11 @@ def test_predictions_are_masked_to_the_classes_of_a_and_r() -> None:
     scores = logits([0, 6], [6, 11], [0, 1, 2, 3, 4, 5, 6, 11, 13])
     labels = [6, 11, 13]
     assert score_set(lambda: [batch(scores, labels)], VAL).counts == Counts(3, 0, 2)
-    assert score_set(lambda: [batch(scores, labels)], image_set("a")).counts == Counts(3, 1, 3)
+    assert score_set(lambda: [batch(scores, labels)], A).counts == Counts(3, 1, 3)
     # In ImageNet-R 6 is beaten by 1, 2 and 4, and 11 and 13 are among its classes too.
-    in_r = image_set("r").variant.classes
+    in_r = R.variant.classes
     assert in_r[:4] == (1, 2, 4, 6) and {11, 13} <= set(in_r)
-    assert score_set(lambda: [batch(scores, labels)], image_set("r")).counts == Counts(3, 1, 2)
+    assert score_set(lambda: [batch(scores, labels)], R).counts == Counts(3, 1, 2)
 
 
 def test_masking_is_the_published_code() -> None:
@@ -73,13 +74,13 @@ def test_masking_is_the_published_code() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(500, 1000, generator=generator)
     for name in ("a", "r"):
-        columns = torch.tensor(image_set(name).variant.classes)
+        columns = torch.tensor(ImageSet(VARIANTS[name]).variant.classes)
         own = torch.randint(0, 200, (500,), generator=generator)
         scores[torch.arange(500), columns[own]] += 2
         right = int((scores[:, columns].argmax(dim=1) == own).sum())
         labels = columns[own].tolist()
         batches = [batch(scores, labels)]
-        found = score_set(lambda given=batches: given, image_set(name))
+        found = score_set(lambda given=batches: given, ImageSet(VARIANTS[name]))
         assert found.counts.top1 == right
         assert 0 < right < 500
 
@@ -93,7 +94,7 @@ def test_real_labels() -> None:
     assert found.counts == Counts(5, 3, 3)
     assert found.real == Counts(4, 2, 3)
     with pytest.raises(ValueError, match="not to ImageNet-A"):
-        score_set(lambda: [], image_set("a"), real=real)
+        score_set(lambda: [], A, real=real)
     with pytest.raises(DataError, match="give names from"):
         score_set(lambda: [batch(scores[:1], [970], start=6)], VAL, real=real)
 
@@ -115,44 +116,7 @@ def test_real_labels_as_timm_counts_them() -> None:
     assert 0 < found.top1 < found.top5 < found.images
 
 
-def test_parts_of_several_processes_are_the_whole() -> None:
-    generator = torch.Generator().manual_seed(1)
-    scores = torch.randn(60, 1000, generator=generator)
-    labels = torch.where(
-        torch.rand(60, generator=generator) < 0.5,
-        scores.argsort(dim=1, descending=True)[:, 3],
-        scores.argmax(dim=1),
-    ).tolist()
-    sets = torch.randint(0, 3, (60,), generator=generator).tolist()
-    real = RealLabels(tuple(tuple(labels[:size]) for size in sets))
-
-    def part(rank: int, size: int) -> Iterator[Batch]:
-        for i in range(rank, 60, 4 * size):
-            chosen = list(range(i, min(i + 4 * size, 60), size))
-            names = [f"ILSVRC2012_val_{n + 1:08d}.JPEG" for n in chosen]
-            yield scores[chosen], torch.tensor([labels[n] for n in chosen]), names
-
-    whole = score_set(lambda: part(0, 1), VAL, real=real)
-    assert whole.counts.images == 60 and whole.real is not None and 0 < whole.real.images < 60
-    for size in (2, 3, 7, 61):
-        parts = [
-            score_set(lambda r=rank, s=size: part(r, s), VAL, real=real) for rank in range(size)
-        ]
-        assert SetScore.joined(parts) == whole
-    assert SetScore.joined(iter([whole])) == whole
-
-
-def test_parts_of_different_sets_are_not_joined() -> None:
-    one = Counts(1, 1, 1)
-    with pytest.raises(ValueError, match="given were a, c/fog/3"):
-        SetScore.joined([SetScore("a", "", one), SetScore("c", "fog/3", one)])
-    with pytest.raises(ValueError, match="all with ReaL counts or all without"):
-        SetScore.joined([SetScore("val", "", one), SetScore("val", "", one, one)])
-    with pytest.raises(ValueError, match="given were none"):
-        SetScore.joined([])
-
-
-def test_a_process_without_images() -> None:
+def test_no_images() -> None:
     empty = score_set(lambda: [], VAL)
     assert empty == SetScore("val", "", Counts(0, 0, 0))
     with pytest.raises(ValueError, match="no images"):
@@ -189,7 +153,7 @@ def test_batches_that_do_not_fit(given: Batch, message: str) -> None:
 
 def test_labels_of_the_loader_are_noticed() -> None:
     with pytest.raises(ValueError, match=r"200 classes of ImageNet-A.*class_indices"):
-        score_set(lambda: [batch(torch.zeros(2, 1000), [0, 199])], image_set("a"))
+        score_set(lambda: [batch(torch.zeros(2, 1000), [0, 199])], A)
 
 
 def test_nan_is_an_error_and_no_answer() -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from conadv.errors import DataError
-from conadv.trainer.evaluation.imagenet import VARIANTS, find_sets, image_set
+from conadv.trainer.evaluation.imagenet import VARIANTS, ImageSet, find_sets
 from conadv.trainer.evaluation.imagenet.classes import wnids, wnids_of_a, wnids_of_r
+from conadv.trainer.evaluation.imagenet.variants import named
 from trainer.evaluation.imagenet.conftest import MakeFolders
 
 NUMBERS = [str(number) for number in range(1000)]
@@ -39,12 +40,12 @@ def test_numbered_folders_mean_numbers_and_not_their_place(make_folders: MakeFol
 
 def test_a_loader_of_200_classes_gets_the_numbers_among_1000() -> None:
     folders = sorted(wnids_of_a())
-    indices = image_set("a").class_indices(folders)
+    indices = ImageSet(VARIANTS["a"]).class_indices(folders)
     assert [wnids()[number] for number in indices] == folders
-    assert image_set("a").variant.classes == indices
-    assert image_set("val").class_indices(["n15075141", "n01440764"]) == (999, 0)
+    assert ImageSet(VARIANTS["a"]).variant.classes == indices
+    assert ImageSet(VARIANTS["val"]).class_indices(["n15075141", "n01440764"]) == (999, 0)
     with pytest.raises(DataError, match=r"no class 'cat' \(1 of 2 names"):
-        image_set("val").class_indices(["n01440764", "cat"])
+        ImageSet(VARIANTS["val"]).class_indices(["n01440764", "cat"])
 
 
 def test_subsets_of_v2_side_by_side(make_folders: MakeFolders) -> None:
@@ -110,20 +111,15 @@ def test_validation_images_without_folders(tmp_path: Path) -> None:
         ("skech", r"No test set 'skech': there are val, v2.*Did you mean sketch\?"),
         ("c/fogg/3", "give a name such as c/fog/3"),
         ("val/1", "give a name such as val"),
-        ("v2", "3 parts: say which, such as v2/matched-frequency"),
     ],
 )
 def test_names_that_do_not_exist(name: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        image_set(name)
+        named(name)
 
 
 def test_every_part_has_a_name_of_its_own() -> None:
-    names = [
-        (v.name, part, image_set(f"{v.name}/{part}".rstrip("/")).title)
-        for v in VARIANTS.values()
-        for part in v.parts
-    ]
+    names = [(v.name, part, ImageSet(v, part).title) for v in VARIANTS.values() for part in v.parts]
     assert len(names) == len({title for _, _, title in names}) == 1 + 3 + 1 + 1 + 1 + 75
     with pytest.raises(DataError, match="does not exist"):
         find_sets("/no/such/folder")

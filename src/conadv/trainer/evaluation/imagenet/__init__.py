@@ -5,7 +5,7 @@ made of the answers. How images are decoded, and what network answers, is the ca
 Reading the classes needs timm (extra ``train``), which ships the lists.
 """
 
-from conadv.trainer.evaluation.imagenet.classes import class_names, wnids
+from conadv.trainer.evaluation.imagenet.classes import wnids
 from conadv.trainer.evaluation.imagenet.corruption import (
     ALEXNET_ERRORS,
     CorruptionErrors,
@@ -15,12 +15,7 @@ from conadv.trainer.evaluation.imagenet.layout import find_sets
 from conadv.trainer.evaluation.imagenet.real import RealLabels, load_real_labels
 from conadv.trainer.evaluation.imagenet.score import Counts, SetScore, score_set
 from conadv.trainer.evaluation.imagenet.summary import summary
-from conadv.trainer.evaluation.imagenet.variants import (
-    VARIANTS,
-    ImageSet,
-    Variant,
-    image_set,
-)
+from conadv.trainer.evaluation.imagenet.variants import VARIANTS, ImageSet, Variant
 
 __all__ = [
     "ALEXNET_ERRORS",
@@ -31,10 +26,8 @@ __all__ = [
     "RealLabels",
     "SetScore",
     "Variant",
-    "class_names",
     "corruption_errors",
     "find_sets",
-    "image_set",
     "load_real_labels",
     "score_set",
     "summary",

@@ -1,6 +1,6 @@
 """The 1000 classes of ILSVRC2012, and the 200 of ImageNet-A and -R, from the lists in timm."""
 
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,45 +24,6 @@ def wnids() -> tuple[str, ...]:
             "different WordNet numbers in sorted order: install timm again."
         )
     return found
-
-
-@cache
-def class_names() -> tuple[str, ...]:
-    """WordNet's words for each class, such as ``tench, Tinca tinca``, in the order of `wnids`.
-
-    Names are for reading and no keys: the bird and the machine are both called ``crane``.
-
-    Raises:
-        DataError: timm is not installed, or its lists do not fit together.
-    """
-    pairs = (line.partition("\t") for line in _lines("imagenet_synset_to_lemma.txt"))
-    words = {wnid: name for wnid, _, name in pairs}
-    try:
-        return tuple(words[wnid] for wnid in wnids())
-    except KeyError as error:
-        raise DataError(
-            f"timm's imagenet_synset_to_lemma.txt has no name for {error}: install timm again."
-        ) from error
-
-
-@cache
-def wnids_of_a() -> tuple[str, ...]:
-    """The 200 classes of ImageNet-A, sorted (Hendrycks et al., 2021, arXiv 1907.07174).
-
-    Raises:
-        DataError: timm is not installed, or its list is not the expected one.
-    """
-    return _subset("imagenet_a_synsets.txt")
-
-
-@cache
-def wnids_of_r() -> tuple[str, ...]:
-    """The 200 classes of ImageNet-R, sorted (Hendrycks et al., 2021, arXiv 2006.16241).
-
-    Raises:
-        DataError: timm is not installed, or its list is not the expected one.
-    """
-    return _subset("imagenet_r_synsets.txt")
 
 
 def shipped(name: str) -> Path:
@@ -92,6 +53,7 @@ def _lines(name: str) -> tuple[str, ...]:
     return tuple(shipped(name).read_text(encoding="utf-8").splitlines())
 
 
+@cache
 def _subset(name: str) -> tuple[str, ...]:
     found = _lines(name)
     if len(found) != 200 or list(found) != sorted(set(found) & set(wnids())):
@@ -100,3 +62,9 @@ def _subset(name: str) -> tuple[str, ...]:
             "in sorted order: install timm again."
         )
     return found
+
+
+wnids_of_a = partial(_subset, "imagenet_a_synsets.txt")
+"""The 200 classes of ImageNet-A, sorted (Hendrycks et al., 2021, arXiv 1907.07174)."""
+wnids_of_r = partial(_subset, "imagenet_r_synsets.txt")
+"""The 200 classes of ImageNet-R, sorted (Hendrycks et al., 2021, arXiv 2006.16241)."""

@@ -1,6 +1,4 @@
-"""Top-1 and top-5 on one test set, as counts that add up over processes."""
-
-from __future__ import annotations
+"""Top-1 and top-5 on one test set, as counts."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -26,9 +24,6 @@ class Counts:
     images: int
     top1: int
     top5: int
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.images + other.images, self.top1 + other.top1, self.top5 + other.top5)
 
     @property
     def top1_accuracy(self) -> float:
@@ -77,33 +72,6 @@ class SetScore:
     real: Counts | None = None
     """Against ReaL labels, over the images that have any; None where not asked for."""
 
-    @classmethod
-    def joined(cls, parts: Iterable[SetScore]) -> SetScore:
-        """The score over all images of the parts, such as those of several processes.
-
-        Every image must be in one part only: a sampler that repeats images to give every process
-        as many would count these twice.
-
-        Raises:
-            ValueError: There are no parts, or they are of different sets.
-        """
-        parts = list(parts)
-        kinds = {(part.variant, part.part, part.real is None) for part in parts}
-        if len(kinds) != 1:
-            what = ", ".join(sorted(f"{v}/{p}".rstrip("/") for v, p, _ in kinds)) or "none"
-            raise ValueError(
-                "Parts of one set, all with ReaL counts or all without, can be joined; "
-                f"given were {what}."
-            )
-        nothing = Counts(0, 0, 0)
-        real = [part.real for part in parts if part.real is not None]
-        return cls(
-            parts[0].variant,
-            parts[0].part,
-            sum((part.counts for part in parts), nothing),
-            sum(real, nothing) if real else None,
-        )
-
 
 def standard_error(accuracy: float, images: int) -> float:
     """sqrt(p (1 - p) / n): how far chance in the choice of test images moves an accuracy.
@@ -117,7 +85,7 @@ def standard_error(accuracy: float, images: int) -> float:
 def score_set(
     batches: Callable[[], Iterable[Batch]], images: ImageSet, *, real: RealLabels | None = None
 ) -> SetScore:
-    """Count right answers on one set, or on the part of it that this process has.
+    """Count right answers on one set.
 
     Where the set's authors do so (A and R), only the 200 classes of the set can be answered, so
     that figures compare with published ones. Of equal scores the class with the lower number
@@ -129,7 +97,7 @@ def score_set(
         real: Counts against these labels too; for the validation images only.
 
     Returns:
-        The counts; with zero images if there were no batches, since a process may have none.
+        The counts; with zero images if there were no batches.
 
     Raises:
         ValueError: Shapes do not fit, labels are not among the classes of the set, or ReaL labels

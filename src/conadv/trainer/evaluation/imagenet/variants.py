@@ -135,23 +135,6 @@ class ImageSet:
         return tuple(known[folder] for folder in given)
 
 
-def image_set(name: str) -> ImageSet:
-    """A set by its name: ``"val"``, ``"v2/top-images"``, ``"c/fog/3"``.
-
-    Raises:
-        DataError: There is no such set, or the name leaves open which part is meant.
-    """
-    variant, part = named(name)
-    if part is None:
-        if len(variant.parts) > 1:
-            raise DataError(
-                f"{name!r} has {len(variant.parts)} parts: say which, such as "
-                f"{variant.name}/{variant.parts[0]}."
-            )
-        part = variant.parts[0]
-    return ImageSet(variant, part)
-
-
 def named(name: str) -> tuple[Variant, str | None]:
     """The collection that a name speaks of, and the part if it names one.
 
