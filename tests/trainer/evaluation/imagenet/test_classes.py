@@ -43,4 +43,4 @@ def test_a_list_that_is_not_sorted_is_refused(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(DataError, match="sorted order"):
         classes.wnids.__wrapped__()
     with pytest.raises(DataError, match="holds 1000 lines that should be 200"):
-        classes.wnids_of_a.__wrapped__()
+        classes._subset.__wrapped__("imagenet_a_synsets.txt")
