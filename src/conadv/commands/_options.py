@@ -41,6 +41,16 @@ Device = Annotated[
     typer.Option(help="cpu, cuda, cuda:N or mps.", show_default="recipe's", callback=_device),
 ]
 BenchDevice = Annotated[str, typer.Option(help="cpu or cuda.", callback=_device)]
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="Name (see `conadv recipes list`), YAML file, or run folder."
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Changes, such as optimizer.lr=10 seed=1."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

@@ -1,28 +1,19 @@
 """``conadv lr-find``: a learning-rate range test."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from conadv.commands._options import Changes, RecipeName
 from conadv.commands._show import quote
 
 INTERRUPTED = 130
 
 
 def lr_find(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE", help="Name (see `conadv recipes list`), YAML file, or run folder."
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes, such as batch.global_batch=4096."),
-    ] = None,
+    recipe: RecipeName,
+    overrides: Changes = None,
     lowest: Annotated[
         float | None,
         typer.Option(help="Rate of the first step.", show_default="recipe's / 10,000"),

@@ -10,7 +10,7 @@ import typer
 
 from conadv._files import write_json
 from conadv._words import duration
-from conadv.commands._options import Json
+from conadv.commands._options import Changes, Json, RecipeName
 from conadv.commands._show import table
 
 if TYPE_CHECKING:
@@ -21,11 +21,8 @@ _PIXELS = 224 * 224
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name or YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes, such as batch.global_batch=32768."),
-    ] = None,
+    recipe: RecipeName,
+    overrides: Changes = None,
     devices: Annotated[int, typer.Option(min=1, help="Number of devices.")] = 1,
     device_type: Annotated[
         str, typer.Option(help="Such as h100, a100-80gb; cpu with a measured throughput.")

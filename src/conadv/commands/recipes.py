@@ -1,9 +1,8 @@
 """``conadv recipes``: what comes with the package, and every setting of it."""
 
-from typing import Annotated
-
 import typer
 
+from conadv.commands._options import Changes, RecipeName
 from conadv.commands._show import by_numbers, percent, table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -38,10 +37,8 @@ def list_recipes() -> None:
 
 @app.command("show")
 def show(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name or YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to it.")
-    ] = None,
+    recipe: RecipeName,
+    overrides: Changes = None,
 ) -> None:
     """Show a recipe in full, every field explained.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conadv._words import duration
+from conadv.commands._options import Changes, RecipeName
 from conadv.commands._show import percent, quote, table
 
 if TYPE_CHECKING:
@@ -19,16 +20,8 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE", help="Name (see `conadv recipes list`), YAML file, or run folder."
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes, such as optimizer.lr=10 seed=1."),
-    ] = None,
+    recipe: RecipeName,
+    overrides: Changes = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Run folder.", show_default="runs/NAME-SEED"),

@@ -1,7 +1,5 @@
 """What to say where the trainer that a file is for is not installed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """What is pending on each rank of a run, in a file of its own beside others' checkpoints."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """conadv in a loop that Accelerate drives: one more thing to prepare."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn, optim

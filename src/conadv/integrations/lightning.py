@@ -1,7 +1,5 @@
 """conadv in Lightning: a callback for the Trainer, and `setup` for Fabric."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from functools import wraps

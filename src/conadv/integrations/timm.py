@@ -7,8 +7,6 @@ classification task the script gets one that splits the network, trains on adver
 and keeps what is pending in timm's checkpoints, so that ``--resume`` goes on as if unbroken.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import runpy

@@ -1,7 +1,5 @@
 """conadv in Hugging Face's Trainer: copies of images, or of a text's embeddings."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

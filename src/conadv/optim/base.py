@@ -142,11 +142,14 @@ class LayerwiseOptimizer(CheckedOptimizer):
         waiting: list[tuple[Layout, Unfinished]] = []
         buckets: dict[tuple[torch.device, torch.dtype, bool, Layout | None], list[Tensor]] = {}
         for p in params:
-            ordinary = _is_ordinary(p)
+            # Whether multi-tensor operations may take it as it is: no tensor subclass.
+            ordinary = type(p) in (Tensor, torch.nn.Parameter)
             layout = None if ordinary else layout_of(p)
             buckets.setdefault((p.device, p.dtype, ordinary, layout), []).append(p)
         for (_, _, ordinary, layout), alike in buckets.items():
-            implementation = _implementation(group, ordinary, layout)
+            usual = ordinary or layout is not None
+            together = usual if group["foreach"] is None else group["foreach"]
+            implementation: Implementation = "foreach" if together else "reference"
             for norms, finish in self._updates(alike, group, implementation):
                 if norms is None or layout is None or not layout.dims:
                     finish(norms)
@@ -245,14 +248,3 @@ def learning_rate(group: dict[str, Any], device: torch.device) -> float | Tensor
     """The group's learning rate; a tensor comes without dimensions and on the device."""
     lr: float | Tensor = group["lr"]
     return lr.reshape(()).to(device) if isinstance(lr, Tensor) else float(lr)
-
-
-def _is_ordinary(p: Tensor) -> bool:
-    """Whether the multi-tensor operations may take it as it is: no tensor subclass."""
-    return type(p) in (Tensor, torch.nn.Parameter)
-
-
-def _implementation(group: dict[str, Any], ordinary: bool, layout: Layout | None) -> Implementation:
-    if group["foreach"] is None:
-        return "foreach" if ordinary or layout is not None else "reference"
-    return "foreach" if group["foreach"] else "reference"

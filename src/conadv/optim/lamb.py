@@ -98,21 +98,19 @@ class LAMB(LayerwiseOptimizer):
         capturable: bool = False,
         foreach: bool | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "bias_correction": bias_correction,
-                "grad_averaging": grad_averaging,
-                "trust_clip": trust_clip,
-                "maximize": maximize,
-                "capturable": capturable,
-                "foreach": foreach,
-            },
+        defaults = dict(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            bias_correction=bias_correction,
+            grad_averaging=grad_averaging,
+            trust_clip=trust_clip,
+            maximize=maximize,
+            capturable=capturable,
+            foreach=foreach,
         )
+        super().__init__(params, defaults)
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)

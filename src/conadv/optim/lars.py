@@ -100,22 +100,20 @@ class LARS(LayerwiseOptimizer):
         capturable: bool = False,
         foreach: bool | None = None,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "weight_decay": weight_decay,
-                "trust_coefficient": trust_coefficient,
-                "eps": eps,
-                "nesterov": nesterov,
-                "lr_in_momentum": lr_in_momentum,
-                "trust_clip": trust_clip,
-                "maximize": maximize,
-                "capturable": capturable,
-                "foreach": foreach,
-            },
+        defaults = dict(
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            trust_coefficient=trust_coefficient,
+            eps=eps,
+            nesterov=nesterov,
+            lr_in_momentum=lr_in_momentum,
+            trust_clip=trust_clip,
+            maximize=maximize,
+            capturable=capturable,
+            foreach=foreach,
         )
+        super().__init__(params, defaults)
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)

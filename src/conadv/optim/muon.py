@@ -75,20 +75,18 @@ class Muon(CheckedOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "weight_decay": weight_decay,
-                "momentum": momentum,
-                "nesterov": nesterov,
-                "ns_steps": ns_steps,
-                "adjust_lr_fn": adjust_lr_fn,
-                "betas": betas,
-                "eps": eps,
-                "adapt": True,
-            },
+        defaults = dict(
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            ns_steps=ns_steps,
+            adjust_lr_fn=adjust_lr_fn,
+            betas=betas,
+            eps=eps,
+            adapt=True,
         )
+        super().__init__(params, defaults)
 
     def _update_group(
         self, params: list[Tensor], group: dict[str, Any]

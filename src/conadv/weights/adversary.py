@@ -1,7 +1,5 @@
 """The object a user holds: clean passes and passes at moved weights, one loss, what is pending."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What one perturbation of the weights is: its radius, which weights, whose gradient."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

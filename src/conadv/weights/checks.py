@@ -1,7 +1,5 @@
 """What is checked before anything is computed."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from conadv.adversary import Adversary

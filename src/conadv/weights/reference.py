@@ -4,8 +4,6 @@ To be read, and to hold the fast version against. Both leave the gradient of the
 ``.grad``. A step is given its micro-batches, (images, labels) each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

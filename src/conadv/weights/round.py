@@ -1,7 +1,5 @@
 """One round, a loss() and its collect(): what its schedule sees, and what its loss is made of."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field

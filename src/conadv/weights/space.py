@@ -1,7 +1,5 @@
 """The weights that are perturbed, as one vector."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What a `WeightAdversary` is saved as and continued from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ w + e, gets its gradient handed on by autograd, and DistributedDataParallel sees
 themselves get one gradient per backward.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext

@@ -1,7 +1,5 @@
 """The training passes of a round, which add up to its loss."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial

@@ -247,9 +247,6 @@ def markdown_table(rows: Sequence[Row]) -> str:
             options,
             "works" if row["works"] else row["reason"],
         )
-        lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
+        escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+        lines.append(f"| {' | '.join(escaped)} |")
     return "\n".join(lines) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

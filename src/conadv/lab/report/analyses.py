@@ -1,7 +1,5 @@
 """What `conadv analyse` found in a set of runs, from ``analysis.json``: a table and charts."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

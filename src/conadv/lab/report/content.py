@@ -1,7 +1,5 @@
 """Everything that a report says, worked out once for its page, its Markdown and its table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any

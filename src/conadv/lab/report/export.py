@@ -1,7 +1,5 @@
 """The same results as Markdown and as a table for spreadsheets."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Runs as the page lists and draws them."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``python -m conadv.lab.study FOLDER``: a worker of a study, as its supervisor starts it."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

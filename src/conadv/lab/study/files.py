@@ -1,7 +1,5 @@
 """Where studies come from, and the folder that one lives in."""
 
-from __future__ import annotations
-
 import socket
 from importlib import resources
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Optuna's journal, which goes on behind a line that a kill or a full disk cut short."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What became of each run of a study, one small file each."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping

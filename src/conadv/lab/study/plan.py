@@ -1,7 +1,5 @@
 """Expand a study into its cells and runs: which recipe, which overrides, in which order."""
 
-from __future__ import annotations
-
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a study's YAML file may say. Every field says in one sentence what it is."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 

@@ -6,8 +6,6 @@ every method sees the same draws in its first trials, and a study that was kille
 had not been. Values are stored relative to what the recipe has, where the study says.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import warnings

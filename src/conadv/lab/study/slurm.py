@@ -1,7 +1,5 @@
 """A study as an array of SLURM jobs that share its folder."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

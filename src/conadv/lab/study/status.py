@@ -1,7 +1,5 @@
 """Where a study stands, read from its folder alone."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

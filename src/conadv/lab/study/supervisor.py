@@ -1,7 +1,5 @@
 """Starts workers, replaces those that die, and shows how far the study is."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

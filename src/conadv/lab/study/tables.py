@@ -1,7 +1,5 @@
 """``tuned.json`` and ``summary.{json,csv}``: what a study found, for programs and spreadsheets."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import io

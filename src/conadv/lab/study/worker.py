@@ -1,7 +1,5 @@
 """One process that makes runs of a study, one after another, until none is left."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil

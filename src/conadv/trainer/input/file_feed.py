@@ -42,6 +42,7 @@ class ByView:
 def make_pipeline(recipe: Recipe) -> ByView:
     """What happens to training images: the plain view, and the second one if there is one."""
     files, view = recipe.data.files, recipe.method.view
+    red, green, blue = (round(255 * value) for value in files.mean)
 
     def pipeline(policy: str) -> Pipeline:
         randaugment = policy == "randaugment"
@@ -53,17 +54,12 @@ def make_pipeline(recipe: Recipe) -> ByView:
             magnitude=files.magnitude if randaugment else None,
             layers=files.layers if randaugment else None,
             erasing=files.erasing,
-            erasing_fill=_fill(files.mean),
+            erasing_fill=(red, green, blue),
             own=recipe.data.augment,
         )
 
     views = () if view == "none" else (pipeline(view),)
     return ByView((pipeline(files.policy), *views))
-
-
-def _fill(mean: tuple[float, ...]) -> tuple[int, int, int]:
-    red, green, blue = (round(255 * value) for value in mean)
-    return red, green, blue
 
 
 class FileFeed(Cut):

@@ -81,7 +81,8 @@ def children(section: str) -> list[str]:
 def _collect(model: type[BaseModel], prefix: str, found: dict[str, Field]) -> None:
     for key, info in model.model_fields.items():
         name = prefix + key
-        inner = _section(info.annotation)
+        kind = info.annotation
+        inner = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
         found[name] = Field(
             name=name,
             description=" ".join((info.description or "").split()),
@@ -110,12 +111,6 @@ def _words(annotation: Any) -> Literal["one", "several"] | None:
     if origin is Literal:
         return "one" if all(isinstance(argument, str) for argument in arguments) else None
     return "one" if annotation is str else None
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return None
 
 
 def _allowed(info: FieldInfo) -> str:
@@ -227,14 +222,10 @@ def dump_recipe(recipe: Recipe) -> str:
         value: Any = values
         for part in name.split("."):
             value = value[part]
-        lines += _comment(_explain(field), indent)
+        usual = "" if field.required else f" Default {one_line(_plain(field.default))}."
+        lines += _comment(f"{field.description}{usual} Allowed: {field.allowed}.", indent)
         lines.append(f"{indent}{key}: {one_line(value)}{_fraction(value)}")
     return "\n".join(lines) + "\n"
-
-
-def _explain(field: Field) -> str:
-    default = "" if field.required else f" Default {one_line(_plain(field.default))}."
-    return f"{field.description}{default} Allowed: {field.allowed}."
 
 
 def _plain(value: Any) -> Any:

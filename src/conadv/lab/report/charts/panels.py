@@ -1,7 +1,5 @@
 """Small multiples: one panel a method or a batch, so that ten methods never lie on one another."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass

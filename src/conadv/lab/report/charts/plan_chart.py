@@ -1,7 +1,5 @@
 """What ``conadv plan --json`` writes, as one HTML page that loads nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path

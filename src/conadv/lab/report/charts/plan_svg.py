@@ -1,7 +1,5 @@
 """Drawings of a plan as inline SVG: lines over numbers of devices, and a step's parts as bars."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

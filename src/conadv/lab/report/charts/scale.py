@@ -1,7 +1,5 @@
 """The first charts of a page: accuracy against batch size and compute, and under attack."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 from conadv.lab.evidence import Paired

@@ -4,8 +4,6 @@ Colours are CSS variables of the page and so follow its light, dark or printed f
 ``<title>`` says its figures under the pointer; nothing needs a script.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The words of a study: how far each method goes, and what it gives back. All of it is computed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What a reader must know before a figure is believed, in two or three words each."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Rows of the study's tables: how far methods go, and what they give at one batch."""
 
-from __future__ import annotations
-
 from conadv.lab.report.study.cells import Cell
 from conadv.lab.report.study.findings import reach_text
 from conadv.lab.report.study.large_batch import (

@@ -1,7 +1,5 @@
 """What a study tuned, and what it chose."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

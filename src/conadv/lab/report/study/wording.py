@@ -1,7 +1,5 @@
 """How differences and verdicts are written."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The verdict on each hypothesis of a study: words that follow intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

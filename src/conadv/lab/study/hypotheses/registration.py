@@ -1,7 +1,5 @@
 """``registered.json``: what was to be decided, and on which seeds, before the first final run."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What a study may set out to decide."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import Field, model_validator

@@ -284,14 +284,11 @@ def work(connection: Connection, memory_name: str, number: int, job: Job) -> Non
             chunk: Chunk | None = connection.recv()
             if chunk is None:
                 return
-            connection.send(_decode(memory, job, number * IN_HAND + turn, chunk))
+            out = slot(memory, job, number * IN_HAND + turn, len(chunk.samples))
+            connection.send(decode_chunk(out, job.source, job.prepare, job.seed, chunk))
+            del out  # before the memory is closed
             turn = (turn + 1) % IN_HAND
     except (EOFError, OSError):  # the main process has closed its end, or is gone
         return
     finally:
         memory.close()
-
-
-def _decode(memory: SharedMemory, job: Job, number: int, chunk: Chunk) -> Answer:
-    out = slot(memory, job, number, len(chunk.samples))
-    return decode_chunk(out, job.source, job.prepare, job.seed, chunk)
