@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from conadv._words import duration
 from conadv.errors import CheckpointError, Interrupted, NonFiniteError
 from conadv.trainer.build import Built, build
 from conadv.trainer.checkpoint.reshard import redeal
@@ -80,6 +81,8 @@ class Run:
         self.val_accuracy: float | None = None
         self.clock = 0.0
         """When the last thing ended that timing does not count, or the last step."""
+        self._seconds = 0.0
+        """Of the last step."""
         self.watcher = Lines(console, recipe.name, 0, self.total)
         self._notices: list[str] = []
         """What this rank has to tell rank 0."""
@@ -110,6 +113,7 @@ class Run:
         self.watcher = self._closing(
             make_watcher(self.console, self.recipe.name, self.trainer.step, self.total)
         )
+        self.stop.heard = self._answer
         self.metrics = self._closing(JsonLines(files.metrics, say) if main else NoLines())
         self.timing = self._closing(JsonLines(files.timing, say) if main else NoLines())
         self.loggers = self._closing(self._open_loggers() if main else Loggers())
@@ -155,6 +159,14 @@ class Run:
         """Close what :meth:`open` opened."""
         while self._closers:
             self._closers.pop().close()
+
+    def _answer(self, name: str) -> None:
+        """Say at once what a signal leads to: the step may last longer than the process is left."""
+        took = f" (the last took {duration(self._seconds)})" if self._seconds else ""
+        self._say(
+            f"{name}: a checkpoint is written when the step at hand has ended{took}. Killed before "
+            f"that, the run goes on from its last one: {self.folder.resume_command()}"
+        )
 
     def _say(self, text: str) -> None:
         """Show a message that stays; nothing on ranks other than the first."""
@@ -211,6 +223,7 @@ class Run:
                 self._notices.append(notice)
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
+        self._seconds = seconds
         images_per_second = sum(self.trainer.feed.sizes(report.step - 1)) / seconds
         if report.step % self.log_every == 0 or self.trainer.finished or report.skipped:
             self._log(report)

@@ -77,6 +77,27 @@ def test_two_signals_count_from_when_they_came() -> None:
         assert ("SIGTERM" in done.stdout) == (not at_once)
 
 
+def test_the_first_signal_is_answered_at_once() -> None:
+    """While a step is under way, which Python does not interrupt."""
+    code = textwrap.dedent("""
+        import ctypes, os, signal, threading
+        from conadv.trainer.run.signals import StopRequest
+        def answer(name):
+            print(name, stop.requested, flush=True)
+            raise OSError("the terminal is gone")
+        with StopRequest() as stop:
+            stop.heard = answer
+            for pause in (0.2, 0.4):
+                threading.Timer(pause, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            # Another thread gets them, so the call below lasts.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+            ctypes.CDLL(None).sleep(2)
+            print(stop.reason)
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["SIGUSR1 False", "SIGUSR1"] and not done.stderr
+
+
 def test_in_a_thread_it_only_listens_to_ask() -> None:
     seen: list[bool] = []
 

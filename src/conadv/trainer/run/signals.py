@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
@@ -32,6 +33,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.heard: Callable[[str], object] = lambda name: None
+        """Told the name of the first signal at once, by another thread: a step may be long."""
         self._previous: dict[int, Any] = {}
         self._since: float | None = None
         self._clock: _ArrivalTimes | None = None
@@ -48,7 +51,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             taken = [s for s in ASKING if signal.getsignal(s) is not signal.SIG_IGN]
-            self._clock = _ArrivalTimes()
+            self._clock = _ArrivalTimes(lambda name: self.heard(name))
             self._previous = {s: signal.signal(s, self._handle) for s in taken}
         return self
 
@@ -74,7 +77,8 @@ class StopRequest:
 class _ArrivalTimes:
     """When signals arrive, which may be long before Python gets to run their handler."""
 
-    def __init__(self) -> None:
+    def __init__(self, heard: Callable[[str], object]) -> None:
+        self._heard = heard
         self._times: dict[int, float] = {}
         self._arrived: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
         self._read, self._write = socket.socketpair()
@@ -106,7 +110,12 @@ class _ArrivalTimes:
         self._read.close()
 
     def _listen(self) -> None:
+        first = True
         while numbers := self._read.recv(64):
             now = time.monotonic()
             for number in numbers:
                 self._arrived.put((number, now))
+                if first and number in ASKING:
+                    first = False
+                    with contextlib.suppress(Exception):
+                        self._heard(signal.Signals(number).name)
