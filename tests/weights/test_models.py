@@ -107,6 +107,29 @@ def test_reentrant_checkpoints_are_refused(name: str) -> None:
         adversary.loss(images, labels, cross_entropy)
 
 
+@pytest.mark.parametrize("schedule", ["sequential", "recycled", "slot"])
+def test_gradients_are_ready_as_the_backward_pass_goes(schedule: str) -> None:
+    """So that an all-reduce can begin beside it."""
+    model, order = network(), []
+    for name in ("0.weight", "8.weight"):
+        parameter = model.get_parameter(name)
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: order.append(name))
+
+    def watch(module, given, output) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda _: order.append("output of the first layer"))
+
+    adversary = WeightAdversary(model, WeightAttack(0.05, centred=False), schedule)
+    model[0].register_forward_hook(watch)
+    for images, labels in DATA[:2]:
+        loss = adversary.loss(images, labels, cross_entropy)
+        order.clear()
+        loss.backward()
+        adversary.collect()
+    # With recycled's two passes the first one is last.
+    assert order[-3:] == ["8.weight", "output of the first layer", "0.weight"]
+
+
 def test_tied_weights_move_together() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:

@@ -25,12 +25,6 @@ def check_parallel(recipe: Recipe) -> None:
             "hardware.parallel=fsdp: the planner's model is that of whole weights on every "
             "device. Plan with hardware.parallel=ddp."
         )
-    if recipe.weights.on and recipe.method.kind.makes_copies:
-        raise PlanError(
-            f"weights.schedule={recipe.weights.schedule} with method.schedule="
-            f"{recipe.method.schedule}: a plan is of copies of images or of weights. Plan with "
-            "method.schedule=vanilla, or weights.schedule=none."
-        )
 
 
 def count_network(recipe: Recipe) -> Network:
@@ -75,10 +69,15 @@ def job_of(recipe: Recipe, loader: Loader) -> Job:
 
 def own_schedule(recipe: Recipe) -> str:
     """The recipe's schedule, as the planner calls it."""
+    weights, of_images = recipe.weights, _of_images(recipe)
+    if not weights.on:
+        return of_images
+    own = f"{weights.schedule}{'-budget' if weights.budget == 'fixed' else ''} weights"
+    return f"{own} + {of_images}" if recipe.method.kind.makes_copies else own
+
+
+def _of_images(recipe: Recipe) -> str:
     method = recipe.method
-    if recipe.weights.on:
-        budget = "-budget" if recipe.weights.budget == "fixed" else ""
-        return f"{recipe.weights.schedule}{budget} weights"
     return method.make().variant if method.schedule in SCHEDULES else method.schedule
 
 
@@ -87,7 +86,7 @@ def methods_of(recipe: Recipe) -> list[Method]:
 
     A share that changes over training counts with its largest value. Controls are left out.
     """
-    method, attack, own = recipe.method, recipe.attack, own_schedule(recipe)
+    method, attack, own = recipe.method, recipe.attack, _of_images(recipe)
     usual = Method(
         attack_steps=attack.steps,
         packed=attack.norm == "linf" and attack.steps == 1,
@@ -98,13 +97,23 @@ def methods_of(recipe: Recipe) -> list[Method]:
         for name, (kind, settings) in VARIANTS.items()
         if name != own and not kind.control
     ]
-    if recipe.weights.on:
-        return [*found, WeightMethod(own, views=usual.views, weights=recipe.weights.make())]
     points = method.share
     share = points if isinstance(points, float) else max(value for _, value in points)
+    mine = replace(usual, schedule=own, share=share, settings=method.arguments)
     place = list(VARIANTS).index(own) if own in VARIANTS else len(found)
-    found.insert(place, replace(usual, schedule=own, share=share, settings=method.arguments))
-    return found
+    found.insert(place, mine)
+    if not recipe.weights.on:
+        return found
+    return [
+        *found,
+        WeightMethod(
+            own_schedule(recipe),
+            views=usual.views,
+            weights=recipe.weights.make(),
+            beside=mine if method.kind.makes_copies else None,
+            parameters=recipe.weights.parameters,
+        ),
+    ]
 
 
 def measured_images_per_second(path: Path, recipe: Recipe) -> float:

@@ -56,6 +56,8 @@ class Work:
     """Images trained on whose backward pass goes on to the pixels."""
     views: float = 0.0
     """Further views of each fresh image that are trained on."""
+    ascents: float = 0.0
+    """Images whose weight gradients are taken in passes of their own (copies of weights)."""
 
     @property
     def images(self) -> float:
@@ -65,4 +67,4 @@ class Work:
     @property
     def compute(self) -> float:
         """All of it in units of one forward and backward, the first layer's input left out."""
-        return self.images + self.attacked * ATTACK_STEP_COMPUTE
+        return self.images + self.attacked * ATTACK_STEP_COMPUTE + self.ascents

@@ -22,6 +22,9 @@ from conadv.weights.attack import WeightAttack
 from conadv.weights.space import WeightSpace
 from conadv.weights.substitution import Substitution, refuse_reentrant
 
+LATEST = 2**63 - 1
+"""Number of a node in the backward graph that is run as soon as its gradient is there."""
+
 
 @dataclass
 class Ascent:
@@ -68,14 +71,23 @@ class Passes:
 
     def aliases(self) -> dict[str, Tensor]:
         """The weights themselves, as tensors whose gradients are of one pass alone."""
-        pairs = zip(self.space.names, self.space.parameters, strict=True)
-        return {name: p.view_as(p) for name, p in pairs}
+        return self._named([p.view_as(p) for p in self.space.parameters])
 
     def moved(self, direction: Tensor, progress: float) -> dict[str, Tensor]:
         """The weights w + e."""
         step = self.space.step(direction, self.attack.rho_at(progress), self.attack.radius)
-        moved = torch._foreach_add(self.space.parameters, step)
-        return dict(zip(self.space.names, moved, strict=True))
+        # One by one: _foreach_add has one node for all, which keeps e until the backward and hands
+        # on no gradient before it has the last one.
+        return self._named([p + e for p, e in zip(self.space.parameters, step, strict=True)])
+
+    def _named(self, tensors: list[Tensor]) -> dict[str, Tensor]:
+        for tensor in tensors:
+            node: Any = tensor.grad_fn
+            # A backward pass does last what was made first: these, when it is over, and with them
+            # all parameters' gradients, too late for an all-reduce beside it.
+            if node is not None and hasattr(node, "_set_sequence_nr"):
+                node._set_sequence_nr(LATEST)
+        return dict(zip(self.space.names, tensors, strict=True))
 
     def ascend(
         self, images: Tensor, labels: Any, criterion: Criterion, names: list[str], *, frozen: bool

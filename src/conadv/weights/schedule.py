@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from conadv.schedules import Work
 from conadv.schedules.base import Scheduled, value_at
 from conadv.weights.pending import Kept
 
@@ -125,17 +126,25 @@ class WeightSchedule:
         """False where share or weight is zero: then nothing is made and nothing costs."""
         return self.share_at(progress) > 0 and self.weight_at(progress) != 0
 
-    def passes(self, progress: float, *, alone: bool = True) -> float:
-        """Forward and backward passes of a step for each of its fresh images.
+    def work(self, progress: float, of_images: Work | None = None) -> Work:
+        """What a step goes over, per image of an ordinary step.
 
         Args:
             progress: share of training done.
-            alone: whether no adversary of images makes the clean part.
+            of_images: what copies of images beside it go over; None: there are none.
         """
         share = self.share_at(progress) if self.active(progress) else 0.0
-        weight = self.weight_at(progress)
-        clean = 1.0 if self.takes_clean_pass(weight, alone) else 1.0 - share
-        return clean + share * (1.0 + self.ascents)
+        whole = self.takes_clean_pass(self.weight_at(progress), alone=of_images is None)
+        found, part = of_images or Work(), self.fresh_share()
+        fresh = part * found.fresh
+        return Work(
+            fresh=fresh,
+            copies=part * found.copies + fresh * (share if whole else 0.0),
+            attacked=part * found.attacked,
+            input_gradients=part * found.input_gradients,
+            views=found.views,
+            ascents=fresh * share * self.ascents,
+        )
 
     def takes_clean_pass(self, weight: float | None, alone: bool) -> bool:
         """Whether micro-batches with a pass at moved weights have a clean one of their own too."""
@@ -146,9 +155,13 @@ class WeightSchedule:
         share, number = self.share_at(progress), batch.number
         return math.floor((number + 1) * share + 1e-6) > math.floor(number * share + 1e-6)
 
+    def fresh_share(self) -> float:
+        """Fresh images of a step, as a share of its budget."""
+        return 1.0
+
     def fresh_images(self, total: int) -> int:
         """How many fresh images a loader should give for a budget of `total` images per step."""
-        return total
+        return math.floor(total * self.fresh_share() + 1e-6)
 
     def kept_bytes(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -81,21 +80,20 @@ class Recycled(WeightSchedule):
         """A step."""
         return rounds
 
-    def fresh_images(self, total: int) -> int:
-        """Fresh images per step: all of them, or with a fixed budget what the copies leave.
+    def fresh_share(self) -> float:
+        """Fresh images of a step: all of them, or with a fixed budget what the copies leave.
 
         Raises:
             ValueError: the share changes over training, so that no one number fits.
         """
         if self.budget == "extra":
-            return total
+            return 1.0
         if callable(self.share):
             raise ValueError(
                 "share follows a schedule: with budget='fixed' the number of fresh images would "
                 "change from step to step. Give share as one number, or use budget='extra'."
             )
-        share = self.share_at(0.0) if self.active(0.0) else 0.0
-        return math.floor(total / (1 + share) + 1e-6)
+        return 1 / (1 + self.share) if self.active(0.0) else 1.0
 
     def copies(self, current: Round) -> list[Copy]:
         """What the same round of the last step kept."""

@@ -17,6 +17,22 @@ SCHEDULES = tuple(VARIANTS)
 
 
 @dataclass(frozen=True)
+class Extra:
+    """Passes of their own beside those that train: an attack's, or ascents in the weights."""
+
+    operations: float
+    """Of all of them, per image of the micro-batch."""
+    each: float
+    """Of one pass, per image that it goes over."""
+    saved: float
+    """Bytes that they keep for their backward pass, per image of the micro-batch."""
+    passes: int = 1
+    """One after the other."""
+    ahead: bool = False
+    """Whether they are of later batches, beside the training pass."""
+
+
+@dataclass(frozen=True)
 class Method:
     """A schedule, and how much of it."""
 
@@ -86,17 +102,12 @@ class Method:
         to_pixels = self.work.input_gradients * (network.recycle - network.train)
         return self.work.images * network.train + to_pixels
 
-    def attack_operations(self, network: Network) -> float:
-        """Operations of the attack's own passes, likewise."""
-        return self.attacks * self.attack_pass(network)
-
-    def attack_pass(self, network: Network) -> float:
-        """Operations of one pass of the attack, per image."""
-        return network.attack
-
-    def attack_saved(self, network: Network) -> float:
-        """Bytes that an attack keeps for its backward pass, per image of the micro-batch."""
-        return network.attack_saved * self.copies if self.attacks else 0.0
+    def extras(self, network: Network) -> list[Extra]:
+        """The attack's own passes."""
+        if not self.attacks:
+            return []
+        operations, saved = self.attacks * network.attack, self.copies * network.attack_saved
+        return [Extra(operations, network.attack, saved, self.attack_steps, self.ahead)]
 
     def pending(self, network: Network, dealt: Dealt) -> float:
         """Bytes on a device that wait for later rounds."""
@@ -113,7 +124,8 @@ class Method:
 
     def operations(self, network: Network) -> float:
         """All of them: 3, 8, 8, 6, 3, 6 forward passes, but for the first layer's input."""
-        return self.train_operations(network) + self.attack_operations(network)
+        extras = sum(extra.operations for extra in self.extras(network))
+        return self.train_operations(network) + extras
 
 
 @dataclass(frozen=True)

@@ -23,17 +23,22 @@ def memory_of(
         method: decides copies and what is pending.
         dealt: the device's part of a step.
         saved_per_image: measured bytes of activations per image; None: those counted.
-        beside: whether the attack runs at the same time as the training pass.
+        beside: whether what is taken of later batches runs at the same time as the training pass.
     """
     weights = float(_FP32 * network.parameters)
     scale = 1.0 if saved_per_image is None else saved_per_image / max(network.saved, 1.0)
     train = scale * network.saved * method.work.images * dealt.micro_batch
-    attack = scale * method.attack_saved(network) * dealt.micro_batch
-    both = train + attack if beside else max(train, attack)
+    # What runs beside the training pass adds to it; what runs before it is gone by then.
+    extras = method.extras(network)
+    added = sum(extra.saved for extra in extras if extra.ahead and beside)
+    before = max((e.saved for e in extras if not (e.ahead and beside)), default=0.0)
+    train, before = train + scale * dealt.micro_batch * added, scale * dealt.micro_batch * before
     return Memory(
         weights=weights,
         gradients=weights,
         optimizer=weights * (job.optimizer_states + job.averaged),
-        activations=network.saved_once + both + method.beside_weights(network),
+        activations=network.saved_once * method.passes
+        + max(train, before)
+        + method.beside_weights(network),
         pending=method.pending(network, dealt),
     )

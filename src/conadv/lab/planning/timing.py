@@ -116,17 +116,20 @@ def step_timing(
     train_work = rates.work(each * size)
     # Fresh images and copies of images go through the network as one batch.
     train = train_work + method.passes * rates.start(each / method.work.images)
-    attack_work = rates.work(method.attack_operations(network) * size)
-    starts = (
-        method.attack_steps * rates.start(method.attack_pass(network)) if method.attacks else 0.0
+    ahead = [extra for extra in method.extras(network) if extra.ahead]
+    before = [extra for extra in method.extras(network) if not extra.ahead]
+    extra_work = sum(rates.work(extra.operations * size) for extra in ahead + before)
+    added, after = (
+        sum(rates.work(e.operations * size) + e.passes * rates.start(e.each) for e in extras)
+        for extras in (before, ahead)
     )
-    added = attack_work + starts
-    if method.ahead and rates.streams:
+    if ahead and rates.streams:
         # Beside the training pass: what one leaves idle the other uses.
-        added = max(train, train_work + attack_work, added) - train
+        work = sum(rates.work(extra.operations * size) for extra in ahead)
+        after = max(train, train_work + work, after) - train
+    added += after
     forward = network.forward * method.work.images / each
     backward = train * (1 - forward)
-    after = added if method.ahead else 0.0
     buckets = network.buckets(job.bucket_bytes)
     alone, left = _exposed(buckets, link, devices, backward, after)
     gradient_bytes = network.gradient_bytes
@@ -135,7 +138,7 @@ def step_timing(
     return Timing(
         train=dealt.rounds * train,
         attack=dealt.rounds * added,
-        idle=dealt.rounds * max(0.0, train + added - train_work - attack_work),
+        idle=dealt.rounds * max(0.0, train + added - train_work - extra_work),
         host=gradient_bytes / link.host if devices > 1 else 0.0,
         update=4 * network.parameters * job.update_passes / rates.bandwidth,
         network=alone,

@@ -28,17 +28,11 @@ def compute_factor(recipe: Recipe) -> float:
     mean = sum(share(p) if callable(share) else share for p in at) / _POINTS
     work = recipe.method.make().work(mean, recipe.attack.steps)
     work = replace(work, views=float(recipe.method.view != "none"))
-    return work.compute * gradients(recipe) + _of_weights(recipe, at)
-
-
-def _of_weights(recipe: Recipe, at: list[float]) -> float:
-    """What passes at moved weights add, or take off, over so many moments of training."""
     if not recipe.weights.on:
-        return 0.0
-    schedule, alone = recipe.weights.make(), not recipe.method.kind.makes_copies
-    passes = sum(schedule.passes(p, alone=alone) for p in at) / len(at)
-    fresh = schedule.fresh_images(recipe.micro_batch) / recipe.micro_batch
-    return fresh * passes - 1.0
+        return work.compute * gradients(recipe)
+    beside = work if recipe.method.kind.makes_copies else None
+    schedule = recipe.weights.make()
+    return sum(schedule.work(p, beside).compute for p in at) / _POINTS
 
 
 def work(recipe: Recipe) -> float:
