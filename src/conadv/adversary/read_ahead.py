@@ -70,7 +70,8 @@ class ReadAhead:
         """The batches that were attacked for the next `ahead` rounds."""
         self._handed: deque[Handed] = deque()
         self._reader: object | None = None
-        self._left = False
+        self.was_left = False
+        """Whether `batches` was left early: then other images are no wonder."""
         self._since = 0  # rounds since the order of batches may have changed
 
     # -- what comes in -------------------------------------------------------------------------
@@ -82,7 +83,7 @@ class ReadAhead:
             return
         queue: deque[Any] = deque()
         self._handed.clear()
-        self._left |= self._reader is not None
+        self.was_left |= self._reader is not None
         self._reader = reader = object()
         self._since, left = 0, True
         try:
@@ -96,7 +97,7 @@ class ReadAhead:
         finally:
             if self._reader is reader:  # and not a later loop
                 self._reader = None
-                self._left |= left
+                self.was_left |= left
 
     def _hand_over(self, batch: Any, future: Future | None) -> Any:
         self.ever_shown = True
@@ -143,12 +144,7 @@ class ReadAhead:
             return False
         found = sample(images)
         # Another number or size of images is reported by what is put together from them.
-        return (self._left or found.shape == expected.shape) and not same_batch(expected, found)
-
-    @property
-    def was_left(self) -> bool:
-        """Whether `batches` was left early: then other images are no wonder."""
-        return self._left
+        return (self.was_left or found.shape == expected.shape) and not same_batch(expected, found)
 
     def _looks(self, images: Tensor) -> bool:
         on_host = images.device.type == "cpu"
@@ -163,7 +159,7 @@ class ReadAhead:
         self._since += 1
         self.rounds += 1
         if self._since > self.ahead:
-            self._left = False
+            self.was_left = False
 
     def shift(self, attacked: Tensor | None = None) -> None:
         """One round further: what was attacked in it is expected `ahead` rounds later."""

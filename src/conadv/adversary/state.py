@@ -18,7 +18,8 @@ OF_THE_ATTACK = ("epsilon", "norm", "steps", "epsilon_min", "block_size", "at", 
 """What decides how far a pending copy is from its image."""
 
 
-def _rank_and_world() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
+    """This process's rank and the number of ranks; (0, 1) without a process group."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -114,7 +115,7 @@ class Continued:
             On rank 0 everything; on the others their own state alone, which is not to be saved.
         """
         own = map_tensors(Tensor.cpu, Continued.state_dict(self))  # not a subclass's
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         ranks: list[Any] = [None] * world
         if world == 1:
             ranks = [own]
@@ -132,7 +133,7 @@ class Continued:
             ValueError: see `load_state_dict`; also a state of another number of ranks, or one
                 that was not saved by rank 0.
         """
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         ranks = state.get("ranks")
         if ranks is None:
             raise ValueError("This is the state of one rank: use load_state_dict(state).")

@@ -3,21 +3,14 @@
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from conadv.adversary import Adversary
-
-
-def world() -> tuple[int, int]:
-    """This process's rank and the number of ranks; (0, 1) without a process group."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+from conadv.adversary.state import rank_and_world
 
 
 def save_rank(adversary: Adversary, folder: str | Path) -> None:
     """Write this rank's state to a file of its own in a checkpoint's folder."""
-    rank, size = world()
+    rank, size = rank_and_world()
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     torch.save(adversary.state_dict(), path / _name(rank, size))
@@ -29,7 +22,7 @@ def load_rank(adversary: Adversary, folder: str | Path) -> None:
     Raises:
         ValueError: the folder holds no such file, or those of another number of ranks.
     """
-    rank, size = world()
+    rank, size = rank_and_world()
     path = Path(folder) / _name(rank, size)
     if not path.exists():
         others = sorted(Path(folder).glob("conadv-*-of-*.pt"))

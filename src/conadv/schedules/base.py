@@ -216,8 +216,10 @@ class Schedule:
         for name, setting in cls.settings.items():
             if setting.in_steps:
                 settings[name] = rounds * settings.get(name, setting.default)
-        shares = {} if share is None else {"share": share}
-        return cls(**shares, weight=weight, **settings)
+        if cls.makes_copies:  # others have none to give a share or a weight to
+            settings |= {} if share is None else {"share": share}
+            settings["weight"] = weight
+        return cls(**settings)
 
     @property
     def filled_after(self) -> int:
@@ -332,17 +334,6 @@ class Vanilla(Schedule):
 
     def __init__(self) -> None:
         super().__init__(share=0.0)
-
-    @classmethod
-    def for_steps(
-        cls,
-        rounds: int,
-        share: Scheduled | None = None,
-        weight: Scheduled | None = None,
-        **settings: Any,
-    ) -> Self:
-        """Ordinary training, whatever share and weight are: there are no copies to have them."""
-        return cls(**settings)
 
     def work(self, share: float, attack_steps: int = 1) -> Work:
         """The fresh images alone."""

@@ -142,6 +142,7 @@ class Lookahead(Schedule):
         if batch is None:
             return None
         from conadv.attack.checks import check_images, check_rows
+        from conadv.schedules.packed_signs import PackedSigns
         from conadv.schedules.pending_signs import PendingSigns
 
         images, labels = batch
@@ -160,7 +161,7 @@ class Lookahead(Schedule):
         current.report_zero_share(perturbed.zero_share)
         if current.attack.is_one_sign_step and perturbed.direction is not None:
             seed = perturbed.seed if current.attack.draws_copies else None
-            return PendingSigns.of(perturbed.direction, total, seed)
+            return PendingSigns(PackedSigns.of(perturbed.direction), total, seed)
         kept = origins.clone() if current.keep_origins else None
         return Copies(perturbed.images, labels, kept)
 

@@ -23,11 +23,6 @@ class PendingSigns:
     seed: int | None = None
     """Where the attack draws radii or starts: of their stream, which is drawn from again."""
 
-    @classmethod
-    def of(cls, signs: Tensor, total: int, seed: int | None) -> PendingSigns:
-        """Pack the signs of a step; the fields as in the class."""
-        return cls(PackedSigns.of(signs), total, seed)
-
     def copies(self, current: Round) -> Copies:
         """The copies that the signs make of the round's images.
 

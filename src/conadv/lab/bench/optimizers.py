@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from conadv._words import import_named
 from conadv.errors import ConadvError, install_command
 from conadv.optim import LAMB, LARS, param_groups
 from conadv.trainer.probe.memory import synchronise
@@ -26,25 +27,15 @@ from conadv.trainer.run import environment as machine
 WEIGHT_DECAY = 5e-5
 
 
-def _timm_lars(groups: list[dict[str, Any]]) -> Optimizer:
-    from timm.optim.lars import Lars
-
-    made: Optimizer = Lars(groups, lr=0.1, momentum=0.9, foreach=True)
-    return made
-
-
-def _timm_lamb(groups: list[dict[str, Any]]) -> Optimizer:
-    from timm.optim.lamb import Lamb
-
-    # Clipping of the global norm is not part of the comparison: ours leaves it to the user.
-    made: Optimizer = Lamb(groups, lr=1e-3, max_grad_norm=None, foreach=True)
-    return made
+def _timm(name: str, **options: Any) -> Callable[[list[dict[str, Any]]], Optimizer]:
+    return lambda groups: import_named(f"timm.optim:{name}")(groups, foreach=True, **options)
 
 
 CONTENDERS: dict[tuple[str, str], Callable[[list[dict[str, Any]]], Optimizer]] = {
-    ("lars", "timm"): _timm_lars,
+    ("lars", "timm"): _timm("Lars", lr=0.1, momentum=0.9),
     ("lars", "foreach"): lambda groups: LARS(groups, lr=0.1),
-    ("lamb", "timm"): _timm_lamb,
+    # Clipping of the global norm is not part of the comparison: ours leaves it to the user.
+    ("lamb", "timm"): _timm("Lamb", lr=1e-3, max_grad_norm=None),
     ("lamb", "foreach"): lambda groups: LAMB(groups),
 }
 """Optimizer by (name, implementation); ``timm`` is what the others are divided by."""

@@ -32,7 +32,8 @@ def describe_environment(device: torch.device, processes: int = 1) -> dict[str, 
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": as_typed(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version()}
+        | {name: _version(name) for name in _PACKAGES},
         "hardware": {
             "platform": platform.platform(),
             "processor": processor_name(),
@@ -46,10 +47,6 @@ def describe_environment(device: torch.device, processes: int = 1) -> dict[str, 
         },
         "commit": _commit(),
     }
-
-
-def _versions() -> dict[str, str | None]:
-    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(name: str) -> str | None:
