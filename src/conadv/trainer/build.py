@@ -24,7 +24,7 @@ from conadv.trainer.models.zoo import build_model
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.recipe.sections import BRANCHES
 from conadv.trainer.run.device import autocast_dtype, resolve_device
-from conadv.trainer.step import Precision
+from conadv.trainer.step import Precision, StepAdversary
 from conadv.trainer.trainer import Trainer
 from conadv.trainer.update import make_update
 
@@ -40,7 +40,7 @@ class Built:
     device: torch.device
     splits: Splits
     validation: EvalImages | None
-    adversary: conadv.Adversary | conadv.WeightAdversary
+    adversary: StepAdversary
     trainer: Trainer
     evaluate_every: int
     """Steps between looks at the validation split."""
@@ -154,7 +154,7 @@ def build(
     return Built(recipe, world, device, splits, splits.validation(), adversary, trainer, every)
 
 
-def _of_images(adversary: conadv.Adversary | conadv.WeightAdversary) -> conadv.Adversary:
+def _of_images(adversary: StepAdversary) -> conadv.Adversary:
     return adversary if isinstance(adversary, conadv.Adversary) else adversary.adversary
 
 
@@ -236,9 +236,7 @@ def make_model(
     )
 
 
-def make_adversary(
-    recipe: Recipe, model: nn.Module, facts: Facts, rounds: int
-) -> conadv.Adversary | conadv.WeightAdversary:
+def make_adversary(recipe: Recipe, model: nn.Module, facts: Facts, rounds: int) -> StepAdversary:
     """The adversary on the model, or on what it is wrapped in.
 
     Args:

@@ -2,71 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from conadv.adversary import Diagnostics
-from conadv.attack import Criterion
+from conadv.adversary import Adversary, Diagnostics
+from conadv.weights import WeightAdversary
 
-
-class StepAdversary(Protocol):
-    """What the trainer asks of an adversary: all that it needs to know of a method.
-
-    :class:`conadv.Adversary` is one, :class:`conadv.WeightAdversary` another. A round is one
-    micro-batch of this rank: `loss`, a backward pass, and then `collect` or `skip`; or `idle`.
-    """
-
-    key: int | None
-    """The micro-batch's place in the run, set before each round: names its random numbers."""
-    progress: float
-    """Share of training done, in [0, 1], set before each step."""
-    diagnostics: Diagnostics
-    """Diagnostics of the last round."""
-
-    @property
-    def compute(self) -> float:
-        """Total cost so far, in units of one forward and backward over one image."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of the run's random numbers."""
-
-    @property
-    def reads_ahead(self) -> int:
-        """For the batch of how many rounds later copies are made: `peek` shows it. Mostly 0."""
-
-    def loss(
-        self,
-        images: Tensor,
-        labels: Any,
-        criterion: Criterion,
-        *,
-        fraction: float = 1.0,
-        views: Mapping[str, tuple[Tensor, Any]] | None = None,
-    ) -> Tensor:
-        """Loss of a micro-batch and of the copies that are due, times ``fraction``, 0-dim."""
-
-    def collect(self) -> None:
-        """Prepare later copies, after the backward pass and before the update."""
-
-    def skip(self) -> None:
-        """Keep nothing of a round that is void."""
-
-    def idle(self) -> None:
-        """Take a round without images."""
-
-    def peek(self, images: Tensor, labels: Any) -> None:
-        """Take the batch of `reads_ahead` rounds later, before `collect`."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs, this rank's pending copies included."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+StepAdversary = Adversary | WeightAdversary
+"""What a step trains with. A round is one micro-batch of this rank: `loss`, a backward pass, and
+then `collect` or `skip`; or `idle`."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ from conadv.trainer.data.decoding.decode import DecodeError, decode_centre, deco
 from conadv.trainer.data.decoding.loader import ImageCounts, ImageLoader
 from conadv.trainer.data.decoding.mixing import Mixing
 from conadv.trainer.data.decoding.policy import CentreCrop, Pipeline, Preparation
-from conadv.trainer.data.decoding.request import Decoded, EncodedImages, Request
+from conadv.trainer.data.decoding.request import Decoded, Request
 
 __all__ = [
     "CentreCrop",
     "DecodeError",
     "Decoded",
-    "EncodedImages",
     "ImageCounts",
     "ImageLoader",
     "Mixing",

@@ -15,11 +15,11 @@ from conadv.trainer.data.decoding.pool import CLOSED, Job, Order, Pool
 from conadv.trainer.data.decoding.request import (
     Chunk,
     Decoded,
-    EncodedImages,
     Pending,
     Request,
     decode_chunk,
 )
+from conadv.trainer.data.sources.source import ImageSource
 
 
 class ImageLoader:
@@ -54,7 +54,7 @@ class ImageLoader:
 
     def __init__(
         self,
-        source: EncodedImages,
+        source: ImageSource,
         pipeline: Preparation,
         workers: int,
         seed: int,

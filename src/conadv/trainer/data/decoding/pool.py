@@ -23,7 +23,8 @@ from torch import Tensor
 
 from conadv.errors import DataError
 from conadv.trainer.data.decoding.policy import Preparation
-from conadv.trainer.data.decoding.request import Answer, Chunk, EncodedImages, decode_chunk
+from conadv.trainer.data.decoding.request import Answer, Chunk, decode_chunk
+from conadv.trainer.data.sources.source import ImageSource
 
 CLOSED = "The loader of images is closed."
 
@@ -235,7 +236,7 @@ IN_HAND = 2
 class Job:
     """What stays the same for all chunks."""
 
-    source: EncodedImages
+    source: ImageSource
     prepare: Preparation
     seed: int
     chunk: int

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor
 
 from conadv.errors import ConadvError, DataError
 from conadv.trainer.data.decoding.decode import DecodeError
 from conadv.trainer.data.decoding.policy import Preparation
+from conadv.trainer.data.sources.source import ImageSource
 
 
 class Decoded(NamedTuple):
@@ -110,26 +111,6 @@ class Request:
         return self._result
 
 
-class EncodedImages(Protocol):
-    """Encoded images with labels; `conadv.trainer.data.sources` has several kinds.
-
-    With worker processes it has to be picklable, unless they are forked.
-    """
-
-    @property
-    def labels(self) -> Tensor:
-        """Labels of the images, int64, shape (N,), on the CPU."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def read(self, index: int) -> bytes:
-        """One image as it is stored."""
-
-    def where(self, index: int) -> str:
-        """Where an image lies, for messages."""
-
-
 @dataclass(frozen=True)
 class Chunk:
     """Neighbouring images of a step."""
@@ -152,7 +133,7 @@ class Answer:
 
 
 def decode_chunk(
-    out: Tensor, source: EncodedImages, prepare: Preparation, seed: int, chunk: Chunk
+    out: Tensor, source: ImageSource, prepare: Preparation, seed: int, chunk: Chunk
 ) -> Answer:
     """Decode a chunk into `out`, uint8, shape (n, size, size, 3).
 
