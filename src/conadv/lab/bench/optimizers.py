@@ -8,7 +8,6 @@ the time that merely moving its bytes takes.
 
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from torch.optim import Optimizer
 from conadv._words import import_named
 from conadv.errors import ConadvError, install_command
 from conadv.optim import LAMB, LARS, param_groups
-from conadv.trainer.probe.memory import synchronise
+from conadv.trainer.probe.memory import seconds_of
 from conadv.trainer.recipe.updates import OPTIMIZERS
 from conadv.trainer.run import environment as machine
 
@@ -50,11 +49,7 @@ class Contender:
 
     def seconds(self) -> float:
         """Wall-clock time of one step."""
-        synchronise(self.device)
-        start = time.perf_counter()
-        self.optimizer.step()
-        synchronise(self.device)
-        return time.perf_counter() - start
+        return seconds_of(self.optimizer.step, self.device)
 
     def tensors(self) -> Iterator[Tensor]:
         """Weights, gradients and state."""
@@ -171,11 +166,8 @@ class _Copy:
         self.target = torch.zeros_like(self.source)
 
     def bytes_per_second(self) -> float:
-        synchronise(self.source.device)
-        start = time.perf_counter()
-        self.target.copy_(self.source)
-        synchronise(self.source.device)
-        return 2 * self.source.numel() * 4 / (time.perf_counter() - start)
+        seconds = seconds_of(lambda: self.target.copy_(self.source), self.source.device)
+        return 2 * self.source.numel() * 4 / seconds
 
 
 def _network(name: str) -> nn.Module:

@@ -1,6 +1,5 @@
 """One schedule's training step, as a user's loop takes it, ready to be measured."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ import conadv
 from conadv import weights
 from conadv.optim import LARS, param_groups
 from conadv.schedules import VARIANTS, Schedule
-from conadv.trainer.probe.memory import synchronise
+from conadv.trainer.probe.memory import seconds_of
 from conadv.trainer.step import Precision
 from conadv.weights import WeightSchedule
 
@@ -89,8 +88,4 @@ class Stepper:
 
     def seconds(self) -> float:
         """Time of one step."""
-        synchronise(torch.device(self.settings.device))
-        start = time.perf_counter()
-        self.step()
-        synchronise(torch.device(self.settings.device))
-        return time.perf_counter() - start
+        return seconds_of(self.step, torch.device(self.settings.device))

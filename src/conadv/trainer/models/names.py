@@ -1,7 +1,6 @@
 """Which networks there are, read from the libraries' sources: importing them takes seconds."""
 
 import re
-from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -71,13 +70,8 @@ def _timm() -> set[str]:
 
 def _torchvision() -> set[str]:
     """Names in the top folder: classifiers, neither detection nor segmentation nor video."""
-    return set(_named(_sources("torchvision").glob("*.py")))
-
-
-def _named(sources: Iterator[Path]) -> Iterator[str]:
-    for source in sources:
-        for given, function in _TORCHVISION.findall(source.read_text(encoding="utf-8")):
-            yield given or function
+    texts = (path.read_text(encoding="utf-8") for path in _sources("torchvision").glob("*.py"))
+    return {given or name for text in texts for given, name in _TORCHVISION.findall(text)}
 
 
 def _sources(library: str) -> Path:

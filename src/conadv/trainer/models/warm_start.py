@@ -29,7 +29,8 @@ def start_from(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
     taken = {n: w for n, w in weights.items() if n in own and w.shape == own[n].shape}
     counters = {n for n in own if n.endswith("num_batches_tracked")}
     new = [n for n in own if n not in taken and n not in counters]
-    head = _last_layer(model)
+    # The last module that has parameters of its own.
+    head = next(reversed([n.rpartition(".")[0] for n, _ in model.named_parameters()]), "")
     wrong = [n for n in new if n.rpartition(".")[0] != head]
     if wrong:
         given = weights.get(wrong[0])
@@ -46,12 +47,6 @@ def start_from(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
     said = f"{len(taken):,} tensors"
     said += f"; new: {', '.join(new)}" if new else ""
     return said + (f"; not used: {', '.join(left)}" if left else "")
-
-
-def _last_layer(model: nn.Module) -> str:
-    """Name of the last module that has parameters of its own."""
-    names = [name.rpartition(".")[0] for name, _ in model.named_parameters()]
-    return names[-1] if names else ""
 
 
 def freeze(model: nn.Module, patterns: Iterable[str]) -> None:

@@ -313,9 +313,6 @@ def _kind(module: nn.Module) -> str | None:
     if any("rmsnorm" in name for name in names):
         return "rms"
     own = any(p is not None for p in module._parameters.values())
-    return "other" if own and "norm" in names[0] and not _holds_norm(module) else None
-
-
-def _holds_norm(module: nn.Module) -> bool:
-    """Whether a layer with norm in its name is one around a real one, as LinearNorm."""
-    return any(isinstance(m, (_BatchNorm, *SampleNorms)) for m in module.modules())
+    # A layer with norm in its name may be one around a real one, as LinearNorm.
+    around = any(isinstance(m, (_BatchNorm, *SampleNorms)) for m in module.modules())
+    return "other" if own and "norm" in names[0] and not around else None

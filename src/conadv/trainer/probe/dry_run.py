@@ -53,8 +53,6 @@ class DryRun:
     compute_factor: float
     """Compute of a step, over ordinary training on as many images."""
     schedule: tuple[Point, ...]
-    tried_images: int
-    """Images of the measured micro-batch; copies beside it, as in the recipe."""
     loss: float
     """Loss of that step: of untrained weights on random images."""
     step_seconds: float
@@ -139,7 +137,6 @@ def _report(recipe: Recipe, found: MeasuredStep, devices: int, own_steps: int) -
         epochs=steps / recipe.steps_per_epoch(count),
         compute_factor=found.compute,
         schedule=_schedule(recipe, count),
-        tried_images=found.images,
         loss=found.loss,
         step_seconds=found.passes * scale * own_steps + found.update,
         device=_device_name(device),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -120,6 +121,15 @@ def bytes_of(thing: object) -> int:
     elif isinstance(thing, list | tuple):
         inner = thing
     return sum(bytes_of(value) for value in inner)
+
+
+def seconds_of(action: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock time of an action and of what it gives the device to do."""
+    synchronise(device)
+    start = time.perf_counter()
+    action()
+    synchronise(device)
+    return time.perf_counter() - start
 
 
 def synchronise(device: torch.device) -> None:

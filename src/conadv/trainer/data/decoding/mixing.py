@@ -1,7 +1,6 @@
 """Mixup and cutmix of a micro-batch, with soft labels, where the images are."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,12 +91,15 @@ class Mixing:
             )
         soft = self.soften(labels)
         words = batch_words(seed, step, index, 3)
-        mix, kind, _ = fractions(words)
+        mix, which, _ = fractions(words)
         if not self.active or mix >= self.probability:
             return images, soft
-        cut = self.cutmix > 0 and (self.mixup == 0 or kind < self.switch)
+        cut = self.cutmix > 0 and (self.mixup == 0 or which < self.switch)
+        from torchvision.transforms import v2
+
+        kind, alpha = (v2.CutMix, self.cutmix) if cut else (v2.MixUp, self.mixup)
         with global_streams(int(words[2])):
-            mixed, soft = self._operation(cut)(images, soft)
+            mixed, soft = kind(alpha=alpha, num_classes=self.classes)(images, soft)
         last = images.is_contiguous(memory_format=torch.channels_last)
         form = torch.channels_last if last else torch.contiguous_format
         return mixed.contiguous(memory_format=form), soft
@@ -106,10 +108,3 @@ class Mixing:
         """Labels int64 (N,) as float32 (N, classes), smoothed."""
         hard = one_hot(labels, self.classes).float()
         return hard * (1 - self.label_smoothing) + self.label_smoothing / self.classes
-
-    def _operation(self, cut: bool) -> Any:
-        from torchvision.transforms import v2
-
-        if cut:
-            return v2.CutMix(alpha=self.cutmix, num_classes=self.classes)
-        return v2.MixUp(alpha=self.mixup, num_classes=self.classes)
