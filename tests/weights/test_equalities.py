@@ -132,7 +132,7 @@ def test_slot_takes_the_gradient_of_other_images() -> None:
     for number, (copied, part) in enumerate(zip(second, cut(images, labels, 4), strict=True)):
         assert torch.equal(copied.images, DATA[1][0][4 * number : 4 * number + 4])
         own = written_out.gradient(network(), part, cross_entropy)
-        assert torch.cosine_similarity(copied.direction, flat(own), dim=0) > 0.9999
+        assert torch.cosine_similarity(copied.direction(), flat(own), dim=0) > 0.9999
 
 
 def test_lookahead_takes_the_gradient_of_the_same_images_at_older_weights() -> None:
@@ -141,7 +141,7 @@ def test_lookahead_takes_the_gradient_of_the_same_images_at_older_weights() -> N
     for copied, part in zip(second, cut(*DATA[1], 4), strict=True):
         assert torch.equal(copied.images, part[0])
         own = written_out.gradient(network(), part, cross_entropy)  # at the first step's weights
-        assert torch.cosine_similarity(copied.direction, flat(own), dim=0) > 0.9999
+        assert torch.cosine_similarity(copied.direction(), flat(own), dim=0) > 0.9999
 
 
 def test_own_parts_in_the_sequential_form() -> None:

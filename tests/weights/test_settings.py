@@ -144,7 +144,7 @@ def test_noise_is_a_function_of_the_seed_and_the_place_in_the_run() -> None:
             adversary.key = key
             adversary.loss(*DATA[0], cross_entropy).backward()
             adversary.collect()
-        return [copy.direction for copy in seen]
+        return [copy.direction() for copy in seen]
 
     first, again, other = directions(0, [3, 4]), directions(0, [4, 3]), directions(1, [3, 4])
     assert torch.equal(first[0], again[2]) and torch.equal(first[3], again[1])
@@ -243,6 +243,26 @@ def test_waits_for_other_ranks_are_announced() -> None:
         adversary.collect()
     # For the mean of a step, when the next one begins.
     assert entered == [16, 32]
+
+
+def test_the_mean_is_waited_for_when_a_direction_is_needed() -> None:
+    """It travels beside the next clean passes."""
+    order: list[str] = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        order.append("wait")
+        yield
+
+    model = network()
+    model.register_forward_pre_hook(lambda *_: order.append("pass"))
+    adversary = WeightAdversary(model, ATTACK, "recycled")
+    adversary.wait_within(waiting)
+    for images, labels in DATA[:2]:
+        order.clear()
+        adversary.loss(images, labels, cross_entropy).backward()
+        adversary.collect()
+    assert order == ["pass", "pass", "wait", "pass", "pass"]
 
 
 def test_images_that_nobody_looked_at_are_told_and_trained_on_as_they_are() -> None:

@@ -29,14 +29,23 @@ class Kept:
     images: Tensor | None = None
     """The micro-batch itself, where it is to be trained on again."""
     labels: Any = None
+    settle: Callable[[], None] | None = None
+    """Waits for the mean of its step and takes it out, as long as that is on its way."""
+
+    def direction(self) -> Tensor:
+        """The gradient, when it is needed: until then its mean has time to travel."""
+        if self.settle is not None:
+            self.settle()
+        assert self.gradient is not None
+        return self.gradient
 
 
 class Pending:
     """A queue of rounds: what each kept, until its turn comes `delay` rounds later.
 
     With `centred` the mean over all micro-batches of a step and over all ranks is subtracted when
-    the step is over. Its all-reduce is started then, and waited for when the next round begins:
-    the optimizer's step lies in between.
+    the step is over. Its all-reduce is started then, and waited for when a direction is needed:
+    the optimizer's step lies in between, and with recycled the next clean passes do.
 
     Args:
         space: of the gradients.
@@ -73,9 +82,10 @@ class Pending:
 
     def due(self) -> list[Kept]:
         """What was kept for the round that begins; nothing of a step that is not over."""
-        self.finish()
+        if self._over is not None:
+            self._over.drop()
         due = self._queue[0] if self._queue else []
-        return [] if any(kept.scale is not None for kept in due) else due
+        return [] if any(kept.scale is not None and kept.settle is None for kept in due) else due
 
     def leave_out(self) -> None:
         """The loop left out the batch that what is due was kept for: those after it move up."""
@@ -107,6 +117,8 @@ class Pending:
         if self._round == 0:
             total, self._total = self._total, None
             new = [kept for entry in self._queue for kept in entry if kept.scale is not None]
+            for one in new:
+                one.settle = self.finish
             if self.centred and share_mean and total is None:  # all ranks have to call
                 total = self._space.total()
             self._over = _Over(new, total, self._group if share_mean else None)
@@ -202,18 +214,25 @@ class _Over:
         if self._work is not None:
             self._work.wait()
 
-    def finish(self, dtype: torch.dtype) -> None:
+    def drop(self) -> None:
+        """Drop gradients that are not finite."""
         if self._finite is None:
             return
         if self._copied is not None:
             self._copied.synchronize()  # the optimizer's step, which is queued behind it, goes on
-        mean = None if self._total is None else mean_of(self._total)
         for kept, finite in zip(self._kept, self._finite.tolist(), strict=True):
-            if finite:
-                kept.gradient = centred(kept, mean).to(dtype)
-            else:
+            if not finite:
                 kept.gradient, kept.images, kept.labels, kept.count = None, None, None, 0
-            kept.scale = None
+                kept.scale = kept.settle = None
+        self._finite = None
+
+    def finish(self, dtype: torch.dtype) -> None:
+        self.drop()
+        mean = None if self._total is None else mean_of(self._total)
+        for kept in self._kept:
+            if kept.gradient is not None:
+                kept.gradient = centred(kept, mean).to(dtype)
+                kept.scale = kept.settle = None
 
 
 def is_finite(kept: Kept) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -30,8 +31,8 @@ class Copy:
 
     images: Tensor
     labels: Any
-    direction: Tensor
-    """A vector of the space, of any length."""
+    direction: Callable[[], Tensor]
+    """Gives a vector of the space, of any length, when the pass is to begin."""
     of: MicroBatch | None = None
     """The round's micro-batch whose clean loss it shares the weight with; None: its own."""
 

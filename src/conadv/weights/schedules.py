@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -98,7 +99,7 @@ class Recycled(WeightSchedule):
     def copies(self, current: Round) -> list[Copy]:
         """What the same round of the last step kept."""
         return [
-            Copy(kept.images, kept.labels, kept.gradient)
+            Copy(kept.images, kept.labels, kept.direction)
             for kept in current.due
             if kept.gradient is not None and kept.images is not None
         ]
@@ -231,13 +232,13 @@ class Noise(WeightSchedule):
     def copies(self, current: Round) -> list[Copy]:
         """Chosen micro-batches, each with a direction of its own."""
         chosen = [b for b in current.micro_batches if self.chosen(b, current.progress)]
-        return [Copy(b.images, b.labels, current.noise(b), b) for b in chosen]
+        return [Copy(b.images, b.labels, partial(current.noise, b), b) for b in chosen]
 
 
 def _copies(batches: list[MicroBatch], gradients: list[Kept]) -> list[Copy]:
     """The micro-batches that have a direction, along it."""
     return [
-        Copy(b.images, b.labels, kept.gradient, b)
+        Copy(b.images, b.labels, kept.direction, b)
         for b, kept in zip(batches, gradients, strict=True)
         if kept.gradient is not None
     ]

@@ -97,7 +97,7 @@ def _clean_pass(current: RoundState, batch: MicroBatch, factor: float, views: Vi
 def _moved_pass(current: RoundState, copy: Copy, factor: float) -> None:
     """A micro-batch at w + e."""
     passes, count = current.passes, len(copy.images)
-    weights = passes.moved(copy.direction, current.progress)
+    weights = passes.moved(copy.direction(), current.progress)
     number = None if copy.of is None else copy.of.number
     if current.takes and copy.of is not None and number not in current.tapped:
         _tap(current, weights, copy.of, factor)
