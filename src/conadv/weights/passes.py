@@ -1,7 +1,5 @@
 """A model and what it takes to run it at other weights, or at its own for a gradient alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What a run costs, from its recipe alone: compute, and seconds at a given or measured speed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from conadv.errors import StudyError
