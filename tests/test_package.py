@@ -137,8 +137,10 @@ TRAINER: dict[str, set[str]] = {
         "trainer/trainer",
         "trainer/update",
     },
+    "trainer/alike": {"trainer/build", "trainer/distributed", "trainer/recipe"},
     "trainer/outcome": {"trainer/build", "trainer/checkpoint", "trainer/run"},
     "trainer/loop": {
+        "trainer/alike",
         "trainer/build",
         "trainer/checkpoint",
         "trainer/distributed",

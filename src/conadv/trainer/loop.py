@@ -1,29 +1,22 @@
 """A run in progress: what is done around each step, and when."""
 
-import json
 import os
 import time
-import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from conadv._words import duration
 from conadv.errors import CheckpointError, Interrupted, NonFiniteError
+from conadv.trainer.alike import check_alike
 from conadv.trainer.build import Built, build
 from conadv.trainer.checkpoint.reshard import redeal
 from conadv.trainer.checkpoint.saver import Saving, snapshot
 from conadv.trainer.checkpoint.starting_weights import starting_weights
 from conadv.trainer.checkpoint.store import CheckpointStore
 from conadv.trainer.distributed import World
-from conadv.trainer.distributed.agreement import (
-    check_agreement,
-    code_checksum,
-    weights_checksum,
-)
 from conadv.trainer.distributed.shared_folder import check_same_folder
 from conadv.trainer.distributed.world import launched
 from conadv.trainer.outcome import Outcome
@@ -108,7 +101,7 @@ class Run:
         )
         if self.resuming:
             self._restore()
-        self._check_agreement()
+        check_alike(self.recipe, self.built, self.folder.root, self.world)
         main = self.world.main
         self.watcher = self._closing(
             make_watcher(self.console, self.recipe.name, self.trainer.step, self.total)
@@ -180,26 +173,6 @@ class Run:
             self.folder.reopen(environment)
         else:
             self.folder.create(dump_recipe(self.recipe), environment)
-
-    def _check_agreement(self) -> None:
-        if self.world.size == 1:
-            return
-        recipe = json.dumps(self.recipe.model_dump(mode="json"), sort_keys=True)
-        facts = {
-            "the recipe": f"{zlib.crc32(recipe.encode()):08x}",
-            "conadv's code": code_checksum(),
-            "torch": torch.__version__,
-            "the data set": self.built.splits.facts.fingerprint[:12],
-            "the number of training images": self.built.splits.train_count,
-            "the step": self.trainer.step,
-            "the weights": weights_checksum(self.trainer.model),
-        }
-        check_agreement(
-            facts,
-            self.world,
-            "Start every process with the same command, the same installation and the same data; "
-            f"{self.folder.root} must be the same folder for all of them.",
-        )
 
     def _step(self) -> StepRequests:
         self.world.watchdog.doing(f"step {self.trainer.step + 1}")
