@@ -39,8 +39,8 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    write_atomic(path, lambda file: file.write(text.encode("utf-8")))
+    """Write UTF-8 text atomically; of names that are not UTF-8 the bytes stand as escapes."""
+    write_atomic(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def write_json(path: Path, value: Any) -> None:

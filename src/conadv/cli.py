@@ -5,6 +5,7 @@ without a traceback; the exit code is 2 for anything wrong with what was asked, 
 interruption. ``CONADV_TRACEBACK=1`` shows the traceback all the same.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except BrokenPipeError:

@@ -1,6 +1,9 @@
 """What `export` prints to load a file does load it, and the card says what the run folder says."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,10 @@ from torch import nn
 
 import conadv
 from conadv.cli import main
-from conadv.errors import ExportError
+from conadv.errors import ExportError, RecipeError
 from conadv.trainer.checkpoint.load_run import load_run
-from conadv.trainer.evaluation.export import read_metadata
+from conadv.trainer.evaluation.export import export_run, read_metadata
+from conadv.trainer.evaluation.model_card import loading_code
 from conadv.trainer.recipe import load_recipe
 from conadv.trainer.recipe.yaml12 import parse_yaml
 from support.runs import quietly, tiny
@@ -111,6 +115,41 @@ def test_an_onnx_file_that_gives_other_logits_is_not_written(
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ExportError, match="other logits than the network, by 0.01"):
         onnx.onnx_of(network, (3, 8, 8), [0.0] * 3, [1.0] * 3, {})
+
+
+not_utf8 = pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+
+
+@not_utf8
+@pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".onnx", marks=pytest.mark.slow)])
+def test_names_that_are_not_utf8(suffix: str, tmp_path: Path) -> None:
+    run, card = tmp_path / "r\udcff", tmp_path / "c\udcff.md"  # the byte 255
+    quietly(tiny("train.steps=1"), run)
+    target = export_run(run, run / f"m\udcff{suffix}", card=card)
+    code = loading_code(read_metadata(target), target)
+    assert code.strip() in card.read_text()
+    space: dict[str, Any] = {}
+    exec(code, space)
+    assert len(space["predict"](torch.rand(2, 3, 8, 8))) == 2
+
+
+@not_utf8
+def test_a_terminal_gets_the_bytes_of_a_name(tmp_path: Path) -> None:
+    run = tmp_path / "r\udcff"
+    quietly(tiny("train.steps=1"), run)
+    done = subprocess.run(
+        [sys.executable, "-m", "conadv", "export", str(run)],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"written: " + os.fsencode(run) in done.stdout
+
+
+def test_a_recipe_refuses_what_is_not_utf8() -> None:
+    with pytest.raises(RecipeError, match="data.root='ph.udcff': its bytes are not UTF-8, as .*ln"):
+        tiny("data.root=ph\udcff")
 
 
 def test_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

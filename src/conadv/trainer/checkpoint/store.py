@@ -181,7 +181,7 @@ class CheckpointStore:
 
     def _try(self, path: Path, own: Any) -> dict[str, Any] | CheckpointError:
         try:
-            state = load_checkpoint(path)
+            state = self._read_once(path)
             if own is not None:
                 ranks = int(state["ranks"])
 
@@ -202,6 +202,23 @@ class CheckpointStore:
         except (KeyError, TypeError, ValueError, IndexError) as error:
             return CheckpointError(_damaged(path, f"{type(error).__name__}: {error}"))
         return state
+
+    def _read_once(self, path: Path) -> dict[str, Any]:
+        """A checkpoint's main file, which rank 0 reads and hands to all: it may be large."""
+        found: dict[str, Any] | CheckpointError | None = None
+        if self.world.main:
+            try:
+                found = load_checkpoint(path)
+            except CheckpointError as error:
+                found = error
+        sent = found
+        if isinstance(found, dict) and found.get("ranks") == self.world.size:
+            sent = {**found, "own": None}  # of rank 0 alone
+        received = self.world.spread(sent)
+        if isinstance(received, CheckpointError):
+            raise received
+        assert received is not None
+        return dict(found if isinstance(found, dict) else received)
 
     def _prune(self) -> None:
         complete = 0

@@ -76,18 +76,18 @@ def sample_indices(seed: int, step: int, count: int, size: int, tail: Tail = "wr
         raise ValueError(f"step={step}: steps count from 0.")
     if tail != "wrap":
         epoch, place = divmod(step, int(steps_per_epoch(count, size, tail)))
-        return _order(seed, epoch, size, place * count, min(size, (place + 1) * count))
+        return order_of(seed, epoch, size, place * count, min(size, (place + 1) * count))
     first, last = step * count, (step + 1) * count
     parts = []
     while first < last:
         epoch, offset = divmod(first, size)
         stop = min(size, offset + last - first)
-        parts.append(_order(seed, epoch, size, offset, stop))
+        parts.append(order_of(seed, epoch, size, offset, stop))
         first += stop - offset
     return torch.cat(parts)
 
 
-def _order(seed: int, epoch: int, size: int, first: int, last: int) -> Tensor:
+def order_of(seed: int, epoch: int, size: int, first: int, last: int) -> Tensor:
     """Places [first, last) of the order of an epoch, a tensor of its own."""
     if size > WHOLE:
         return torch.from_numpy(keyed_order(seed, epoch, size, first, last))

@@ -22,15 +22,19 @@ import torch.distributed as dist
 # Before there is a group: the defaults of its arguments would hold the group for ever, and `leave`
 # could not end its threads. DistributedDataParallel imports it on first use.
 import torch.distributed.nn.functional
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from conadv._numbers import divisors
+from conadv._tree import map_tensors
 from conadv.errors import DistributedError
 from conadv.trainer.distributed.attempt import agree_on_attempt
 from conadv.trainer.distributed.watchdog import NoWatchdog, Watchdog
 
 LETTING_GO = 0.2
 """Seconds that a group's threads get where they cannot be ended."""
+MESH = 64
+"""Up to so many processes gloo connects each with each at once; of more, when they first talk."""
 LATER = 30.0
 """Seconds that a collective waits longer than the watchdog, which can say what is wrong."""
 T = TypeVar("T")
@@ -71,6 +75,29 @@ class World:
         with self.watchdog.waiting():
             dist.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[no-any-return]
+
+    def spread(self, value: T) -> T:
+        """What rank 0 gives, on every rank: nested structures, each tensor sent by itself.
+
+        As a tree of messages: a process sends and receives O(log N) copies, whatever their size.
+        """
+        if self.size == 1:
+            return value
+        # Backends that know GPUs alone have to be handed what lies there.
+        place = "cpu" if "gloo" in dist.get_backend_config() else "cuda"
+
+        def sent(tensor: Tensor) -> Tensor:
+            if self.main:
+                whole = tensor.detach().to(place).contiguous()
+            else:
+                whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=place)
+            if whole.numel():
+                dist.broadcast(whole.reshape(-1).view(torch.uint8), src=0)
+            return whole.to("cpu")
+
+        outline = self.first(map_tensors(lambda tensor: tensor.to("meta"), value))
+        with self.watchdog.waiting():
+            return map_tensors(sent, value if self.main else outline)  # type: ignore[no-any-return]
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Do something on rank 0 alone; every rank gets what it returns, or what it raises."""
@@ -179,6 +206,9 @@ def join(device: str, timeout: float) -> Iterator[World]:
     if place.startswith("cuda"):
         torch.cuda.set_device(place)
         backend = "cpu:gloo,cuda:nccl"
+    if world.size > MESH:
+        # Its collectives are rings and trees: O(log N) connections of a process are ever used.
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     try:
         store, notes = _own_stores(world, timeout)
         dist.init_process_group(

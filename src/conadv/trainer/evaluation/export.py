@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
@@ -77,7 +76,7 @@ def export_run(
         content = safetensors_of(plain, metadata)
     files = {target: content}
     if card is not None:
-        files[Path(card)] = model_card(saved, target, metadata).encode()
+        files[Path(card)] = model_card(saved, target, metadata).encode("utf-8", "backslashreplace")
     for path, data in files.items():
         _write(path, data)
     return target
@@ -96,10 +95,11 @@ def read_metadata(path: Path) -> dict[str, str]:
     if path.suffix == ".onnx":
         import onnx
 
-        properties = onnx.load(path).metadata_props
+        properties = onnx.load_from_string(path.read_bytes()).metadata_props
         return {entry.key: entry.value for entry in properties}
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata())
+    with path.open("rb") as file:  # safe_open takes names in UTF-8 only
+        head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return dict(head["__metadata__"])
 
 
 def _onnx_of(saved: SavedRun, plain: nn.Module, metadata: dict[str, str]) -> bytes:

@@ -26,7 +26,8 @@ def loading_code(metadata: Mapping[str, str], weights: Path) -> str:
 import numpy as np
 import onnxruntime
 
-session = onnxruntime.InferenceSession({str(weights)!r}, providers=["CPUExecutionProvider"])
+with open({str(weights)!r}, "rb") as file:
+    session = onnxruntime.InferenceSession(file.read(), providers=["CPUExecutionProvider"])
 
 
 def predict(images):
@@ -54,10 +55,11 @@ def predict(images):
     return f'''\
 import torch
 {source}
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 model = {made}
-weights = load_file({str(weights)!r})
+with open({str(weights)!r}, "rb") as file:
+    weights = load(file.read())
 {version}model.load_state_dict(weights)
 model.eval()
 mean = torch.tensor({metadata["mean"]}).view(-1, 1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -58,6 +59,11 @@ def parse_text(value: Any) -> Any:
     """Text; what YAML took for something else has to be quoted."""
     if value is not None and not isinstance(value, str):
         raise ValueError(f"text is needed: put quotes around it, '{value}'")
+    if value is not None and not value.isascii() and re.search("[\ud800-\udfff]", value):
+        raise ValueError(
+            "its bytes are not UTF-8, as those of a recipe have to be: rename it, or give it "
+            "another name with ln -s"
+        )
     return value
 
 

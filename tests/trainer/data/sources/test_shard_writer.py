@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conadv.errors import DataError
+from conadv.trainer.data import sampler
 from conadv.trainer.data.sources import (
     FolderSource,
     Manifest,
@@ -57,6 +58,15 @@ def test_nothing_is_lost_or_changed(source: FolderSource, tmp_path: Path, said) 
         class_counts=(6, 5),
         complete=True,
     )
+
+
+def test_many_images_need_no_table_of_their_order(
+    source: FolderSource, tmp_path: Path, said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "WHOLE", 10)
+    monkeypatch.delattr(sampler, "permutation")
+    write_shards(source, tmp_path / "out", images_per_shard=4)
+    assert content(open_source(tmp_path / "out", "train", said.append)) == content(source)
 
 
 def test_keys_lead_back_to_the_source(source: FolderSource, tmp_path: Path, said) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from conadv.errors import DataError
 from conadv.trainer.data.cache import Say, locked, say_to_stderr, write_whole
-from conadv.trainer.data.sampler import permutation
+from conadv.trainer.data.sampler import order_of
 from conadv.trainer.data.sources.manifest import MANIFEST, Manifest, read_manifest
 from conadv.trainer.data.sources.source import ImageSource, is_image, kind_of
 
@@ -69,7 +69,6 @@ def write_shards(
         classes=source.classes,
         class_counts=tuple(counts.tolist()),
     )
-    order = permutation(seed, 0, len(source))
     with locked(folder, say):
         before = read_manifest(folder)
         _check_folder(folder, before, plan)
@@ -77,7 +76,8 @@ def write_shards(
             plan.write(folder)
         done = 0
         for number, name in enumerate(plan.shards()):
-            mine = order[done : done + images_per_shard].tolist()
+            last = min(len(source), done + images_per_shard)
+            mine = order_of(seed, 0, len(source), done, last).tolist()
             if (folder / name).exists():
                 done += len(mine)
                 if progress is not None:
