@@ -28,7 +28,8 @@ import torch
 
 from conadv.trainer.run import environment as machine
 
-SCHEDULES = ("vanilla", "sequential", "lookahead", "recycled", "noise")
+WEIGHTS = "weights-recycled"
+SCHEDULES = ("vanilla", "sequential", "lookahead", "recycled", "noise", WEIGHTS)
 LONGEST = 600.0
 """Seconds after which a run that does not end counts as hung."""
 RECIPE = (
@@ -58,6 +59,8 @@ RECIPE = (
 def start(out: Path, schedule: str, ranks: int, steps: int) -> list[subprocess.Popen[bytes]]:
     """The training command, one process per rank, without a launcher that could interfere."""
     more = [f"method.schedule={schedule}", f"train.steps={steps}"]
+    if schedule == WEIGHTS:
+        more[0:1] = ["method.schedule=vanilla", "weights.schedule=recycled", "weights.rho=0.05"]
     command = [sys.executable, "-m", "conadv", "train", "smoke", *RECIPE, *more]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

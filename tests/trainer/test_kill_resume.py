@@ -14,10 +14,12 @@ import kill_resume
 @pytest.mark.timeout(900)
 def test_killed_at_random_moments_on_two_ranks_and_nothing_is_lost(tmp_path: Path) -> None:
     found = tmp_path / "found.json"
-    arguments = ["--kills", "3", "--ranks", "2", "--schedules", "recycled", "--steps", "30"]
-    assert kill_resume.main([*arguments, "--json", str(found)]) == 0
-    (row,) = json.loads(found.read_text())["rows"]
-    assert row["kills"] == 3 and row["difference"] is None
+    arguments = ["--kills", "4", "--ranks", "2", "--steps", "30", "--schedules"]
+    schedules = ["recycled", "weights-recycled"]
+    assert kill_resume.main([*arguments, *schedules, "--json", str(found)]) == 0
+    rows = json.loads(found.read_text())["rows"]
+    assert [row["schedule"] for row in rows] == schedules
+    assert all(row["kills"] == 2 and row["difference"] is None for row in rows)
 
 
 def test_a_difference_is_found(tmp_path: Path) -> None:

@@ -82,6 +82,28 @@ def test_a_gradient_that_overflowed_is_no_direction() -> None:
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("centred", [False, True])
+def test_an_ascent_that_overflowed_moves_nothing(centred: bool) -> None:
+    """Neither its own micro-batch, nor the others through their mean."""
+    data, attack = DATA[0], WeightAttack(0.05, micro_batch=4, centred=centred)
+    adversary = WeightAdversary(network(), attack, "sequential")
+    calls = 0
+
+    def overflows_once(outputs, labels):
+        nonlocal calls
+        calls += 1
+        bad = (outputs.detach() * 0).sum().requires_grad_() + (outputs * 0).abs().sum()
+        return cross_entropy(outputs, labels) + (bad.sqrt() if calls == 2 else 0)
+
+    seen = []
+    step = adversary._passes.space.step
+    adversary._passes.space.step = lambda c, *a: seen.append(c) or step(c, *a)
+    loss = adversary.loss(*data, overflows_once)
+    assert torch.isfinite(loss)
+    assert [bool((c != 0).any()) for c in seen] == [True, False, True, True]
+    assert all(c.isfinite().all() for c in seen)
+
+
 def test_a_sequential_ascent_of_many_images_does_not_underflow() -> None:
     """In fp16 the gradient of one image in a mean over many is zero before it is lifted."""
     model = network(norm=False).half()

@@ -264,3 +264,9 @@ def centred(kept: Kept, mean: Tensor | None) -> Tensor:
     if mean is None:
         return kept.gradient
     return kept.gradient.float() / kept.scale - mean
+
+
+def own_part(kept: Kept, mean: Tensor) -> Tensor:
+    """The direction of an ascent, whose scale is one, or zero where it was not finite."""
+    assert kept.gradient is not None and kept.scale is not None
+    return (kept.gradient - mean) * kept.scale

@@ -15,7 +15,7 @@ from conadv.attack import Criterion
 from conadv.attack.forward import AutocastState, forked_rng
 from conadv.branches.buffers import writes_buffers
 from conadv.weights.passes import Ascent, Passes
-from conadv.weights.pending import Kept, add_to, centred, is_finite, mean_of
+from conadv.weights.pending import Kept, add_to, is_finite, mean_of, own_part
 from conadv.weights.schedule import Copy, MicroBatch
 
 
@@ -124,8 +124,8 @@ class RoundState:
         kept = Kept(vector, len(batch.images), torch.ones((), device=space.device))
         if not later:
             self.ascents[batch.number] = ascent
-            # An overflow is no direction.
-            kept.gradient = torch.where(is_finite(kept), vector, 0.0)
+            finite = is_finite(kept)  # an overflow is no direction, and in no mean
+            kept.gradient, kept.scale = torch.where(finite, vector, 0.0), finite.float()
         return kept
 
     def _pass(self, batch: MicroBatch, names: list[str], *, frozen: bool) -> Ascent:
@@ -141,7 +141,7 @@ class RoundState:
         if self.passes.group is not None:
             dist.all_reduce(total, group=self.passes.group)
         mean = mean_of(total)
-        return [Kept(centred(kept, mean), kept.count) for kept in found]
+        return [Kept(own_part(kept, mean), kept.count) for kept in found]
 
     def noise(self, batch: MicroBatch) -> Tensor:
         """A normal random vector: its direction in every layer is uniform."""
