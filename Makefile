@@ -18,13 +18,13 @@ STALE := $(shell "$(BIN)/python" tools/is_current.py 2>/dev/null || echo stale)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart test lint types unit fast pages docs site format clean distclean FORCE
+.PHONY: help quickstart test lint types unit fast pages pictures docs site format clean distclean FORCE
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | \
 		while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
 
-quickstart: $(RUN)  ## Install, train four small networks, show what each gained and cost
+quickstart: $(RUN)  ## Install, train small networks in four ways, show what each gained and cost
 	"$(BIN)/python" -m conadv quickstart $(ARGS)
 
 test: lint types unit  ## Install, then every check: lint, types, tests, documentation
@@ -45,6 +45,9 @@ fast: $(DEV)  ## The tests that take less than a few seconds each
 pages: $(RUN)  ## Make the pages of the studies in results/: results/*/report.html
 	@for study in results/*/study.yaml; do \
 		"$(BIN)/python" -m conadv report "$${study%/study.yaml}" || exit 1; done
+
+pictures: $(DEV)  ## Draw the pictures of README.md and docs/gallery.md from results/
+	"$(BIN)/python" tools/front_pictures.py
 
 docs: $(DEV)  ## Only the code and the links of the documentation
 	"$(BIN)/python" -m pytest -n $(WORKERS) tests/test_docs.py $(ARGS)

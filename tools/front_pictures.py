@@ -1,27 +1,33 @@
-"""Draw the pictures of the front page: what a copy is, and what the studies in `results/` found.
+"""Draw the pictures of the front page and of the gallery from what is committed in `results/`.
 
-    python tools/front_pictures.py                        # the chart, from committed results
-    python tools/front_pictures.py --copies runs/recycled # and the copies, from a run's pictures
+    python tools/front_pictures.py   # or: make pictures
 
-Both are made for light and for dark pages. The images are Fashion-MNIST's (MIT, see NOTICE), the
-run is one of `fashion-resnet8-recycled`.
+Each is made for light and for dark pages. The copies are those of a run of the quickstart, whose
+images are Fashion-MNIST's (MIT, see NOTICE).
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from study_tables import FORMS, answers
 from table_parts import ROOT
 
 from conadv.lab.report.charts.palette import FAMILIES
+from conadv.lab.report.charts.panels import WIDTH as PANEL
+from conadv.lab.report.charts.panels import Panel, Series, multiples
 from conadv.lab.report.charts.pictures import read_pictures, strongest, triples
 
 FOLDER = ROOT / "docs" / "pictures"
+COPIES = ROOT / "results" / "quickstart" / "recycled-0"
+LANDSCAPE = ROOT / "results" / "fashion-cpu" / "runs"
+STALENESS = ROOT / "results" / "staleness" / "analysis.json"
 THEMES = {"light": ("#1c2430", "#59636e", "#dfe3e8"), "dark": ("#e6e9ee", "#a3adb9", "#39424e")}
 """Ink, soft ink and lines; the background is the page's."""
 FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans',Arial,sans-serif"
@@ -77,10 +83,10 @@ def headline(theme: str) -> str:
     return _svg(bottom + 48, parts, "Test accuracy above ordinary training, at equal compute")
 
 
-def copies(run: Path, theme: str) -> str:
+def copies(theme: str) -> str:
     """Clean image + perturbation = copy, for a few training images."""
     ink, soft, _ = THEMES[theme]
-    pictures = read_pictures(run / "pictures.npz")
+    pictures = read_pictures(COPIES / "pictures.npz")
     size, cell = 84, WIDTH / SHOWN
     parts = []
     of_class = {triple.label: triple for triple in reversed(triples(pictures))}
@@ -104,16 +110,80 @@ def copies(run: Path, theme: str) -> str:
     return _svg(158, parts, "Clean images, perturbations and adversarial copies")
 
 
+def landscape(theme: str) -> str:
+    """Training loss along random lines through the weights of two methods, over the seeds."""
+    series = []
+    for name, method in (("vanilla", "vanilla"), ("recycled", "recycled")):
+        lines = [
+            line
+            for path in sorted(LANDSCAPE.glob(f"{method}-b1000/*/analysis.json"))
+            for line in _result(path, "landscape")["lines"]
+        ]
+        at = lines[0]["positions"]
+        heights = [
+            statistics.fmean(losses) for losses in zip(*(li["losses"] for li in lines), strict=True)
+        ]
+        inner = [(x, y) for x, y in zip(at, heights, strict=True) if abs(x) <= 0.5]
+        colour = _colour(name, theme)
+        series.append(Series(f"{name}, batch 1,000", name, colour, "", tuple(inner)))
+    panels = multiples(series, "distance from the weights", "training loss", slug="landscape")
+    return _panels(panels, theme, "Training loss around the weights")
+
+
+def staleness(theme: str) -> str:
+    """Agreement of perturbations by old weights with those by fresh ones, against their age."""
+    by_age: dict[int, list[float]] = {}
+    pairs = _result(STALENESS, "staleness")["pairs"]
+    for pair in pairs:
+        by_age.setdefault(pair["tau"], []).append(pair["cosine"])
+    chance = statistics.fmean(pair["chance"] for pair in pairs)
+    line = tuple((float(age), statistics.fmean(by_age[age])) for age in sorted(by_age))
+    series = [
+        Series(
+            "old copies against fresh ones", "cosine", _colour("recycled", theme), "circle", line
+        )
+    ]
+    drawn = multiples(
+        series, "age of the weights (steps)", "cosine", slug="staleness", line_at=chance
+    )
+    return _panels(drawn, theme, "Agreement of old and fresh perturbations")
+
+
 def main() -> None:
     """Write the files."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--copies", type=Path, help="run folder with pictures.npz")
-    run = parser.parse_args().copies
     FOLDER.mkdir(exist_ok=True)
     for theme in THEMES:
-        (FOLDER / f"headline-{theme}.svg").write_text(headline(theme), encoding="utf-8")
-        if run is not None:
-            (FOLDER / f"copies-{theme}.svg").write_text(copies(run, theme), encoding="utf-8")
+        for name, picture in (
+            ("headline", headline),
+            ("copies", copies),
+            ("landscape", landscape),
+            ("staleness", staleness),
+        ):
+            (FOLDER / f"{name}-{theme}.svg").write_text(picture(theme), encoding="utf-8")
+
+
+def _result(path: Path, name: str) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))["analyses"][name]["result"]
+
+
+def _panels(panels: Sequence[Panel], theme: str, label: str) -> str:
+    """Panels of a report side by side, with the colours that the page would have given them."""
+    ink, soft, line = THEMES[theme]
+    style = (
+        f"text{{fill:{ink};font-size:12px}}.axis{{fill:{soft}}}.grid{{stroke:{line}}}"
+        f".target{{stroke:{soft};stroke-dasharray:2 3}}.others{{stroke:{soft};stroke-width:1}}"
+        ".own{stroke:var(--c);stroke-width:2.2}g>path{fill:var(--c)}"
+    )
+    parts = [f"<style>{style}</style>"]
+    for number, panel in enumerate(panels):
+        left = number * (PANEL + 40)
+        parts.append(_text(left + 4, 14, panel.title, ink, 14, weight=600))
+        parts.append(
+            panel.svg.replace(
+                "<svg ", f'<svg x="{left:.0f}" y="24" width="{PANEL:.0f}" height="226" ', 1
+            )
+        )
+    return _svg(254, parts, label)
 
 
 def _scale(
@@ -134,7 +204,7 @@ def _signed(fraction: float) -> str:
 
 
 def _colour(form: str, theme: str) -> str:
-    colour = FAMILIES["recycled" if form == FORMS[0] else "recycled/fixed"].colour
+    colour = FAMILIES["recycled/fixed" if form == FORMS[1] else form].colour
     assert colour is not None
     return colour.light if theme == "light" else colour.dark
 

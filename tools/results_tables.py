@@ -34,6 +34,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "decode": benchmark_tables.decode,
     "models": benchmark_tables.models,
     "quickstart": study_tables.quickstart,
+    "tuning": study_tables.tuning,
     "overhead": study_tables.overhead,
     "fashion": partial(study_tables.campaign, "fashion-cpu"),
     "goal": study_tables.goal,

@@ -50,7 +50,7 @@ RECIPES = {
     f"quickstart-{name}": f"fashion-resnet8-{name}"
     for name in ("small-batch", "vanilla", "sequential", "recycled")
 }
-"""The runs of the quickstart, cut short; all other cases follow the recipe ``smoke``."""
+"""Recipes of the quickstart as it was, cut short; all other cases follow the recipe ``smoke``."""
 CASES |= {name: SHORT for name in RECIPES}
 AUGMENTED = ["data.flip=true", "data.crop_padding=2", "data.order_tail=wrap"]
 COMMON = [

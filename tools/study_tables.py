@@ -13,22 +13,41 @@ if TYPE_CHECKING:
 
 
 def quickstart() -> str:
-    """What `make quickstart` measured."""
-    names = ("small-batch", "vanilla", "sequential", "recycled")
-    found = {name: read(f"results/quickstart/{name}/result.json") for name in names}
-    base = found["vanilla"]
-    rows = [
-        [
-            r["method"],
-            f"{r['global_batch']:,}",
-            f"{r['test_accuracy']:.1%}",
-            f"{r['robust_accuracy']:.1%}",
-            f"{r['compute'] / base['compute']:.2f}",
-            "" if name == "small-batch" else _step(r, base),
-        ]
-        for name, r in found.items()
-    ]
-    header = ["method", "batch", "test accuracy", "under attack", "compute", "step time"]
+    """What `make quickstart` measured: means, and differences from ordinary training there."""
+    from conadv.lab.report.findings import step_time
+    from conadv.lab.report.runs import read_run
+    from conadv.lab.report.study.cells import baseline, cells, relative
+    from conadv.lab.report.study.large_batch import measured_difference
+    from conadv.lab.report.study.wording import difference
+
+    folders = sorted(path.parent for path in (ROOT / "results/quickstart").glob("*/result.json"))
+    found = cells(map(read_run, folders))
+    large = next(c for c in found if c.ordinary and c.batch == max(c.batch or 0 for c in found))
+    rows = []
+    for cell in sorted(found, key=lambda c: (c.batch or 0, c.mean("compute") or 0)):
+        row = [cell.key.method, f"{cell.batch:,}"]
+        for name in ("test_accuracy", "robust_accuracy"):
+            row.append(f"{cell.mean(name):.1%}")
+            row.append("" if cell is large else difference(measured_difference(cell, large, name)))
+        compute = relative(cell, found, "compute")
+        time = "" if cell is baseline(cell, found) else step_time(cell, found)
+        row += ["" if compute is None else f"{compute:.2f}", time]
+        rows.append([*row, f"{cell.mean('train_accuracy'):.1%}"])
+    header = ["method", "batch", "test accuracy", "against vanilla at 500", "under attack"]
+    header += ["against vanilla at 500", "compute", "step time", "training accuracy"]
+    return table(header, rows)
+
+
+def tuning() -> str:
+    """Every trial of the study that chose the learning rates of the quickstart."""
+    rows = []
+    for cell, found in read("results/quickstart-tuning/tuned.json")["cells"].items():
+        method, _, batch = cell.rpartition("-b")
+        trials = {trial["values"]["optimizer.lr"]: trial["accuracy"] for trial in found["trials"]}
+        tried = ", ".join(f"{rate:g}: {trials[rate]:.1%}" for rate in sorted(trials))
+        chosen = found["chosen"]["optimizer.lr"]
+        rows.append([method, batch, tried, f"{chosen:g}", f"{found['val_accuracy']:.1%}"])
+    header = ["method", "batch", "rate: held-out accuracy of the trial", "chosen", "over two seeds"]
     return table(header, rows)
 
 

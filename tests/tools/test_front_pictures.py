@@ -1,4 +1,4 @@
-"""The chart of the front page is drawn from the committed results, and the README shows it."""
+"""The pictures are drawn from the committed results, and README and gallery show them."""
 
 import re
 from xml.etree import ElementTree
@@ -11,10 +11,12 @@ front_pictures = load_tool("front_pictures")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_chart_is_up_to_date(theme: str) -> None:
-    kept = (front_pictures.FOLDER / f"headline-{theme}.svg").read_text(encoding="utf-8")
-    drawn = front_pictures.headline(theme)
-    assert drawn == kept, "run python tools/front_pictures.py"
+@pytest.mark.parametrize("name", ["headline", "copies", "landscape", "staleness"])
+def test_the_pictures_are_up_to_date(name: str, theme: str) -> None:
+    kept = (front_pictures.FOLDER / f"{name}-{theme}.svg").read_text(encoding="utf-8")
+    drawn = getattr(front_pictures, name)(theme)
+    assert drawn == kept, "run make pictures"
+    assert name in (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/gallery.md"])

@@ -1,4 +1,4 @@
-"""``conadv quickstart``: four short runs and what each gained and cost."""
+"""``conadv quickstart``: twelve short runs and what each method gained and cost."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +11,9 @@ def quickstart(
         "runs/quickstart"
     ),
 ) -> None:
-    """Train a small network at a small batch, and three ways at a large one, and compare.
+    """Train a small network at a small batch, and three ways at a large one, on three seeds.
 
-    Real images, some minutes; a table and an HTML page with what each run gained and cost.
+    Real images, some minutes; a table and an HTML page with what each method gained and cost.
     """
     from conadv.lab.quickstart import run
 

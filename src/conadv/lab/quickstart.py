@@ -1,86 +1,67 @@
-"""The quickstart: four short runs on real images, and what each gained and cost.
+"""The quickstart: a small batch beside a large one, three seeds each, what was gained at what cost.
 
-A small batch as the reference, then a large one three ways: ordinary training, sequential
-adversarial training, and recycled. The settings are the recipes ``fashion-resnet8-*``; how they
-were chosen is in docs/quickstart.md.
+Ordinary training at both batches; at the large one also with adversarial copies, beside the images
+or in the place of a quarter of them. The settings are the recipes ``quickstart-*``; how they were
+chosen is in docs/quickstart.md.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from conadv._words import duration
 from conadv.errors import Interrupted, NonFiniteError, RecipeError, RunFolderError
-from conadv.lab.report import Run, read_run, write_report
-from conadv.lab.report.findings import findings
-from conadv.lab.report.study.cells import cells
+from conadv.lab.report import Material, read_run
+from conadv.lab.report.content import Content, content
+from conadv.lab.report.page import write_content
 from conadv.lab.report.tables import columns, rows
-from conadv.lab.study.cost import compute_factor
-from conadv.trainer.input.random_images import images_of
+from conadv.lab.study.cost import work
 from conadv.trainer.probe.dry_run import dry_run
 from conadv.trainer.recipe import Recipe, load_recipe
 from conadv.trainer.start import train
 
 RUNS = {
-    "small-batch": "fashion-resnet8-small-batch",
-    "vanilla": "fashion-resnet8-vanilla",
-    "sequential": "fashion-resnet8-sequential",
-    "recycled": "fashion-resnet8-recycled",
+    "small-batch": "quickstart-small-batch",
+    "vanilla": "quickstart-vanilla",
+    "budget": "quickstart-budget",
+    "recycled": "quickstart-recycled",
 }
-"""Folder of each run and the recipe it follows, in the order in which they are made."""
+"""What is compared, and the recipe it follows, in the order in which runs are made."""
+SEEDS = (0, 1, 2)
 PAGE = "report.html"
-PLAN = "quickstart.json"
-SHORTEST = 3
-"""Fewest epochs to which a slow machine may cut the runs: below, nothing is learnt."""
+LONG = 300.0
+"""Seconds beyond which it is said beforehand that this takes longer here."""
 _OVERHEAD = 1.3
 """Time over that of the steps alone: start-up, evaluations, test attacks, the page."""
+_LEAD = (
+    "One small network and 2,000 images: a small batch as the reference, then a large one with "
+    "ordinary training and with adversarial copies of the images from the backward pass of the "
+    "step before (recycled), beside the images or in the place of a quarter of them."
+)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How long the runs are; kept in the folder, so that a quickstart called again agrees.
-
-    Attributes:
-        epochs: Passes over the training images, or None for what the recipes say.
-        asked: What the recipes say.
-        overrides: Recipe settings that the caller changed.
-    """
-
-    epochs: int | None
-    asked: float | None
-    overrides: tuple[str, ...]
-
-    def recipes(self) -> dict[str, Recipe]:
-        """The recipe of every run."""
-        changes = list(self.overrides)
-        if self.epochs is not None and self.asked is not None:
-            changes.append(f"train.epochs={self.epochs}")
-        recipes = {}
-        for folder, name in RUNS.items():
-            own = load_recipe(name, self.overrides)
-            warmup = own.lr_schedule.warmup_epochs
-            if self.epochs is not None and self.asked is not None:
-                shorter = f"lr_schedule.warmup_epochs={warmup * self.epochs / self.asked:.4g}"
-                own = load_recipe(name, [*changes, shorter])
-            recipes[folder] = own
-        return recipes
+def recipes(overrides: Sequence[str] = ()) -> dict[str, Recipe]:
+    """The recipe of every run by its folder; all methods of one seed before the next seed."""
+    return {
+        f"{name}-{seed}": load_recipe(recipe, [*overrides, f"seed={seed}"])
+        for seed in SEEDS
+        for name, recipe in RUNS.items()
+    }
 
 
 def run(
     out: Path | str = Path("runs/quickstart"),
     *,
     console: Console | None = None,
-    budget_minutes: float = 5.0,
     overrides: Sequence[str] = (),
     seconds_per_image: Callable[[Recipe], float] | None = None,
 ) -> Path:
@@ -91,8 +72,6 @@ def run(
     Args:
         out: Folder of the runs and of the page.
         console: Where everything is shown; None is standard output.
-        budget_minutes: How long all of it may take. On a machine that would need more, all runs
-            are cut to fewer epochs alike, at least three, and that is said.
         overrides: ``dotted.name=value`` for every recipe, for trying things out.
         seconds_per_image: Measures one forward and backward pass of one image; None tries out a
             step.
@@ -106,15 +85,25 @@ def run(
     """
     out = Path(out)
     console = console or Console()
-    measure = seconds_per_image or _seconds_per_image
     began = time.perf_counter()
-    plan = _plan(out, tuple(overrides), budget_minutes, measure, console)
-    recipes = plan.recipes()
-    for i, (folder, recipe) in enumerate(recipes.items(), 1):
-        console.print(f"\n[bold]{i}/{len(recipes)}  {folder}[/bold]  {recipe.description}")
+    wanted = recipes(overrides)
+    missing = [recipe for folder, recipe in wanted.items() if not _ended(out / folder)]
+    if missing:
+        measured = (seconds_per_image or _seconds_per_image)(missing[0])
+        expected = _OVERHEAD * measured * sum(map(work, missing))
+        if expected > LONG:
+            console.print(
+                f"This machine, as busy as it is, takes about {duration(expected)}. Ctrl-C stops; "
+                "the same command goes on.",
+                highlight=False,
+            )
+    for number, (folder, recipe) in enumerate(wanted.items(), 1):
+        name, _, seed = folder.rpartition("-")
+        console.print(f"{number}/{len(wanted)}  {name}, seed {seed}", style="bold", highlight=False)
         _train(recipe, out / folder, out, console)
-    page = write_report([out / folder for folder in recipes], out / PAGE, lead=_lead(plan))
-    _show([read_run(out / folder) for folder in recipes], console)
+    found = content(Material(tuple(read_run(out / folder) for folder in wanted)), lead=_LEAD)
+    page = write_content(found, out / PAGE)
+    _show(found, console)
     _next(out, page, console, time.perf_counter() - began)
     return page
 
@@ -123,30 +112,8 @@ def _seconds_per_image(recipe: Recipe) -> float:
     return dry_run(recipe, images=recipe.micro_batch).seconds_per_image
 
 
-def fitting_epochs(
-    recipes: Iterator[Recipe], images: int, seconds_per_image: float, budget: float
-) -> int | None:
-    """How many epochs fit into the budget, if the recipes ask for more.
-
-    Args:
-        recipes: Of all runs; only those with a number of epochs count.
-        images: Training images of one epoch.
-        seconds_per_image: One forward and backward pass of one image.
-        budget: Seconds for everything.
-
-    Returns:
-        A number of epochs below what is asked, at least :data:`SHORTEST`; None if all of it fits.
-    """
-    asked = [(recipe.train.epochs, compute_factor(recipe)) for recipe in recipes]
-    known = [(epochs, cost) for epochs, cost in asked if epochs is not None]
-    if not known:
-        return None
-    per_epoch = _OVERHEAD * seconds_per_image * images * sum(cost for _, cost in known)
-    longest = max(epochs for epochs, _ in known)
-    if longest * per_epoch <= budget:
-        return None
-    fit = int(budget / per_epoch)
-    return max(SHORTEST, fit) if longest > SHORTEST else None
+def _ended(folder: Path) -> bool:
+    return (folder / "result.json").is_file()
 
 
 def command_prefix() -> str:
@@ -165,54 +132,10 @@ def command_prefix() -> str:
     return f"{shlex.quote(python)} -m conadv"
 
 
-def _plan(
-    out: Path,
-    overrides: tuple[str, ...],
-    budget_minutes: float,
-    measure: Callable[[Recipe], float],
-    console: Console,
-) -> Plan:
-    """The plan in the folder, or a new one that fits the machine."""
-    path = out / PLAN
-    if path.exists():
-        return _read_plan(path)
-    recipes = list(Plan(None, None, overrides).recipes().values())
-    asked = recipes[0].train.epochs
-    epochs = None
-    if asked is not None:
-        console.print("Trying out how fast this machine is ...")
-        _, _, images = images_of(recipes[0])
-        epochs = fitting_epochs(iter(recipes), images, measure(recipes[0]), 60 * budget_minutes)
-    if epochs is not None:
-        console.print(
-            f"Too slow for {asked:g} epochs in {budget_minutes:g} minutes: every run takes "
-            f"{epochs} instead. Expect lower accuracies than docs/quickstart.md has."
-        )
-    plan = Plan(epochs, asked, overrides)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        values = {"epochs": plan.epochs, "asked": plan.asked, "overrides": list(overrides)}
-        path.write_text(json.dumps(values) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write into {out}: {error.strerror}. Give another folder with --out."
-        ) from error
-    return plan
-
-
-def _read_plan(path: Path) -> Plan:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Plan(values["epochs"], values["asked"], tuple(values["overrides"]))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunFolderError(
-            f"{path} is damaged. Remove {path.parent}, or give another folder with --out."
-        ) from error
-
-
 def _train(recipe: Recipe, folder: Path, out: Path, console: Console) -> None:
+    shown = console if console.is_terminal else Console(quiet=True)
     try:
-        train(recipe, folder, resume=True, console=console)
+        train(recipe, folder, resume=True, console=shown)
     except NonFiniteError as error:
         console.print(f"This run diverged, and the report will say so: {error}", markup=False)
     except Interrupted:
@@ -227,29 +150,23 @@ def _train(recipe: Recipe, folder: Path, out: Path, console: Console) -> None:
         ) from error
 
 
-def _lead(plan: Plan) -> str:
-    text = (
-        "One small network, the same images, equal passes over them: a small batch as the "
-        "reference, then a large batch with ordinary training and with adversarial copies of the "
-        "images, made before each step (sequential) or from the backward pass of the step before "
-        "(recycled)."
-    )
-    if plan.epochs is not None:
-        text += f" Cut to {plan.epochs} epochs, because this machine is slower than planned for."
-    return text
-
-
-def _show(runs: list[Run], console: Console) -> None:
+def _show(found: Content, console: Console) -> None:
     """The table, and what it says in words."""
-    everything = cells(runs)
+    head, words = columns(found.cells), found.findings
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for number, column in enumerate(columns(everything)):
-        table.add_column(column, justify="right" if number else "left")
-    for row in rows(everything):
+    for number, column in enumerate(head):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in rows(found.cells):
         table.add_row(*row.values)
-    words = findings(everything)
     console.print()
-    console.print(table)
+    wide = console.options.update(max_width=10_000)
+    if console.measure(table, options=wide).maximum <= console.width:
+        console.print(table)
+    else:  # one paragraph for each setting
+        for row in rows(found.cells):
+            console.print(f"{row.values[0]}, batch {row.values[1]}", style="bold", highlight=False)
+            for title, value in zip(head[2:], row.values[2:], strict=True):
+                console.print(f"  {title}: {value}", highlight=False)
     console.print(f"\n{words.headline}", style="bold", markup=False, highlight=False)
     for sentence in (*words.sentences, *words.caveats):
         console.print(f"- {sentence}", markup=False, highlight=False)
@@ -261,8 +178,8 @@ def _next(out: Path, page: Path, console: Console, seconds: float) -> None:
         f"\nThe page with curves and pictures ({seconds / 60:.1f} minutes in all): "
         f"{page.resolve().as_uri()}",
         "\nNext:",
-        f"  {conadv} evaluate {folder}/recycled     # stronger attacks, either branch",
-        f"  {conadv} export {folder}/recycled       # the plain network, as safetensors",
+        f"  {conadv} evaluate {folder}/recycled-0   # stronger attacks, either branch",
+        f"  {conadv} export {folder}/recycled-0     # the plain network, as safetensors",
         f"  {conadv} recipes show {RUNS['recycled']}    # every setting, explained",
         f"  {conadv} train {RUNS['recycled']} optimizer.lr=4 --out runs/mine    # your own",
     ]

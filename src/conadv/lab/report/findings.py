@@ -304,8 +304,8 @@ def _cost_figure(seen: Comparison) -> Figure | None:
     compute = relative(seen.best, seen.everything, "compute")
     if compute is None:
         return None
-    time = _times(seen.best, seen.everything)
-    measured = time or "step times say nothing"
+    time = step_time(seen.best, seen.everything)
+    measured = f"a step took {time} the time" if time else "step times say nothing"
     label = f"the compute, for {seen.best.key.method}"
     return Figure(ratio(compute), "counted, not measured", label, measured)
 
@@ -333,24 +333,24 @@ def _sentence(seen: Comparison, cell: Cell) -> str:
         return ""
     compute = relative(cell, seen.everything, "compute")
     cost = [f"{ratio(compute)} the compute"] if compute is not None else []
-    time = _times(cell, seen.everything)
+    time = step_time(cell, seen.everything)
     if time:
-        cost.append(time)
+        cost.append(f"{time} the time per step")
     paid = f", for {joined(cost)}" if cost else ""
     return f"{cell.key.method}: {' and '.join(changes)}{paid}."
 
 
-def _times(cell: Cell, everything: Sequence[Cell]) -> str:
+def step_time(cell: Cell, everything: Sequence[Cell]) -> str:
     """Step time as a multiple of ordinary training's, over the seeds; empty if unbelieved."""
     time, usual = relative(cell, everything, STEP_TIME), baseline(cell, everything)
     if time is None or usual is None:
         return ""
     own, other = cell.by_seed(STEP_TIME), usual.by_seed(STEP_TIME)
-    found = [own[seed] / other[seed] for seed in own if other.get(seed)]
-    ends = Paired(tuple(found)).interval if found else None
+    logs = [math.log(own[seed] / other[seed]) for seed in own if other.get(seed)]
+    ends = Paired(tuple(logs)).interval if logs else None
     if ends is None:
-        return f"{ratio(time)} the time per step (measured once)"
-    return f"{ratio(time)} the time per step ({ratio(ends[0])} to {ratio(ends[1])})"
+        return f"{ratio(time)} (measured once)"
+    return f"{ratio(time)} ({ratio(math.exp(ends[0]))} to {ratio(math.exp(ends[1]))})"
 
 
 def _interval(seen: Comparison, cell: Cell, name: str, than: Cell | None = None) -> str:
@@ -380,9 +380,9 @@ def _caveats(everything: Sequence[Cell], seen: Comparison | None) -> list[str]:
             notes.append(f"One seed per setting{size}. Look at directions, not at decimals.")
         notes += _training_note(seen)
         if baseline(seen.large, everything) is not None and len(seen.methods) > 0:
-            notes.append(
-                "Runs are compared at equal passes over the training images, not at equal compute."
-            )
+            steps = {cell.mean("steps") for cell in (seen.large, *seen.methods)}
+            alike = "in as many updates" if len(steps) == 1 else "at equal passes over the images"
+            notes.append(f"Runs of one batch are compared {alike}, not at equal compute.")
     busy = [cell.key.method for cell in everything if disturbed(cell, everything)]
     if busy:
         notes.append(

@@ -41,18 +41,24 @@ def make_watcher(console: Console, name: str, start: int, total: int) -> Watcher
 
 
 class Bar:
-    """A live line: step, epoch, loss, accuracy, images per second, time left."""
+    """A live line: step, epoch, loss, accuracy, images per second, time left.
+
+    Of a narrow terminal's line it takes what fits: first the bar goes, then the name of the run
+    and all numbers but the loss. Nothing is cut.
+    """
 
     def __init__(self, console: Console, name: str, start: int, total: int) -> None:
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+        room = console.width - 2 * len(f"{total}") - 12
+        self._wide = room >= len(name) + 56
+        shown = [
+            *([TextColumn("[bold]{task.description}")] if room >= len(name) + 30 else []),
+            *([BarColumn(bar_width=24)] if room >= len(name) + 82 else []),
             TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(compact=True),
-            console=console,
-            refresh_per_second=4,
-        )
+        ]
+        self._short = room < len(name) + 30
+        self._progress = Progress(*shown, console=console, refresh_per_second=4)
         self._task = self._progress.add_task(name, total=total, completed=start, numbers="")
         self._progress.start()
 
@@ -60,12 +66,16 @@ class Bar:
         self, step: int, epoch: float, loss: float, accuracy: float, images_per_second: float
     ) -> None:
         """Redraw, at most four times per second."""
-        numbers = _numbers(epoch, loss, accuracy, images_per_second)
+        numbers = f"loss {loss:.3f}"
+        if self._wide:
+            numbers = _numbers(epoch, loss, accuracy, images_per_second)
+        elif not self._short:
+            numbers += f" accuracy {accuracy:.1%}"
         self._progress.update(self._task, completed=step, numbers=numbers)
 
     def say(self, text: str) -> None:
-        """Print above the bar."""
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """Print above the bar, in lines that fit."""
+        self._progress.console.print(text, highlight=False, markup=False, overflow="fold")
 
     def close(self) -> None:
         """Leave the last state on the screen."""

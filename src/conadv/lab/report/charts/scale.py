@@ -75,8 +75,8 @@ def _against_batch(scale: LargeBatch, palette: Palette) -> Chart | None:
     return Chart(
         "batch",
         "Accuracy against batch size",
-        "One panel for each method, the others in grey. Every point has seen each training image "
-        f"equally often. Dotted: {100 * scale.target:.1f} %, half a point under the best at batch "
+        "One panel for each method, the others in grey. Settings with longer or shorter training "
+        f"are left out. Dotted: {100 * scale.target:.1f} %, half a point under the best at batch "
         f"{count(scale.batches[0])}. {_BY_SEED}",
         multiples(
             series,
