@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -196,10 +197,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         wheel = build(Path(folder))
         for extra in options.extras:
+            place = Path(folder) / f"with-{extra or 'nothing'}"
             try:
-                check(wheel, extra, Path(folder) / f"with-{extra or 'nothing'}", options.install)
+                check(wheel, extra, place, options.install)
             except subprocess.CalledProcessError:
                 failed.append(extra)
+            shutil.rmtree(place, ignore_errors=True)  # gigabytes each
             print(f"{extra or 'the library alone'}: {'FAILED' if extra in failed else 'ok'}")
     return 1 if failed else 0
 

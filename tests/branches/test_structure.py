@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import conadv
-from conadv.branches.structure import modules_of
+from conadv.branches.structure import modules_of, modules_of_kind
 from conadv.branches.wrappers import inside, unwrap
 
 
@@ -22,6 +22,14 @@ def test_it_is_what_modules_gives_also_after_a_change() -> None:
     assert modules_of(model) == list(model.modules())
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     assert modules_of(converted) == list(converted.modules())
+
+
+def test_modules_of_a_kind_follow_the_model() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    assert modules_of_kind(model, nn.modules.batchnorm._BatchNorm) == [model[1]]
+    assert modules_of_kind(model, nn.Conv2d) == [model[0]]
+    model.append(nn.BatchNorm1d(2))
+    assert modules_of_kind(model, nn.modules.batchnorm._BatchNorm) == [*model[1:]]
 
 
 def test_a_second_look_walks_nothing(monkeypatch) -> None:

@@ -17,7 +17,7 @@ from conadv.attack.layer import Beside, Layer, together
 from conadv.branches import route
 from conadv.branches.routing import Router
 from conadv.branches.split_norm import SplitNorm
-from conadv.branches.structure import modules_of
+from conadv.branches.structure import modules_of, modules_of_kind
 
 
 @dataclass
@@ -217,10 +217,7 @@ def mean_loss(
 
 def find_distributed(model: nn.Module) -> nn.parallel.DistributedDataParallel | None:
     """The DistributedDataParallel wrapper around the model or within another one, or None."""
-    for module in modules_of(model):
-        if isinstance(module, nn.parallel.DistributedDataParallel):
-            return module
-    return None
+    return next(iter(modules_of_kind(model, nn.parallel.DistributedDataParallel)), None)
 
 
 def is_fully_sharded(model: nn.Module) -> bool:
@@ -237,7 +234,7 @@ def finds_unused(model: nn.Module) -> bool:
 
 def why_joint(model: nn.Module) -> str | None:
     """Why one forward per branch is impossible, or None."""
-    if any(isinstance(m, SplitNorm) and m.statistics != "separate" for m in model.modules()):
+    if any(layer.statistics != "separate" for layer in modules_of_kind(model, SplitNorm)):
         return "cannot give statistics over the mixed batch"
     if finds_unused(model):
         return "is two forward passes, of which DDP's find_unused_parameters=True sees only one"
@@ -250,8 +247,8 @@ def why_joint(model: nn.Module) -> str | None:
 def parameters_without_images(model: nn.Module, present: Collection[str]) -> list[nn.Parameter]:
     """Trainable parameters of the branches other than those that this round goes through."""
     absent: dict[int, nn.Parameter] = {}
-    for module in modules_of(model):
-        if isinstance(module, SplitNorm) and module.statistics != "shared":
+    for module in modules_of_kind(model, SplitNorm):
+        if module.statistics != "shared":
             for branches in (module.norms, module.affines):
                 for name, branch in branches.items():
                     if name not in present:

@@ -14,7 +14,7 @@ from conadv.branches import route
 from conadv.branches.branches import find_routers
 from conadv.branches.buffers import frozen_statistics
 from conadv.branches.split_norm import Router, SplitNorm
-from conadv.branches.structure import modules_of
+from conadv.branches.structure import modules_of, modules_of_kind
 from conadv.branches.wrappers import unwrap
 
 
@@ -102,11 +102,7 @@ class BareForward:
         """Route to `branch`, freeze the statistics, fork the random stream; undo it all after."""
         routers = find_routers(self.module)
         layout: str | Sequence[tuple[str, int]] | None = branch
-        if routers and any(
-            module.group_size is not None
-            for module in modules_of(self.module)
-            if isinstance(module, SplitNorm)
-        ):
+        if any(layer.group_size is not None for layer in modules_of_kind(self.module, SplitNorm)):
             layout = [(branch or routers[0].branches[0], images)]
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))

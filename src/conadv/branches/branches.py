@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from conadv.branches.split_norm import STATISTICS, Layout, Router, SplitNorm, Statistics, Ties
-from conadv.branches.structure import modules_of
+from conadv.branches.structure import modules_of_kind
 from conadv.branches.wrappers import deep_copy, inside, is_optimized, unwrap
 
 __all__ = ["Layout", "SplitNorm", "branch_names", "plain", "route", "split_norms"]
@@ -111,8 +111,7 @@ def branch_names(model: nn.Module) -> tuple[str, ...]:
 
 def find_routers(model: nn.Module) -> list[Router]:
     """The routers of `model`: one, or one per part where parts were split on their own."""
-    found = [module.router for module in modules_of(model) if isinstance(module, SplitNorm)]
-    return list({id(router): router for router in found}.values())
+    return list(dict.fromkeys(layer.router for layer in modules_of_kind(model, SplitNorm)))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from conadv.branches.structure import modules_of
+from conadv.branches.structure import modules_of_kind
 
 
 class InStep:
@@ -20,8 +20,8 @@ class InStep:
     """
 
     def __init__(self, model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
-        waits = any(isinstance(module, nn.SyncBatchNorm) for module in modules_of(model))
-        together = waits and dist.is_available() and dist.is_initialized()
+        waits = modules_of_kind(model, nn.SyncBatchNorm)
+        together = bool(waits) and dist.is_available() and dist.is_initialized()
         self._group = (group or dist.group.WORLD) if together else None
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
