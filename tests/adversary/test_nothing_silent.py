@@ -311,3 +311,9 @@ def test_states_of_one_rank_and_of_all_are_not_confused() -> None:
         other.load_gathered({"version": 1, "ranks": [None]})
     other.load_gathered(gathered)
     assert other.images == adversary.images == 16
+
+
+def test_a_criterion_that_adds_up_is_refused() -> None:
+    adversary = conadv.Adversary(network(), ATTACK, "recycled")
+    with pytest.raises(ValueError, match="CrossEntropyLoss has reduction='sum'"):
+        adversary.loss(images, labels, nn.CrossEntropyLoss(reduction="sum"))

@@ -162,7 +162,16 @@ def check_labels(labels: Any, outputs: Any, criterion: Criterion) -> None:
 
 
 def checking(criterion: Criterion) -> Criterion:
-    """`criterion`, which looks at the labels first: for the attack it may be the first to see."""
+    """`criterion`, which looks at the labels first: for the attack it may be the first to see.
+
+    Raises:
+        ValueError: it adds up where a mean is needed, and says so.
+    """
+    if getattr(criterion, "reduction", None) == "sum":
+        raise ValueError(
+            f"{type(criterion).__name__} has reduction='sum': the parts of a batch would count by "
+            "their sizes twice, and the loss would grow with the copies. Use reduction='mean'."
+        )
 
     def checked(outputs: Any, labels: Any) -> Any:
         check_labels(labels, outputs, criterion)
