@@ -15,11 +15,15 @@ Block = list[list[float]]
 
 PHASES = ("forward and backward", "attack ahead", "wait", "update")
 """Of a step, in this order. Sequential's attack belongs to the first one."""
+WEIGHTS = "recycled weights"
+"""Copies of weights: the mean of old gradients travels as well, into the next step."""
 HIDDEN_BAR = 0.20
 """At the matched rate: lookahead's exposed communication over sequential's, at most."""
 SLOWER_BAR = 1.02
 """Step time of lookahead over sequential's, at most, at every rate: not slower, but for the noise
 of a median over interleaved rounds."""
+WEIGHTS_BAR = 0.05
+"""What recycled copies of weights may expose beyond ordinary training, as a share of a step."""
 CLOSE = 0.15
 """The matched rate: sequential's exposed communication is the attack's time, give or take."""
 
@@ -133,6 +137,11 @@ def judge(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if (slower := row["lookahead_over_sequential"]["median"]) > SLOWER_BAR:
             rate = rate_text(row["bits_per_second"])
             missed.append(f"lookahead takes {slower:.3f} times as long as sequential at {rate}")
+        if WEIGHTS in row["schedules"]:
+            more = exposed_of(row, WEIGHTS) - exposed_of(row, "vanilla")
+            if more > WEIGHTS_BAR * float(row["schedules"][WEIGHTS]["step"]["median"]):
+                rate = rate_text(row["bits_per_second"])
+                missed.append(f"{WEIGHTS} expose {1000 * more:.0f} ms more than vanilla at {rate}")
     return {
         "bits_per_second": nearest["bits_per_second"],
         "exposed_over_attack": ratio(nearest),

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import torch
 import torch.distributed as dist
-from _link_figures import PHASES
+from _link_figures import PHASES, WEIGHTS
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -114,7 +114,14 @@ class Stepper:
         )
         self.overlap = SwitchedAllReduce(self.ddp, link)
         attack = conadv.Attack(4 / 255, mean=(0.5,) * 3, std=(0.25,) * 3)
-        self.adversary = conadv.Adversary(self.ddp, attack, SCHEDULES[schedule]())
+        self.of_weights = schedule == WEIGHTS
+        self._link = link
+        self._mean: Transfer | None = None
+        if self.of_weights:
+            self.adversary = conadv.WeightAdversary(self.ddp, conadv.WeightAttack(), "recycled")
+            self.adversary.wait_within(self._waiting)
+        else:
+            self.adversary = conadv.Adversary(self.ddp, attack, SCHEDULES[schedule]())
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
         generator = torch.Generator().manual_seed(rank)
         shape = (options["batch"], 3, options["image_size"], options["image_size"])
@@ -139,6 +146,19 @@ class Stepper:
         self.overlap.wait()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def communicate(self, on: bool) -> None:
+        """Switch all that travels on or off."""
+        self.overlap.on = on
+        if self.of_weights:
+            self.adversary._pending._group = self.ddp.process_group if on else None
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        transfer, self._mean = self._mean, None
+        if transfer is not None:
+            transfer.wait()
+        yield
+
     def step(self, label: Callable[[str], AbstractContextManager[Any]]) -> list[float]:
         """One training step; seconds of each of the PHASES. Lookahead attacks the same images."""
         ends = [time.perf_counter()]
@@ -148,6 +168,8 @@ class Stepper:
             ends.append(time.perf_counter())
         with label(PHASES[1]):
             self.adversary.collect()
+            if self.of_weights and self.overlap.on:
+                self._mean = self._link.carry(4 * (self.adversary._passes.space.size + 1))
             ends.append(time.perf_counter())
         with label(PHASES[2]):
             self.overlap.wait()
@@ -165,7 +187,9 @@ class Rank:
     def __init__(self, options: dict[str, Any], rank: int) -> None:
         self.rank = rank
         self.link = ModelledLink()
-        self.steppers = {name: Stepper(options, name, rank, self.link) for name in SCHEDULES}
+        self.steppers = {
+            name: Stepper(options, name, rank, self.link) for name in (*SCHEDULES, WEIGHTS)
+        }
         parameters = self.steppers["vanilla"].ddp.module.parameters()
         self.gradient_bytes = sum(p.nbytes for p in parameters if p.requires_grad)
 
@@ -187,10 +211,11 @@ class Rank:
         the slower of them is in both or in neither.
         """
         stepper = self.steppers[schedule]
-        stepper.overlap.on = communicate
+        stepper.communicate(communicate)
         phases = []
-        for _ in range(steps):
-            dist.barrier()
+        for number in range(steps):
+            if number == 0 or not stepper.of_weights:  # what travels on is not to be waited for
+                dist.barrier()
             phases.append(stepper.step(label))
         return {"phases": phases}
 

@@ -30,6 +30,34 @@ def steps() -> str:
     return table(header, rows) + note + remade(found["environment"])
 
 
+def weights() -> str:
+    """Cost of a step with copies of weights, and of the perturbation."""
+    found = read("benchmarks/results/weights-cpu.json")
+    rows = [
+        [row["schedule"], f"{row['operations']:.2f}", *_both_times(row)]
+        for row in found["rows"][1:]
+    ]
+    rows.append(["the perturbation", "", *_both_times(found["perturbation"], digits=3)])
+    settings = found["settings"]
+    note = (
+        f"\nEverything as a multiple of an ordinary step: {settings['model']}, "
+        f"{settings['batch']} images, {settings['dtype']}, channels last, "
+        f"{found['weights'] / 1e6:.1f} million weights moved; median and range of "
+        f"{settings['repeats']} turns. The machine was shared: its load was "
+        f"{found['load'][0]:.0f}.\n"
+    )
+    header = ["schedule", "operations", "processor time (least-most)", "wall time (least-most)"]
+    return table(header, rows) + note + remade(found["environment"])
+
+
+def _both_times(row: dict[str, Any], digits: int = 2) -> list[str]:
+    return [
+        f"{row[kind]['median']:.{digits}f} "
+        f"({row[kind]['least']:.{digits}f}-{row[kind]['most']:.{digits}f})"
+        for kind in ("processor", "wall")
+    ]
+
+
 def optimizers() -> str:
     """Time of a step of the optimizers against timm's."""
     found = read("benchmarks/results/optimizers-cpu.json")

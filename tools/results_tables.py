@@ -25,6 +25,7 @@ BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", r
 
 TABLES: dict[str, Callable[[], str]] = {
     "steps": benchmark_tables.steps,
+    "weights": benchmark_tables.weights,
     "optimizers": benchmark_tables.optimizers,
     "training": benchmark_tables.training,
     "kills": benchmark_tables.kills,

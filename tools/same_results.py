@@ -44,6 +44,10 @@ CASES: dict[str, list[str]] = {
     "async-sam": ["method.schedule=vanilla", "method.sam=async"],
     "vr-lars": ["method.schedule=vanilla", "optimizer.variance_reduction=true"],
     "mixup": ["method.schedule=recycled", "train.mixup=0.2", "train.cutmix=0.5"],
+    "weights-sequential": ["method.schedule=vanilla", "weights.schedule=sequential"],
+    "weights-recycled": ["method.schedule=vanilla", "weights.schedule=recycled"],
+    "weights-lookahead": ["method.schedule=vanilla", "weights.schedule=lookahead"],
+    "weights-and-images": ["method.schedule=recycled", "weights.schedule=recycled"],
 }
 SHORT = ["train.steps=12", "lr_schedule.warmup_epochs=0.5", "evaluation.every_epochs=1000"]
 RECIPES = {

@@ -113,6 +113,15 @@ def test_each_bar_can_be_missed(rows: Any, expected: str) -> None:
     assert expected in sentence
 
 
+@pytest.mark.parametrize(("weights", "missed"), [(0.14, 0), (0.18, 1)])
+def test_copies_of_weights_expose_what_ordinary_training_does(weights: float, missed: int) -> None:
+    found = row(20e6, 0.2, 0.02)
+    found["schedules"]["vanilla"] = {"exposed": {"median": 0.1}}
+    found["schedules"][figures.WEIGHTS] = {"exposed": {"median": weights}, "step": {"median": 1.0}}
+    said = figures.judge([found])["missed"]
+    assert len(said) == missed and all("80 ms more than vanilla" in text for text in said)
+
+
 def test_the_documentations_tables_show_every_cell(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -121,6 +121,14 @@ def test_which_weights_move(choice, names) -> None:
     assert len(everything._passes.space.names) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("make", [Slot, Recycled, Sequential])
+def test_all_weights_of_a_split_model(make) -> None:
+    """Those of a branch that no pass goes through have no gradient of their own."""
+    model, adversary = train(make, DATA, WeightAttack(0.05, parameters="all", micro_batch=4))
+    assert len(adversary._passes.space.names) == len(list(model.parameters()))
+    assert adversary.diagnostics.perturbed_loss.isfinite()
+
+
 def test_frozen_weights_stay_where_they_are() -> None:
     model = network()
     for p in model[:6].parameters():

@@ -269,10 +269,11 @@ class WeightAdversary(Continued):
         self, images: Tensor, labels: Any, criterion: Criterion, fraction: float, due: list[Kept]
     ) -> RoundState:
         schedule, weight = self.schedule, self._weight()
-        batches = self._cut(images, labels)
+        batches, group = self._cut(images, labels), self._passes.group
         if not self._passes.checked:
             criterion = checking(criterion)
-            if self._pending.centred and self._is_one_micro_batch(batches):
+            alone = len(batches) == self.rounds == 1 and (group is None or group.size() == 1)
+            if self._pending.centred and alone:
                 raise ValueError(
                     f"{len(images)} images are the only micro-batch of a step: centred=True "
                     "leaves nothing of its gradient. Cut it with WeightAttack(micro_batch=...), "
@@ -298,10 +299,6 @@ class WeightAdversary(Continued):
             only_ascents=ascends and not schedule.takes_clean_pass(weight, self._alone),
             of_rank=self.key is None,
         )
-
-    def _is_one_micro_batch(self, batches: list[MicroBatch]) -> bool:
-        group = self._passes.group
-        return len(batches) == self.rounds == 1 and (group is None or group.size() == 1)
 
     def _cut(self, images: Tensor, labels: Any) -> list[MicroBatch]:
         """What a call was given, as micro-batches."""
