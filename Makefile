@@ -43,8 +43,8 @@ fast: $(DEV)  ## The tests that take less than a few seconds each
 	"$(BIN)/python" -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 pages: $(RUN)  ## Make the pages of the studies in results/: results/*/report.html
-	@for study in results/*/study.yaml; do \
-		"$(BIN)/python" -m conadv report "$${study%/study.yaml}" || exit 1; done
+	@for study in results/*/report.md; do \
+		"$(BIN)/python" -m conadv report "$${study%/report.md}" || exit 1; done
 
 pictures: $(DEV)  ## Draw the pictures of README.md and docs/gallery.md from results/
 	"$(BIN)/python" tools/front_pictures.py

@@ -42,6 +42,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "front": study_tables.front,
     "corners": study_tables.corners,
     "cifar": partial(study_tables.campaign, "cifar10-cpu"),
+    "weights_study": partial(study_tables.confirmatory, "evidence-weights"),
     "endtoend": benchmark_tables.endtoend,
 }
 

@@ -215,6 +215,42 @@ def front() -> str:
     return table(header, rows) + note
 
 
+def confirmatory(name: str) -> str:
+    """What a study with hypotheses has decided, what it tuned, and how far it has come."""
+    from conadv.lab.report.study.wording import judged_columns, judged_row
+    from conadv.lab.study.files import load_study
+    from conadv.lab.study.plan import make_plan
+
+    folder = ROOT / "results" / name
+    plan = make_plan(load_study(folder / "study.yaml"))
+    summary = read(f"results/{name}/summary.json")
+    tuned = read(f"results/{name}/tuned.json")["cells"]
+    stated = plan.study.hypotheses
+    assert stated is not None
+    finals = [task for task in plan.tasks if task.kind == "final"]
+    ended = len(summary["runs"])
+    rows = [[*judged_row(one)] for one in summary["hypotheses"]]
+    seen = {one["name"] for one in summary["hypotheses"]}
+    waiting = ", ".join(one for one in stated.named if one not in seen)
+    text = table([*judged_columns()], rows) if rows else ""
+    text += f"\n{ended} of {len(finals)} final runs have ended."
+    text += f" No pair of runs yet for: {waiting}.\n\n" if waiting else "\n\n"
+    cells = []
+    for cell, found in tuned.items():
+        tried = [trial for trial in found.get("trials", ()) if trial["accuracy"] is not None]
+        if tried:
+            values = sorted((*trial["values"].values(), trial["accuracy"]) for trial in tried)
+            listed = ", ".join(f"{rate:.3g}: {100 * accuracy:.1f} %" for rate, accuracy in values)
+            chosen = found["chosen"]
+            words = "not all trials and confirmations have ended" if chosen is None else ""
+            if chosen is not None:
+                words = f"{chosen['optimizer.lr']:.3g}"
+                words += ", at the edge" if found["at_the_edge"] else ""
+            cells.append([cell, listed, words])
+    text += table(["cell", "learning rate: held-out accuracy, first seed", "chosen"], cells)
+    return text + f"\n{study_command(name)} makes it.\n"
+
+
 def corners() -> str:
     """Single changes to recycled, by held-out images, beside ordinary training of the same seed.
 
