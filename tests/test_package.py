@@ -138,7 +138,7 @@ TRAINER: dict[str, set[str]] = {
         "trainer/update",
     },
     "trainer/alike": {"trainer/build", "trainer/distributed", "trainer/recipe"},
-    "trainer/outcome": {"trainer/build", "trainer/checkpoint", "trainer/run"},
+    "trainer/outcome": {"trainer/build", "trainer/checkpoint", "trainer/input", "trainer/run"},
     "trainer/loop": {
         "trainer/alike",
         "trainer/build",

@@ -120,10 +120,17 @@ def test_labels_of_another_length(given) -> None:
         adversary.loss(images, given, lambda o, y: o.sum())
 
 
-@pytest.mark.parametrize("given", [torch.zeros(8, 3, 8, 8, dtype=torch.uint8), [[1.0]], None])
-def test_images_that_are_not_floating_point(given) -> None:
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (torch.zeros(8, 3, 8, 8, dtype=torch.uint8), "floating-point tensor, standardised"),
+        (None, "floating-point tensor, standardised"),
+        ([[1.0]], r"images are a list: several inputs go with Attack\(at='layer'\)"),
+    ],
+)
+def test_images_that_are_not_floating_point(given, said) -> None:
     adversary = conadv.Adversary(network(), ATTACK)
-    with pytest.raises(ValueError, match="floating-point tensor, standardised"):
+    with pytest.raises(ValueError, match=said):
         adversary.loss(given, labels, cross_entropy)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from conadv.errors import NonFiniteError
 from conadv.trainer.build import Built
 from conadv.trainer.checkpoint.saver import Saving
+from conadv.trainer.input.images import EvalImages
 from conadv.trainer.run.folder import RunFolder
 from conadv.trainer.run.lines import finite, read_lines
 from conadv.trainer.run.loggers.logger import Loggers
@@ -59,7 +60,7 @@ class Outcome:
         test = built.score(images)
         robust = built.robust_accuracy()
         if built.world.main or trainer.exchange.lockstep:
-            self._take_pictures()
+            self._take_pictures(images)
         self.say(
             f"{name}: test accuracy {test.accuracy:.2%}, under attack {robust:.2%}, "
             f"compute {trainer.compute:,.0f} images"
@@ -68,9 +69,9 @@ class Outcome:
         measured |= {"test_images": len(images), "robust_accuracy": robust}
         return self.write("finished", **measured)
 
-    def _take_pictures(self) -> None:
+    def _take_pictures(self, images: EvalImages) -> None:
         built, path = self.built, self.folder.pictures
-        images, classes = built.splits.test(), built.splits.facts.classes
+        classes = built.splits.facts.classes
         found = take_pictures(
             built.of_images, images, built.trainer.criterion, built.device, classes
         )

@@ -237,7 +237,7 @@ def test_a_run_that_diverges_is_noted_and_the_study_goes_on(tmp_path: Path) -> N
     assert sum(o.status == "finished" for o in found.values()) == 7
     tuned(folder, plan)
     rows = json.loads(folder.summary.read_text())["runs"]
-    assert [r["status"] for r in rows] == ["finished", "diverged", "finished", "finished"]
+    assert [r["status"] for r in rows] == ["finished", "finished", "diverged", "finished"]
     assert folder.table.read_text().count("\n") == 5
 
 
