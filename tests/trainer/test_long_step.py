@@ -48,7 +48,7 @@ def test_a_step_that_outlasts_the_window(
         (tmp_path / "slow").unlink()  # the step at hand may end
     _, errors = finish(process)
     assert process.returncode not in (0, 1), errors
-    assert "SIGTERM: a checkpoint is written when the step at hand has ended" in errors
+    assert "SIGTERM: a checkpoint follows when the step at hand has ended" in errors
     assert f"conadv train {out} --resume --devices 2" in errors
     assert ("stopped by SIGTERM after step" in errors) == survives
     assert (newest(out) != before) == survives

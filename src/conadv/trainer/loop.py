@@ -157,7 +157,7 @@ class Run:
         """Say at once what a signal leads to: the step may last longer than the process is left."""
         took = f" (the last took {duration(self._seconds)})" if self._seconds else ""
         self._say(
-            f"{name}: a checkpoint is written when the step at hand has ended{took}. Killed before "
+            f"{name}: a checkpoint follows when the step at hand has ended{took}. Killed before "
             f"that, the run goes on from its last one: {self.folder.resume_command()}"
         )
 
