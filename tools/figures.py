@@ -13,20 +13,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
 
 from table_parts import read
 
-if TYPE_CHECKING:
-    from conadv.lab.evidence import Paired
+from conadv.lab.evidence import Paired
+from conadv.lab.report.study.wording import difference
+from conadv.lab.report.text import points
 
 FIGURE = re.compile(r"(<!-- = ([^>]+?) -->)(.*?)(<!-- / -->)", re.DOTALL)
 MEASURES = {
     "test": "test_accuracy",
     "robust": "robust_accuracy",
     "train": "train_accuracy",
-    "held-out": "val_accuracy",
-    "compute": "compute",
 }
 
 
@@ -42,15 +40,10 @@ def figure(key: str) -> str:
         case [study, cell, "-", other, measure, form]:
             one, two = (_by_seed(study, name, MEASURES[measure]) for name in (cell, other))
             values = [one[seed] - two[seed] for seed in one if seed in two]
-        case [study, cell, "/", other, measure, form]:
-            one, two = (_by_seed(study, name, MEASURES[measure]) for name in (cell, other))
-            values = [one[seed] / two[seed] for seed in one if seed in two]
         case _:
             raise ValueError(f"figure {key!r}: give STUDY CELL [- CELL] MEASURE FORM")
     if not values or form not in FORMS:
         raise ValueError(f"figure {key!r}: no such runs, or a form other than {', '.join(FORMS)}")
-    from conadv.lab.evidence import Paired
-
     return FORMS[form](Paired(tuple(values)))
 
 
@@ -64,19 +57,6 @@ def _by_seed(study: str, cell: str, name: str) -> dict[int, float]:
     }
 
 
-def _ends(found: Paired) -> str:
-    from conadv.lab.report.text import points
-
-    low, high = found.interval or (float("nan"),) * 2
-    return f"{points(low)} to {points(high)}"
-
-
-def _signed(found: Paired) -> str:
-    from conadv.lab.report.text import points
-
-    return points(found.value)
-
-
 def _verdict(found: Paired) -> str:
     if found.by_chance:
         return "within chance"
@@ -85,12 +65,10 @@ def _verdict(found: Paired) -> str:
 
 FORMS: dict[str, Callable[[Paired], str]] = {
     "points": lambda found: f"{abs(100 * found.value):.1f}",
-    "signed": _signed,
-    "ends": _ends,
-    "full": lambda found: f"{_signed(found)} ({_ends(found)})",
+    "signed": lambda found: points(found.value),
+    "full": difference,
     "percent": lambda found: f"{100 * found.value:.0f} %",
     "spread": lambda found: f"± {100 * (found.spread or 0.0):.1f}",
-    "times": lambda found: f"{found.value:.2f}×",
     "verdict": _verdict,
 }
 

@@ -96,16 +96,7 @@ def carry_on(study: Path, out: Path) -> None:
     found = read_outcomes(folder.tasks, [task.name for task in plan.tasks])
     if len(found) == len(plan.tasks):
         return
-    # Every opening of a search notes its creation again; the first counts.
-    lines = folder.storage.read_text(encoding="utf-8").splitlines(keepends=True)
-    seen: set[str] = set()
-    kept = []
-    for line in lines:
-        name = json.loads(line).get("study_name")
-        if name is None or name not in seen:
-            kept.append(line)
-        seen |= {name} if name else set()
-    (out / folder.storage.name).write_text("".join(kept), encoding="utf-8")
+    shutil.copyfile(folder.storage, out / folder.storage.name)
     for name in found:
         path = outcome_path(folder.tasks, name)
         copy = out / path.relative_to(study)

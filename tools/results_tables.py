@@ -35,7 +35,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "decode": benchmark_tables.decode,
     "models": benchmark_tables.models,
     "quickstart": study_tables.quickstart,
-    "tuning": study_tables.tuning,
+    "tuning": partial(study_tables.learning_rates, "quickstart-tuning"),
     "overhead": study_tables.overhead,
     "fashion": partial(study_tables.campaign, "fashion-cpu"),
     "goal": study_tables.goal,

@@ -38,15 +38,27 @@ def quickstart() -> str:
     return table(header, rows)
 
 
-def tuning() -> str:
-    """Every trial of the study that chose the learning rates of the quickstart."""
+def learning_rates(name: str) -> str:
+    """Every trial of the cells of a study that tunes learning rates, and what was chosen."""
     rows = []
-    for cell, found in read("results/quickstart-tuning/tuned.json")["cells"].items():
+    for cell, found in read(f"results/{name}/tuned.json")["cells"].items():
         method, _, batch = cell.rpartition("-b")
-        trials = {trial["values"]["optimizer.lr"]: trial["accuracy"] for trial in found["trials"]}
-        tried = ", ".join(f"{rate:g}: {trials[rate]:.1%}" for rate in sorted(trials))
-        chosen = found["chosen"]["optimizer.lr"]
-        rows.append([method, batch, tried, f"{chosen:g}", f"{found['val_accuracy']:.1%}"])
+        trials = {
+            trial["values"]["optimizer.lr"]: trial["accuracy"]
+            for trial in found["trials"]
+            if trial["accuracy"] is not None
+        }
+        if not trials:
+            continue
+        tried = ", ".join(f"{rate:.3g}: {trials[rate]:.1%}" for rate in sorted(trials))
+        chosen = ["not yet", ""]
+        if found["chosen"] is not None:
+            edge = ", at the edge" if found["at_the_edge"] else ""
+            chosen = [
+                f"{found['chosen']['optimizer.lr']:.3g}{edge}",
+                f"{found['val_accuracy']:.1%}",
+            ]
+        rows.append([method, batch, tried, *chosen])
     header = ["method", "batch", "rate: held-out accuracy of the trial", "chosen", "over two seeds"]
     return table(header, rows)
 
@@ -224,7 +236,6 @@ def confirmatory(name: str) -> str:
     folder = ROOT / "results" / name
     plan = make_plan(load_study(folder / "study.yaml"))
     summary = read(f"results/{name}/summary.json")
-    tuned = read(f"results/{name}/tuned.json")["cells"]
     stated = plan.study.hypotheses
     assert stated is not None
     finals = [task for task in plan.tasks if task.kind == "final"]
@@ -235,19 +246,7 @@ def confirmatory(name: str) -> str:
     text = table([*judged_columns()], rows) if rows else ""
     text += f"\n{ended} of {len(finals)} final runs have ended."
     text += f" No pair of runs yet for: {waiting}.\n\n" if waiting else "\n\n"
-    cells = []
-    for cell, found in tuned.items():
-        tried = [trial for trial in found.get("trials", ()) if trial["accuracy"] is not None]
-        if tried:
-            values = sorted((*trial["values"].values(), trial["accuracy"]) for trial in tried)
-            listed = ", ".join(f"{rate:.3g}: {100 * accuracy:.1f} %" for rate, accuracy in values)
-            chosen = found["chosen"]
-            words = "not all trials and confirmations have ended" if chosen is None else ""
-            if chosen is not None:
-                words = f"{chosen['optimizer.lr']:.3g}"
-                words += ", at the edge" if found["at_the_edge"] else ""
-            cells.append([cell, listed, words])
-    text += table(["cell", "learning rate: held-out accuracy, first seed", "chosen"], cells)
+    text += learning_rates(name)
     return text + f"\n{study_command(name)} makes it.\n"
 
 

@@ -81,6 +81,17 @@ def test_a_grid_extends_itself_until_its_best_value_is_inside(
     assert Search(tmp_path / "log", given).values(cell(), 5)["optimizer.lr"] == tried[5]
 
 
+def test_looking_at_a_search_writes_nothing(tmp_path: Path) -> None:
+    search = Search(tmp_path / "log", study())
+    search.values(cell(), 0)
+    search.tell(cell(), 0, 0.5)
+    before = (tmp_path / "log").read_bytes()
+    for other in (search, Search(tmp_path / "log", study())):
+        assert [trial.accuracy for trial in other.trials(cell())] == [0.5]
+        assert other.ranked(cell())
+    assert (tmp_path / "log").read_bytes() == before
+
+
 def test_a_grid_has_one_setting() -> None:
     with pytest.raises(StudyError, match=r"recycled at batch 16.*sampler=grid tunes one setting"):
         make_plan(study(tuning__sampler="grid", tuning__trials=4))

@@ -116,9 +116,10 @@ def step_timing(
     train_work = rates.work(each * size)
     # Fresh images and copies of images go through the network as one batch.
     train = train_work + method.passes * rates.start(each / method.work.images)
-    ahead = [extra for extra in method.extras(network) if extra.ahead]
-    before = [extra for extra in method.extras(network) if not extra.ahead]
-    extra_work = sum(rates.work(extra.operations * size) for extra in ahead + before)
+    every = method.extras(network)
+    ahead = [extra for extra in every if extra.ahead]
+    before = [extra for extra in every if not extra.ahead]
+    extra_work = sum(rates.work(extra.operations * size) for extra in every)
     added, after = (
         sum(rates.work(e.operations * size) + e.passes * rates.start(e.each) for e in extras)
         for extras in (before, ahead)

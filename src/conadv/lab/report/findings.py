@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from conadv.lab.evidence import Paired
 from conadv.lab.report.study.cells import STEP_TIME, Cell, baseline, disturbed, relative
 from conadv.lab.report.study.large_batch import measured_difference
-from conadv.lab.report.study.wording import difference, interval
+from conadv.lab.report.study.wording import difference, ends, interval
 from conadv.lab.report.text import count, joined, percent, points, ratio
 
 _UNFINISHED_TRAINING = 0.02
@@ -224,8 +224,8 @@ def _measured(one: Cell, other: Cell, name: str = "test_accuracy") -> str:
     found = measured_difference(one, other, name)
     if found is None or found.interval is None:
         return f"{difference(found)} points (no two seeds in common)"
-    ends = interval(found).strip(" ()")
-    return f"{points(found.value)} points ({ends}{', within chance' if found.by_chance else ''})"
+    chance = ", within chance" if found.by_chance else ""
+    return f"{points(found.value)} points ({ends(found.interval)}{chance})"
 
 
 def _headline_of_held_out(everything: Sequence[Cell]) -> str:

@@ -138,14 +138,16 @@ class Search:
         }
 
     def _open(self, cell: Cell, number: int) -> optuna.Study:
-        return optuna.create_study(
-            study_name=cell.name,
-            storage=self._storage,
-            sampler=self._sampler(number),
-            pruner=optuna.pruners.NopPruner(),
-            direction="maximize",
-            load_if_exists=True,
-        )
+        common = {
+            "study_name": cell.name,
+            "storage": self._storage,
+            "sampler": self._sampler(number),
+            "pruner": optuna.pruners.NopPruner(),
+        }
+        try:  # creating one writes to the journal even where there is one
+            return optuna.load_study(**common)
+        except KeyError:
+            return optuna.create_study(**common, direction="maximize", load_if_exists=True)
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         settings = self._settings

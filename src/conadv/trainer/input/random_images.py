@@ -78,7 +78,8 @@ class RandomFeed(Cut):
         train_count: int,
         device: torch.device,
     ) -> None:
-        super().__init__(recipe, torch.arange(train_count))
+        # As many images as there would be; which they are is never asked, so no memory.
+        super().__init__(recipe, torch.zeros(1, dtype=torch.int64).expand(train_count))
         self._batches = [self._made(view, shape, classes, device) for view in range(2)]
 
     def _made(
@@ -103,6 +104,10 @@ class RandomFeed(Cut):
     def views(self, step: int, index: int) -> Views:
         """Other images, if the recipe has a second view."""
         return {} if self._recipe.method.view == "none" else {VIEW_BRANCH: self._batches[1]}
+
+    def sample_ids(self, step: int) -> list[int]:
+        """Their places in the step."""
+        return list(range(self._recipe.fresh_per_step))
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,6 @@ def plan_page(record: Record) -> str:
     schedules = list(dict.fromkeys(row["schedule"] for row in record["rows"]))
     palette = _palette(schedules)
     here = [row for row in record["rows"] if row["devices"] == record["devices"]]
-    hidden = [row["schedule"] for row in here if row["hidden"]]
     on = f"{record['devices']:,} × {record['device_type']}, {record['link']}"
     title = headline(here, on)
     hidden = [row["schedule"] for row in here if row["hidden"] and row["schedule"] != "vanilla"]

@@ -1,6 +1,6 @@
 """How differences and verdicts are written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conadv.lab.evidence import Paired
@@ -15,9 +15,13 @@ def difference(found: Paired | None) -> str:
 
 
 def interval(found: Paired) -> str:
-    """Interval of 95 %, in points; empty for a single seed."""
-    ends = found.interval
-    return "" if ends is None else f" ({points(ends[0])} to {points(ends[1])})"
+    """Interval of 95 %, in points, in brackets after a figure; empty for a single seed."""
+    return f" ({ends(found.interval)})" if found.interval else ""
+
+
+def ends(found: Sequence[float] | None) -> str:
+    """Ends of an interval in points: ``+0.3 to +2.1``; a dash where there is none."""
+    return MISSING if found is None else f"{points(found[0])} to {points(found[1])}"
 
 
 def judged_columns() -> tuple[str, ...]:
@@ -39,13 +43,9 @@ def judged_row(one: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"{one['name']}: {one['method']} at {one['batch']:,}, {claim}, than {than}{small}",
         points(one["value"]),
-        _ends(one["interval"]),
-        _ends(one["bootstrap"]),
+        ends(one["interval"]),
+        ends(one["bootstrap"]),
         MISSING if p is None else f"{p:.2g}",
         f"{one['seeds']} of {one['seeds_expected']}",
         verdict,
     )
-
-
-def _ends(ends: Any) -> str:
-    return MISSING if ends is None else f"{points(ends[0])} to {points(ends[1])}"
