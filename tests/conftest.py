@@ -11,10 +11,14 @@ os.environ["NO_COLOR"] = "1"
 os.environ.pop("FORCE_COLOR", None)
 os.environ.setdefault("COLUMNS", "100")
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# Tests assert behaviour, not time: another process on the cores must not fail one.
+hypothesis.settings.register_profile("timeless", deadline=None)
+hypothesis.settings.load_profile("timeless")
 
 
 @pytest.fixture(autouse=True)
