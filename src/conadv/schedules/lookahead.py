@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from conadv._tree import map_tensors
 from conadv.schedules.base import Copies, Round, Schedule, Scheduled, own_labels
+from conadv.schedules.beside import Beside
 from conadv.schedules.facts import Setting, Work
 from conadv.schedules.sequential import attacked_now
 
@@ -78,7 +79,7 @@ class Lookahead(Schedule):
         self.reads_ahead = tau
         self.stream = stream
         self._pending: deque[Pending] = deque([None] * tau)
-        self._early: tuple[Round, Pending, torch.cuda.Event] | None = None
+        self._beside: Beside[Pending] = Beside(_tensors)
 
     @property
     def label(self) -> str:
@@ -95,16 +96,9 @@ class Lookahead(Schedule):
 
     def copies(self, current: Round) -> list[Copies]:
         """What was made for this round tau rounds ago."""
-        self._early = None  # of a round that was never collected
         side = current.side_stream() if self.stream and self.tau and current.future else None
-        if side is not None:
-            import torch
-
-            # Both passes read the weights of this step; neither waits for the other.
-            side.wait_stream(torch.cuda.current_stream(current.images.device))
-            with torch.cuda.stream(side):
-                made = self._attack(current, current.future)
-                self._early = (current, made, side.record_event())
+        device = current.images.device
+        self._beside.begin(current, side, device, lambda: self._attack(current, current.future))
         if self.tau == 0:
             return attacked_now(self, current)
         due = self._pending[0] if self.active(current.progress) else None
@@ -114,19 +108,8 @@ class Lookahead(Schedule):
         """Attack the batch of tau rounds later, at this round's weights."""
         if self.tau == 0:
             return
-        if self._early is not None and self._early[0] is current:
-            _, made, event = self._early
-            import torch
-
-            stream = torch.cuda.current_stream(current.images.device)
-            stream.wait_event(event)
-            if made is not None:
-                # Made on the other stream: its memory must outlive this stream's reads.
-                for tensor in made.tensors():
-                    tensor.record_stream(stream)
-        else:
-            made = self._attack(current, current.future)
-        self._early = None
+        device = current.images.device
+        made = self._beside.take(current, device, lambda: self._attack(current, current.future))
         self._pending.popleft()
         self._drop_unneeded()
         self._pending.append(made)
@@ -196,6 +179,10 @@ class Lookahead(Schedule):
         self._pending = deque(
             _restored(entry, device) if entry is not None else None for entry in pending
         )
+
+
+def _tensors(made: Pending) -> Iterable[Tensor]:
+    return made.tensors() if made is not None else ()
 
 
 def _restored(entry: dict[str, Any], device: torch.device) -> Copies | PendingSigns:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Literal
 
-import torch
+from torch import Tensor
 
 from conadv.schedules.base import Scheduled, own_labels
+from conadv.schedules.beside import Beside
 from conadv.weights.pending import Kept
 from conadv.weights.schedule import Copy, MicroBatch, Round, WeightSchedule
 
@@ -176,7 +177,7 @@ class Lookahead(WeightSchedule):
         super().__init__(share, weight)
         self.tau = tau
         self.stream = stream
-        self._early: tuple[Round, list[Kept], torch.cuda.Event] | None = None
+        self._beside: Beside[list[Kept]] = Beside(_tensors)
 
     def delay(self, rounds: int) -> int:
         """`tau` steps."""
@@ -188,13 +189,9 @@ class Lookahead(WeightSchedule):
 
     def copies(self, current: Round) -> list[Copy]:
         """Today's micro-batches along their own old gradients."""
-        self._early = None  # of a round that was never collected
         side = current.side_stream() if self.stream and current.future else None
-        if side is not None:
-            # Both passes read the weights of this step; neither waits for the other.
-            side.wait_stream(torch.cuda.current_stream(current.micro_batches[0].images.device))
-            with torch.cuda.stream(side):
-                self._early = (current, self._ascend(current), side.record_event())
+        device = current.micro_batches[0].images.device
+        self._beside.begin(current, side, device, partial(self._ascend, current))
         if current.due and len(current.due) != len(current.micro_batches):
             raise RuntimeError(
                 f"{len(current.due)} micro-batches were looked at for this round, which has "
@@ -205,17 +202,8 @@ class Lookahead(WeightSchedule):
 
     def collect(self, current: Round) -> list[Kept]:
         """Gradients of the later images at these weights."""
-        early, self._early = self._early, None
-        if early is None or early[0] is not current:
-            return self._ascend(current)
-        _, made, event = early
-        stream = torch.cuda.current_stream(current.micro_batches[0].images.device)
-        stream.wait_event(event)
-        for kept in made:
-            for tensor in (kept.gradient, kept.scale):
-                if tensor is not None:  # its memory must outlive this stream's reads
-                    tensor.record_stream(stream)
-        return made
+        device = current.micro_batches[0].images.device
+        return self._beside.take(current, device, partial(self._ascend, current))
 
     def _ascend(self, current: Round) -> list[Kept]:
         chosen = [b for b in current.future if self.chosen(b, current.progress)]
@@ -233,6 +221,10 @@ class Noise(WeightSchedule):
         """Chosen micro-batches, each with a direction of its own."""
         chosen = [b for b in current.micro_batches if self.chosen(b, current.progress)]
         return [Copy(b.images, b.labels, partial(current.noise, b), b) for b in chosen]
+
+
+def _tensors(made: list[Kept]) -> list[Tensor]:
+    return [t for kept in made for t in (kept.gradient, kept.scale) if t is not None]
 
 
 def _copies(batches: list[MicroBatch], gradients: list[Kept]) -> list[Copy]:

@@ -138,7 +138,7 @@ class Search:
         }
 
     def _open(self, cell: Cell, number: int) -> optuna.Study:
-        common = {
+        common: dict[str, Any] = {
             "study_name": cell.name,
             "storage": self._storage,
             "sampler": self._sampler(number),
