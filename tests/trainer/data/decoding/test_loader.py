@@ -19,7 +19,9 @@ import torch
 from PIL import Image
 
 from conadv.errors import DataError
-from conadv.trainer.data.decoding import CentreCrop, ImageLoader, Pipeline
+from conadv.trainer.data.decoding import CentreCrop, ImageLoader, Pipeline, pool
+from conadv.trainer.data.decoding.pool import Job
+from conadv.trainer.data.decoding.request import Answer, Chunk
 from conadv.trainer.data.sources import FolderSource
 
 # Forking keeps the tests quick and their sources at home. Newer Pythons warn of the threads.
@@ -315,6 +317,30 @@ if __name__ == "__main__":
     if end == "failed":
         raise SystemExit("something else went wrong")
 """
+
+
+class Gone:
+    """A connection with one more chunk to make, whose other end closes while it is made."""
+
+    def recv(self) -> Chunk:
+        return Chunk((0, 1), 0, 0, 0)
+
+    def send(self, answer: Answer) -> None:
+        assert answer.error is None
+        raise BrokenPipeError
+
+
+def test_a_worker_whose_program_has_gone_ends_quietly(source, monkeypatch) -> None:
+    """Nothing of the chunk at hand may keep the memory open."""
+    job = Job(source, PIPELINE, 7, 2)
+    memory = SharedMemory(create=True, size=pool.IN_HAND * job.slot_bytes)
+    monkeypatch.setattr(pool, "wait", lambda given: given[:1])
+    monkeypatch.setattr(pool.signal, "signal", lambda *_: None)
+    try:
+        pool.work(Gone(), memory.name, 0, job)
+    finally:
+        memory.close()
+        memory.unlink()
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])

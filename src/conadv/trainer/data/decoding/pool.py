@@ -285,11 +285,15 @@ def work(connection: Connection, memory_name: str, number: int, job: Job) -> Non
             chunk: Chunk | None = connection.recv()
             if chunk is None:
                 return
-            out = slot(memory, job, number * IN_HAND + turn, len(chunk.samples))
-            connection.send(decode_chunk(out, job.source, job.prepare, job.seed, chunk))
-            del out  # before the memory is closed
+            connection.send(_decode(memory, job, number * IN_HAND + turn, chunk))
             turn = (turn + 1) % IN_HAND
     except (EOFError, OSError):  # the main process has closed its end, or is gone
         return
     finally:
         memory.close()
+
+
+def _decode(memory: SharedMemory, job: Job, number: int, chunk: Chunk) -> Answer:
+    """Decode into a slot, of which nothing is held when the answer is sent: that may fail."""
+    out = slot(memory, job, number, len(chunk.samples))
+    return decode_chunk(out, job.source, job.prepare, job.seed, chunk)
