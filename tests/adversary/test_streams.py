@@ -9,7 +9,7 @@ from torch import nn
 import conadv
 from conadv.attack.forward import seed_from
 from support.loops import ATTACK, EPSILON, MEAN, STD, batches, cross_entropy, network, sgd
-from support.streams import Recorder
+from support.streams import BESIDE, Recorder
 
 
 def two_rounds(monkeypatch, model: nn.Module, attack: conadv.Attack = ATTACK) -> Recorder:
@@ -27,14 +27,7 @@ def two_rounds(monkeypatch, model: nn.Module, attack: conadv.Attack = ATTACK) ->
 
 def test_the_attack_runs_between_the_last_step_and_its_use(monkeypatch) -> None:
     recorder = two_rounds(monkeypatch, network())
-    assert recorder.log[:6] == [
-        "side waits for main",
-        "forward on side",
-        "event of side",
-        "forward on main",
-        "main waits for event of side",
-        "step",
-    ]
+    assert recorder.log[:6] == BESIDE
 
 
 def test_weights_cast_beside_the_training_pass_are_kept_by_nobody(monkeypatch) -> None:

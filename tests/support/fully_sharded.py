@@ -13,7 +13,7 @@ import conadv
 from conadv.optim import LARS, param_groups
 from support import text, text_ranks
 from support.gloo import Name
-from support.loops import ATTACK, SCHEDULES, batches, cross_entropy, network, sgd
+from support.loops import ATTACK, SCHEDULES, batches, cross_entropy, network, sgd, train_by_itself
 
 WORLD = 2
 STEPS = 4
@@ -112,15 +112,7 @@ def by_itself(rank: int, schedule: str, how: str) -> Weights:
     """Collected at the end of the backward, the batch mixed by the adversary or not."""
     model = sharded(network())
     adversary = conadv.Adversary(model, ATTACK, SCHEDULES[schedule](), auto_collect=True)
-    optimizer = sgd(model)
-    for images, labels in adversary.batches(part_of(rank)):
-        if how == "mix":
-            mixed = adversary.mix(images, labels, cross_entropy)
-            cross_entropy(model(mixed.images), mixed.labels).backward()
-        else:
-            adversary.loss(images, labels, cross_entropy).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    train_by_itself(adversary, part_of(rank), how)
     return whole(model)
 
 

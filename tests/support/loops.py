@@ -118,6 +118,19 @@ def sign_step(
     return (moved.clamp(0, 1) - mean) / std
 
 
+def train_by_itself(adversary: conadv.Adversary, loader: Iterable[Any], how: str) -> None:
+    """Rounds that are collected by their backward pass; ``how``: "mix" or "loss" gives the loss."""
+    optimizer = sgd(adversary.model)
+    for images, labels in adversary.batches(loader):
+        if how == "mix":
+            mixed = adversary.mix(images, labels, cross_entropy)
+            cross_entropy(adversary.model(mixed.images), mixed.labels).backward()
+        else:
+            adversary.loss(images, labels, cross_entropy).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
 def input_gradient(
     model: nn.Module, images: Tensor, labels: Any, branch: str, criterion: Any = cross_entropy
 ) -> Tensor:

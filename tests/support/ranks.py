@@ -14,7 +14,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 import conadv
 from conadv.adversary.overlap import DeferredAllReduce
-from support.loops import ATTACK, SCHEDULES, batches, cross_entropy, network, pending, sgd
+from support.loops import (
+    ATTACK,
+    SCHEDULES,
+    batches,
+    cross_entropy,
+    network,
+    pending,
+    sgd,
+    train_by_itself,
+)
 
 WORLD = 2
 STEPS = 5
@@ -73,15 +82,7 @@ def by_itself(rank: int, schedule: str, wrapper: str, how: str) -> dict[str, Any
     model = network()
     ddp = DistributedDataParallel(model, **WRAPPERS[wrapper])
     adversary = conadv.Adversary(ddp, ATTACK, SCHEDULES[schedule](), auto_collect=True)
-    optimizer = sgd(model)
-    for images, labels in adversary.batches(part_of(rank)):
-        if how == "mix":
-            mixed = adversary.mix(images, labels, cross_entropy)
-            cross_entropy(ddp(mixed.images), mixed.labels).backward()
-        else:
-            adversary.loss(images, labels, cross_entropy).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    train_by_itself(adversary, part_of(rank), how)
     return result_of(model, adversary, compute=adversary.compute)
 
 

@@ -9,6 +9,16 @@ from torch import nn
 
 from conadv.adversary.round import Streams
 
+BESIDE = [
+    "side waits for main",
+    "forward on side",
+    "event of side",
+    "forward on main",
+    "main waits for event of side",
+    "step",
+]
+"""A step with work beside its training pass: after the last step, and before it is used."""
+
 
 class Recorder:
     """Fake CUDA streams and events that write down who waited for whom, and when."""

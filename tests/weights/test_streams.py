@@ -6,7 +6,7 @@ from torch import nn
 
 from conadv.weights import Lookahead, WeightAdversary, WeightAttack
 from support.loops import assert_same_state, batches, cross_entropy, network, sgd
-from support.streams import Recorder
+from support.streams import BESIDE, Recorder
 
 ATTACK = WeightAttack(0.05, centred=False)
 
@@ -33,14 +33,7 @@ def train(model: nn.Module, schedule: Lookahead, monkeypatch=None, steps: int = 
 @pytest.mark.parametrize(("norm", "weight"), [(False, None), (True, 0.5)])
 def test_the_ascent_runs_between_the_last_step_and_its_use(monkeypatch, norm, weight) -> None:
     log = train(network(norm=norm), Lookahead(weight=weight), monkeypatch)
-    assert log[:6] == [
-        "side waits for main",
-        "forward on side",
-        "event of side",
-        "forward on main",
-        "main waits for event of side",
-        "step",
-    ]
+    assert log[:6] == BESIDE
     assert log.count("forward on side") == 1, "nothing comes after the last batch"
 
 

@@ -11,7 +11,7 @@ from conadv.errors import DataError
 from conadv.trainer.data.cache import Say, say_to_stderr
 from conadv.trainer.data.sources.handles import unreadable
 from conadv.trainer.data.sources.source import (
-    Labelled,
+    LabelledSource,
     LeftOut,
     check_labels,
     extension_of,
@@ -28,7 +28,7 @@ _NAMED = 5
 """Empty classes that a message names; there may be a thousand."""
 
 
-class FolderSource(Labelled):
+class FolderSource(LabelledSource):
     """Images in the layout of torchvision's ImageFolder: ``root/class/file.jpg``.
 
     Classes are the folders' names, sorted; images are sorted by path within their class. Folders

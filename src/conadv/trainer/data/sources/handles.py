@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from conadv.errors import DataError
-from conadv.trainer.data.sources.source import Labelled, Names, unpack_name
+from conadv.trainer.data.sources.source import LabelledSource, Names, unpack_name
 
 Stamp = tuple[int, int]
 """Size in bytes and time of the last change in nanoseconds: enough to notice a changed file."""
@@ -148,7 +148,7 @@ def _all(read: Callable[[int, int], bytes], size: int) -> bytes:
     return data
 
 
-class ArchiveSource(Labelled):
+class ArchiveSource(LabelledSource):
     """Images in archives, each a piece of a file.
 
     Args:

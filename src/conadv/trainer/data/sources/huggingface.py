@@ -12,7 +12,7 @@ from conadv.errors import DataError
 from conadv.trainer.data.sources.handles import unreadable
 from conadv.trainer.data.sources.patterns import SPLITS, NoSuchSplitError
 from conadv.trainer.data.sources.source import (
-    Labelled,
+    LabelledSource,
     check_classes_used,
     check_labels,
     fingerprint_of,
@@ -22,7 +22,7 @@ from conadv.trainer.data.sources.source import (
 PREFIX = "hf://"
 
 
-class HuggingFaceSource(Labelled):
+class HuggingFaceSource(LabelledSource):
     """Images of a `datasets.Dataset`, as they were stored, not decoded.
 
     Args:

@@ -89,7 +89,7 @@ def kind_of(start: bytes) -> str | None:
     return next((kind for at, magic, kind in _MAGIC if start[at:].startswith(magic)), None)
 
 
-class Labelled:
+class LabelledSource:
     """What sources share that hold a label for each image."""
 
     name: str
