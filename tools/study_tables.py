@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def quickstart() -> str:
     """What `make quickstart` measured: means, and differences from ordinary training there."""
-    from conadv.lab.report.findings import step_time
+    from conadv.lab.report.comparison import step_time
     from conadv.lab.report.runs import read_run
     from conadv.lab.report.study.cells import baseline, cells, relative
     from conadv.lab.report.study.large_batch import measured_difference

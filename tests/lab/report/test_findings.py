@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from conadv.lab.report import find_runs
-from conadv.lab.report.findings import Findings, findings, uncertainty
+from conadv.lab.report.comparison import uncertainty
+from conadv.lab.report.findings import Findings, findings
 from conadv.lab.report.study.cells import cells
 from lab.report.conftest import MakeRun
 

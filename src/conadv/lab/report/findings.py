@@ -5,9 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conadv.lab.evidence import Paired
-from conadv.lab.report.study.cells import STEP_TIME, Cell, baseline, disturbed, relative
+from conadv.lab.report.comparison import (
+    Comparison,
+    compare,
+    mean_difference,
+    step_time,
+    test_images,
+    uncertainty,
+    unsigned,
+)
+from conadv.lab.report.study.cells import Cell, baseline, disturbed, relative
 from conadv.lab.report.study.large_batch import measured_difference
-from conadv.lab.report.study.wording import difference, ends, interval
+from conadv.lab.report.study.wording import between, difference
 from conadv.lab.report.text import count, joined, percent, points, ratio
 
 _UNFINISHED_TRAINING = 0.02
@@ -20,8 +29,6 @@ _MEASURES = (
     ("test accuracy", "test_accuracy"),
 )
 """What a headline compares, the surest effect first."""
-_TEST_IMAGES = {"fashion-mnist-subset": 2_000, "cifar10": 10_000}
-"""Sizes of test sets, for runs whose result does not note ``test_images``."""
 
 
 @dataclass(frozen=True)
@@ -60,84 +67,6 @@ class Findings:
     more: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The large batch against the small one, in one data set and network.
-
-    Attributes:
-        everything: All cells.
-        small: Ordinary training at the smallest batch, if that is smaller than ``large``'s.
-        large: Ordinary training at the largest batch.
-        methods: The other methods at the largest batch, controls included.
-    """
-
-    everything: tuple[Cell, ...]
-    small: Cell | None
-    large: Cell
-    methods: tuple[Cell, ...]
-
-    @property
-    def lost(self) -> float | None:
-        """Test accuracy that ordinary training loses from the small to the large batch."""
-        if self.small is None:
-            return None
-        return _difference(self.small, self.large, "test_accuracy")
-
-    @property
-    def best(self) -> Cell | None:
-        """The adversarial method that did best on validation images: the test set has no say.
-
-        Of methods that did as well the one of least compute.
-        """
-        adversarial = [cell for cell in self.methods if cell.key.family.attacks]
-        measured = [cell for cell in adversarial if cell.mean("test_accuracy") is not None]
-
-        def merit(cell: Cell) -> tuple[float, float]:
-            value, cost = cell.mean("val_accuracy"), cell.mean("compute")
-            return -1.0 if value is None else value, -math.inf if cost is None else -cost
-
-        return max(measured, key=merit, default=None)
-
-    @property
-    def gained(self) -> float | None:
-        """Test accuracy of :attr:`best` above ordinary training at the same batch."""
-        return None if self.best is None else _difference(self.best, self.large, "test_accuracy")
-
-
-def compare(everything: Sequence[Cell]) -> Comparison | None:
-    """Find what can be compared: the data set and network with most cells, if any has a baseline.
-
-    Returns:
-        None if no ordinary training was measured.
-    """
-    vanilla = [
-        cell
-        for cell in everything
-        if cell.ordinary
-        and cell.length == 1
-        and cell.batch is not None
-        and cell.mean("test_accuracy") is not None
-    ]
-    if not vanilla:
-        return None
-    places = [(cell.dataset, cell.model) for cell in everything]
-    place = max(
-        ((cell.dataset, cell.model) for cell in vanilla), key=lambda place: places.count(place)
-    )
-    vanilla = [cell for cell in vanilla if (cell.dataset, cell.model) == place]
-    large = max(vanilla, key=lambda cell: cell.batch or 0)
-    small = min(vanilla, key=lambda cell: cell.batch or 0)
-    methods = tuple(
-        cell
-        for cell in everything
-        if (cell.dataset, cell.model, cell.batch) == (*place, large.batch)
-        and cell.key.method != large.key.method
-    )
-    return Comparison(
-        tuple(everything), small if small.batch != large.batch else None, large, methods
-    )
-
-
 def findings(everything: Sequence[Cell]) -> Findings:
     """Put the results into words."""
     seen = compare(everything)
@@ -153,34 +82,9 @@ def findings(everything: Sequence[Cell]) -> Findings:
     )
 
 
-def uncertainty(cell: Cell, name: str = "test_accuracy") -> float | None:
-    """Two standard errors of a difference of two accuracies like the cell's.
-
-    Binomial, and so too wide where both networks saw the same images: sqrt(2 p (1 - p) / n), with
-    n the number of test images, or of those attacked. None where that number is not known.
-    """
-    accuracy, images = cell.mean(name), test_images(cell)
-    attacked = cell.setting("evaluation.robust_images")
-    if name == "robust_accuracy" and isinstance(attacked, int) and images:
-        images = min(images, attacked)
-    if accuracy is None or not images:
-        return None
-    return 2 * math.sqrt(2 * accuracy * (1 - accuracy) / images)
-
-
-def test_images(cell: Cell) -> float | None:
-    """How many test images the cell's accuracies are over, if known."""
-    return cell.mean("test_images") or _TEST_IMAGES.get(cell.dataset)
-
-
-def _difference(one: Cell, other: Cell, name: str) -> float | None:
-    first, second = one.mean(name), other.mean(name)
-    return None if first is None or second is None else first - second
-
-
 def _headline(seen: Comparison) -> str:
     batch, best = count(seen.large.batch), seen.best
-    if _single_seed(seen):
+    if seen.single_seed:
         found = f"ordinary training {percent(seen.large.mean('test_accuracy'))}"
         if best is not None:
             found += f", {best.key.method} {percent(best.mean('test_accuracy'))}"
@@ -189,7 +93,7 @@ def _headline(seen: Comparison) -> str:
             accuracy = percent(seen.small.mean("test_accuracy"))
             found += f"; {accuracy} at batch {count(seen.small.batch)}"
         noise = uncertainty(seen.large)
-        chance = "" if noise is None else f" (under about {_unsigned(noise)} points is chance)"
+        chance = "" if noise is None else f" (under about {unsigned(noise)} points is chance)"
         return f"One seed each, no verdict: {found}{chance}."
     parts = []
     if best is not None:
@@ -225,7 +129,7 @@ def _measured(one: Cell, other: Cell, name: str = "test_accuracy") -> str:
     if found is None or found.interval is None:
         return f"{difference(found)} points (no two seeds in common)"
     chance = ", within chance" if found.by_chance else ""
-    return f"{points(found.value)} points ({ends(found.interval)}{chance})"
+    return f"{points(found.value)} points ({between(found.interval)}{chance})"
 
 
 def _headline_of_held_out(everything: Sequence[Cell]) -> str:
@@ -250,7 +154,7 @@ def _plain_headline(everything: Sequence[Cell]) -> str:
         only = measured[0]
         found = Paired(tuple(only.values("test_accuracy")))
         noise = uncertainty(only) if found.interval is None else None
-        chance = "" if noise is None else f" ± {_unsigned(noise / math.sqrt(2))}"
+        chance = "" if noise is None else f" ± {unsigned(noise / math.sqrt(2))}"
         return (
             f"{only.key.method} at batch {count(only.batch)} reached {percent(found.value)}"
             f"{chance or _between(found)} test accuracy."
@@ -286,7 +190,7 @@ def _gained_figure(seen: Comparison) -> Figure | None:
 def _robust_figure(seen: Comparison) -> Figure | None:
     if seen.best is None:
         return None
-    gained = _difference(seen.best, seen.large, "robust_accuracy")
+    gained = mean_difference(seen.best, seen.large, "robust_accuracy")
     if gained is None:
         return None
     return Figure(
@@ -326,9 +230,9 @@ def _sentence(seen: Comparison, cell: Cell) -> str:
     """What one method changed against ordinary training at its batch, and what that cost."""
     changes = []
     for words, name in reversed(_MEASURES):
-        change = _difference(cell, seen.large, name)
+        change = mean_difference(cell, seen.large, name)
         if change is not None:
-            changes.append(f"{points(change)}{_give_or_take(seen, cell, name)} points of {words}")
+            changes.append(f"{points(change)}{seen.give_or_take(cell, name)} points of {words}")
     if not changes:
         return ""
     compute = relative(cell, seen.everything, "compute")
@@ -340,43 +244,21 @@ def _sentence(seen: Comparison, cell: Cell) -> str:
     return f"{cell.key.method}: {' and '.join(changes)}{paid}."
 
 
-def step_time(cell: Cell, everything: Sequence[Cell]) -> str:
-    """Step time as a multiple of ordinary training's, over the seeds; empty if unbelieved."""
-    time, usual = relative(cell, everything, STEP_TIME), baseline(cell, everything)
-    if time is None or usual is None:
-        return ""
-    own, other = cell.by_seed(STEP_TIME), usual.by_seed(STEP_TIME)
-    logs = [math.log(own[seed] / other[seed]) for seed in own if other.get(seed)]
-    ends = Paired(tuple(logs)).interval if logs else None
-    if ends is None:
-        return f"{ratio(time)} (measured once)"
-    return f"{ratio(time)} ({ratio(math.exp(ends[0]))} to {ratio(math.exp(ends[1]))})"
-
-
 def _interval(seen: Comparison, cell: Cell, name: str, than: Cell | None = None) -> str:
-    """The same on a line of its own."""
-    return _give_or_take(seen, cell, name, than).strip(" ()") or "not known: no two seeds"
-
-
-def _give_or_take(seen: Comparison, cell: Cell, name: str, than: Cell | None = None) -> str:
-    """What chance may do to a difference from ordinary training, or from another cell."""
-    if _single_seed(seen):
-        noise = uncertainty(cell, name)
-        return "" if noise is None else f" ± {_unsigned(noise)}"
-    paired = measured_difference(cell, than or seen.large, name)
-    return "" if paired is None else interval(paired)
+    """What chance may do to a tile's figure, on a line of its own."""
+    return seen.give_or_take(cell, name, than).strip(" ()") or "not known: no two seeds"
 
 
 def _caveats(everything: Sequence[Cell], seen: Comparison | None) -> list[str]:
     notes = []
     if seen is not None:
-        if _single_seed(seen):
+        if seen.single_seed:
             noise = uncertainty(seen.large)
             size = ""
             if noise is not None:
                 images = count(test_images(seen.large))
                 size = f": with {images} test images, differences under about "
-                size += f"{_unsigned(noise)} points are within chance"
+                size += f"{unsigned(noise)} points are within chance"
             notes.append(f"One seed per setting{size}. Look at directions, not at decimals.")
         notes += _training_note(seen)
         if baseline(seen.large, everything) is not None and len(seen.methods) > 0:
@@ -403,7 +285,7 @@ def _caveats(everything: Sequence[Cell], seen: Comparison | None) -> list[str]:
 def _training_note(seen: Comparison) -> list[str]:
     if seen.small is None:
         return []
-    behind = _difference(seen.small, seen.large, "train_accuracy")
+    behind = mean_difference(seen.small, seen.large, "train_accuracy")
     if behind is None or behind < _UNFINISHED_TRAINING:
         return []
     return [
@@ -412,11 +294,3 @@ def _training_note(seen: Comparison) -> list[str]:
         f"{percent(seen.small.mean('train_accuracy'))}): part of its loss is training that is not "
         "finished, not worse generalisation."
     ]
-
-
-def _single_seed(seen: Comparison) -> bool:
-    return all(len(cell.finished) < 2 for cell in (seen.large, *seen.methods))
-
-
-def _unsigned(fraction: float) -> str:
-    return f"{100 * abs(fraction):.1f}"

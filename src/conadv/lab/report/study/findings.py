@@ -18,7 +18,7 @@ from conadv.lab.report.study.large_batch import (
 )
 from conadv.lab.report.study.marks import marks
 from conadv.lab.report.study.runs import StudyFacts
-from conadv.lab.report.study.wording import ends, interval
+from conadv.lab.report.study.wording import between, interval
 from conadv.lab.report.text import count, joined, percent, points, ratio
 
 _TOLERANCE = f"{100 * TOLERANCE:g}"
@@ -178,7 +178,7 @@ def _figures(scale: LargeBatch, gains: Sequence[Gains]) -> list[Figure]:
 
 
 def _ends(found: Paired) -> str:
-    return ends(found.interval) if found.interval else "one seed: not known"
+    return between(found.interval) if found.interval else "one seed: not known"
 
 
 def _lossy(at_batch: Gains) -> bool:

@@ -16,12 +16,12 @@ def difference(found: Paired | None) -> str:
 
 def interval(found: Paired) -> str:
     """Interval of 95 %, in points, in brackets after a figure; empty for a single seed."""
-    return f" ({ends(found.interval)})" if found.interval else ""
+    return f" ({between(found.interval)})" if found.interval else ""
 
 
-def ends(found: Sequence[float] | None) -> str:
+def between(ends: Sequence[float] | None) -> str:
     """Ends of an interval in points: ``+0.3 to +2.1``; a dash where there is none."""
-    return MISSING if found is None else f"{points(found[0])} to {points(found[1])}"
+    return MISSING if ends is None else f"{points(ends[0])} to {points(ends[1])}"
 
 
 def judged_columns() -> tuple[str, ...]:
@@ -43,8 +43,8 @@ def judged_row(one: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"{one['name']}: {one['method']} at {one['batch']:,}, {claim}, than {than}{small}",
         points(one["value"]),
-        ends(one["interval"]),
-        ends(one["bootstrap"]),
+        between(one["interval"]),
+        between(one["bootstrap"]),
         MISSING if p is None else f"{p:.2g}",
         f"{one['seeds']} of {one['seeds_expected']}",
         verdict,
