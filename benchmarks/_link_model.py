@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import least_squares
 
 from conadv.errors import PlanError
 from conadv.lab.planning.hardware import Link, all_reduce_seconds, flat_link
@@ -151,7 +152,7 @@ def fit_link(
             errors.append(math.log(found.alone / o.alone))
         return np.array(errors)
 
-    return _fitted(_least_squares(residuals, np.log(np.array(start))))
+    return _fitted(least_squares(residuals, np.log(np.array(start)), method="lm").x)
 
 
 def held_out(benchmark: LinkBenchmark, network: Network) -> list[tuple[Observation, Observation]]:
@@ -168,27 +169,3 @@ def _fitted(logs: Vector) -> Fitted:
     operations, efficiency, latency, host = (float(value) for value in np.exp(logs))
     link = flat_link(math.inf, latency, name="fitted", efficiency=min(1.0, efficiency))
     return Fitted(Rates(operations), replace(link, host=host))
-
-
-def _least_squares(
-    residuals: Callable[[Vector], Vector], start: Vector, rounds: int = 60
-) -> Vector:
-    """Levenberg and Marquardt's method with a numerical Jacobian."""
-    at, damping = start, 1e-2
-    now = residuals(at)
-    for _ in range(rounds):
-        steps = 1e-4 * np.eye(len(at))
-        jacobian = np.stack([(residuals(at + s) - now) / 1e-4 for s in steps], axis=1)
-        normal, slope = jacobian.T @ jacobian, jacobian.T @ now
-        # Absolute damping: a parameter that the data does not move has a curvature of zero.
-        move = np.linalg.solve(normal + damping * np.eye(len(at)), -slope)
-        move = np.clip(move, -1.0, 1.0)
-        then = residuals(at + move)
-        if then @ then < now @ now:
-            done = now @ now - then @ then < 1e-12
-            at, now, damping = at + move, then, max(damping / 3, 1e-9)
-            if done:
-                break
-        else:
-            damping *= 4
-    return at
