@@ -12,6 +12,10 @@ FOLDER = ROOT / "examples" / "by_feature"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 OTHER_LOOPS = {"with_lightning"}
 """Their trainer's."""
+TORCH_ABORTS_AT_EXIT = "terminate called without an active exception"
+"""A thread of gloo lets go of its last tensor while the interpreter ends: pytorch#190489. The
+trainer waits for these threads (tests/trainer/distributed/test_leave.py); a script of one's own,
+which is what the example shows, is at torch's mercy on a loaded machine."""
 
 
 def lines_of_main(name: str) -> list[str]:
@@ -34,7 +38,11 @@ def test_it_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_ddp_runs_on_two_processes() -> None:
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     launcher += ["--master-port", str(free_port()), str(FOLDER / "ddp.py")]
-    done = subprocess.run([sys.executable, *launcher], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, *launcher]
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if TORCH_ABORTS_AT_EXIT not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("adversarial") == 2
 

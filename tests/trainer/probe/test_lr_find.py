@@ -112,7 +112,10 @@ def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
     words = ["lr-find", "smoke", "hardware.device=cpu", "data.augment=interrupts:augment"]
     done = subprocess.run(
         [sys.executable, "-m", "conadv", *words, "--steps", "5000"],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        },
         cwd=tmp_path,
         capture_output=True,
         text=True,
