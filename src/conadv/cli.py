@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conadv.errors import ConadvError, Interrupted, install_command
+from conadv.errors import ConadvError, Interrupted, in_words, install_command, what_was_done
 
 USAGE = 2
 INTERRUPTED = 130
@@ -90,7 +90,25 @@ def describe(error: BaseException) -> tuple[str | None, int]:
         return str(error.format_message()), USAGE  # type: ignore[attr-defined]
     if hasattr(error, "format_message"):  # typer's usage errors
         return f"error: {error.format_message()}{_help(error)}", USAGE
-    return None, 1
+    return _from_elsewhere(error), 1
+
+
+def _from_elsewhere(error: BaseException) -> str | None:
+    """Of an error of another library, or of one's own code, where it is and what was being done.
+
+    None if nobody noted that, or if the error is one of this package, which a traceback explains.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or _inside(frames[-1]) or not what_was_done(error):
+        return None
+    return (
+        f"error: {in_words(error)}\nIt comes from {frames[-1].filename}, line {frames[-1].lineno}; "
+        "CONADV_TRACEBACK=1 before the command shows the way there."
+    )
+
+
+def _inside(frame: traceback.FrameSummary) -> bool:
+    return Path(frame.filename).is_relative_to(Path(__file__).parent)
 
 
 def _raised_here(error: BaseException) -> bool:
@@ -101,8 +119,7 @@ def _raised_here(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return False
-    inside = Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
-    return inside and (frames[-1].line or "").startswith("raise")
+    return _inside(frames[-1]) and (frames[-1].line or "").startswith("raise")
 
 
 def _missing(error: ModuleNotFoundError) -> str | None:

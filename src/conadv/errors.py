@@ -5,6 +5,8 @@ them without a traceback; a library user can catch :class:`ConadvError`.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,6 +64,41 @@ class Interrupted(ConadvError):
 
 class PlanError(ConadvError, ValueError):
     """Hardware that is not known, or a number of devices that cannot carry the batch."""
+
+
+_WHILE = "while "
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Note on an error from elsewhere what was being done, for whoever reads it.
+
+    Other libraries, and code of one's own that a recipe names, raise what they like, and their
+    words seldom say which part of a run they are about. The error stays what it is, so that a
+    caller can catch it; :func:`in_words` and the command line tell what was noted.
+
+    Args:
+        what: as in ``making the optimizer (optimizer.name=lars)``.
+    """
+    try:
+        yield
+    except ConadvError:
+        raise  # says it itself
+    except Exception as error:
+        error.add_note(_WHILE + what)
+        raise
+
+
+def what_was_done(error: BaseException) -> str:
+    """What :func:`doing` has noted, from the inside out; empty if nothing."""
+    notes = getattr(error, "__notes__", ())
+    return ", ".join(dict.fromkeys(n.removeprefix(_WHILE) for n in notes if n.startswith(_WHILE)))
+
+
+def in_words(error: BaseException) -> str:
+    """Kind and message of an error, and what was being done."""
+    what = what_was_done(error)
+    return f"{type(error).__name__}: {error}" + (f" (while {what})" if what else "")
 
 
 def install_command(*extras: str) -> str:

@@ -47,13 +47,13 @@ def work(rank: int, size: int, folder: Path) -> None:
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     os.environ.update({name: str(value) for name, value in names.items()})
     read: list[str] = []
-    load = store.load_checkpoint
+    load = store.load_file
 
     def counted(path: Path) -> dict[str, Any]:
         read.append(path.name)
         return load(path)
 
-    store.load_checkpoint = counted
+    store.load_file = counted
     with join("cpu", 60) as joined:
         found = CheckpointStore(folder / f"of-{size}", 1, joined).load_newest(
             lambda ranks, part: part(joined.rank)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conadv.errors import PlanError, RecipeError
+from conadv.errors import PlanError, RecipeError, doing
 from conadv.lab.planning import Job, Loader, Method, WeightMethod
 from conadv.schedules import SCHEDULES, VARIANTS
 from conadv.trainer.input.random_images import images_of
@@ -42,7 +42,8 @@ def count_network(recipe: Recipe) -> Network:
     if recipe.method.kind.makes_copies:
         model = split_norms(model, statistics=recipe.norm.statistics)
     lower = recipe.hardware.precision != "fp32"
-    return count(model, shape, torch.bfloat16 if lower else torch.float32)
+    with doing(f"counting what a pass of model.name={settings.name} costs"):
+        return count(model, shape, torch.bfloat16 if lower else torch.float32)
 
 
 def job_of(recipe: Recipe, loader: Loader) -> Job:

@@ -39,15 +39,17 @@ def report(
     sharpness, robustness, pictures, and the command that remakes every run. It loads nothing and
     works offline. What is not finished is marked and left out of comparisons.
     """
+    from conadv.errors import doing
     from conadv.lab.report import gather
     from conadv.lab.report.content import content
     from conadv.lab.report.page import write_content
 
     first = paths[0] if paths[0].is_dir() else paths[0].parent
-    material = content(gather(paths), title=title, pictures=not no_pictures, charts=chart or ())
-    page = write_content(
-        material, out or first / "report.html", markdown_out=markdown, table_out=csv
-    )
+    with doing(f"reporting on {', '.join(map(str, paths))}"):
+        material = content(gather(paths), title=title, pictures=not no_pictures, charts=chart or ())
+        page = write_content(
+            material, out or first / "report.html", markdown_out=markdown, table_out=csv
+        )
     typer.echo(material.findings.headline)
     for path in (page, markdown, csv):
         if path is not None:

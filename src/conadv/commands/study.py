@@ -68,12 +68,15 @@ def study(
 def _run(given: Study, folder: StudyFolder, workers: int) -> None:
     from rich.console import Console
 
+    from conadv.errors import doing
     from conadv.lab.study import run_study
 
     def begin(folder: StudyFolder, plan: Plan) -> None:
         typer.echo(f"{_counts(plan)}; folder: {folder.root}", err=True)
 
-    run_study(given, folder.root, workers=workers, console=Console(stderr=True), prepared=begin)
+    console = Console(stderr=True)
+    with doing(f"working at the study {given.name} in {folder.root}"):
+        run_study(given, folder.root, workers=workers, console=console, prepared=begin)
     _status(folder)
     typer.echo(f"\ntuned settings: {folder.tuned}\nevery final run: {folder.table}")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import conadv
-from conadv.errors import RecipeError
+from conadv.errors import RecipeError, doing
 from conadv.trainer.distributed import World
 from conadv.trainer.distributed.data_parallel import DataParallel, Exchange, FullySharded
 from conadv.trainer.distributed.world import local_device
@@ -127,13 +127,15 @@ def build(
     count = splits.train_count
     feed = _mixed(recipe, splits.feed(recipe, slots), splits.facts)
     torch.manual_seed(recipe.seed)
-    model = make_model(recipe, splits.facts, weights, download=download, say=say).to(device)
-    shape, outputs = _image_shape(recipe, splits, device), len(splits.facts.classes)
-    try_model(recipe.model.name, model, shape, outputs)
+    model = make_model(recipe, splits.facts, weights, download=download, say=say)
+    with doing(f"trying the network out (model.name={recipe.model.name})"):
+        shape, outputs = _image_shape(recipe, splits, device), len(splits.facts.classes)
+        try_model(recipe.model.name, model.to(device), shape, outputs)
     sharded = world.size > 1 and recipe.hardware.parallel == "fsdp"
     if recipe.hardware.channels_last and not sharded:  # fully_shard takes contiguous weights only
         model = model.to(memory_format=torch.channels_last)
-    exchange = _exchange(recipe, model, world)
+    with doing(f"sharing the network among {world.size} processes (hardware.parallel)"):
+        exchange = _exchange(recipe, model, world)
     adversary = make_adversary(recipe, exchange.wrapped, splits.facts, len(slots))
     if isinstance(adversary, conadv.WeightAdversary):
         adversary.wait_within(world.watchdog.waiting)
@@ -149,7 +151,8 @@ def build(
         precision,
     )
     if world.size > 1 and not sharded:
-        trainer.warm_up_buckets(_unfilled(_of_images(adversary), recipe.branches))
+        with doing("taking a first pass through every branch"):
+            trainer.warm_up_buckets(_unfilled(_of_images(adversary), recipe.branches))
     every = max(1, round(recipe.evaluation.every_epochs * recipe.steps_per_epoch(count)))
     return Built(recipe, world, device, splits, splits.validation(), adversary, trainer, every)
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from torch import Tensor
 
 from conadv._words import duration
-from conadv.errors import CheckpointError, Interrupted, NonFiniteError
+from conadv.errors import CheckpointError, Interrupted, NonFiniteError, doing
 from conadv.trainer.alike import check_alike
 from conadv.trainer.build import Built, build
 from conadv.trainer.checkpoint.reshard import redeal
+from conadv.trainer.checkpoint.rows import take_rows
 from conadv.trainer.checkpoint.saver import Saving, snapshot
 from conadv.trainer.checkpoint.starting_weights import starting_weights
 from conadv.trainer.checkpoint.store import CheckpointStore
@@ -146,7 +148,8 @@ class Run:
         self.saving.ensure_saved(self.trainer.step)
         self._hear()
         self.world.watchdog.doing("the last evaluation")
-        return self._outcome.measure()
+        with doing("measuring what has been trained"):
+            return self._outcome.measure()
 
     def close(self) -> None:
         """Close what :meth:`open` opened."""
@@ -185,7 +188,8 @@ class Run:
             hear=bool(self._notices) or self.saving.untold,
         )
         try:
-            report = self.trainer.train_step(requests)
+            with doing(f"taking step {self.trainer.step + 1}"):
+                report = self.trainer.train_step(requests)
         except NonFiniteError as error:
             self._outcome.write("diverged")
             raise NonFiniteError(f"{error} The run is in {self.folder.root}.") from error
@@ -238,7 +242,8 @@ class Run:
         if not due or self.evaluated_step == step or self.built.validation is None:
             return
         self.world.watchdog.doing(f"the evaluation after step {step}")
-        found = self.built.score(self.built.validation)
+        with doing(f"evaluating after step {step}"):
+            found = self.built.score(self.built.validation)
         line = {
             "kind": "eval",
             "step": step,
@@ -258,9 +263,10 @@ class Run:
 
     def _state(self) -> dict[str, Any]:
         """This rank's part of a checkpoint, copied."""
-        own = {"step": self.trainer.step, "own": self.trainer.rank_state_dict()}
-        lockstep = self.trainer.exchange.lockstep
-        shared = self.trainer.state_dict() if self.world.main or lockstep else None
+        step, rows = self.trainer.step, dict[str, Tensor]()
+        with doing(f"collecting the checkpoint of step {step}"):
+            shared = take_rows(self.trainer.state_dict(), rows)
+            own = {"step": step, "own": self.trainer.rank_state_dict(), "rows": rows}
         if not self.world.main:
             return snapshot(own)  # type: ignore[no-any-return]
         self.folder.lock.check(look=True)
@@ -281,7 +287,8 @@ class Run:
         micro_steps = self.recipe.micro_steps
         queued = self.recipe.method.kind.queues_rounds
         state = self.saving.store.load_newest(
-            lambda ranks, read: redeal(ranks, read, self.world, micro_steps, queued)
+            lambda ranks, read: redeal(ranks, read, self.world, micro_steps, queued),
+            self.trainer.exchange.mesh,
         )
         step = 0 if state is None else int(state["trainer"]["step"])
         if self.world.main:
@@ -294,6 +301,8 @@ class Run:
                     "power cut. Training goes on from the checkpoint."
                 )
         if state is None:
+            if self.world.main:
+                self.saving.store.go_on(None)
             self._say(f"{self.folder.root} has no finished checkpoint: the run begins anew")
             if not self.fresh:
                 self._build(fresh=True)
@@ -304,7 +313,10 @@ class Run:
                 f"{self.folder.root} began with (its fingerprint differs). Restore the data, or "
                 "start a new run with another --out."
             )
-        self.trainer.load_state_dict(state["trainer"], state["own"])
+        if self.world.main:
+            self.saving.store.go_on(state)
+        with doing(f"going on from the checkpoint of step {step}"):
+            self.trainer.load_state_dict(state["trainer"], state["own"])
         self.evaluated_step = int(state["evaluated_step"])
         self.saving.begin(step, float(state["best_accuracy"]))
         self.val_accuracy = state["val_accuracy"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from conadv._words import import_named
 from conadv.attack.attack import Criterion
-from conadv.errors import RecipeError
+from conadv.errors import RecipeError, doing
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.recipe.losses import LOSS_NAMES
 
@@ -131,6 +131,13 @@ def make_criterion(
         RecipeError: No such loss, options that it does not take, or weights that are not one per
             class.
     """
+    with doing(f"making the loss (train.loss={recipe.train.loss})"):
+        return _make(recipe, classes, labels, device)
+
+
+def _make(
+    recipe: Recipe, classes: int, labels: Callable[[], Tensor], device: torch.device
+) -> Criterion:
     settings = recipe.train
     options: dict[str, Any] = dict(settings.loss_options)
     kind: Any = LOSSES.get(settings.loss)

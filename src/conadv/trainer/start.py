@@ -11,7 +11,14 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from conadv.errors import ConadvError, DataError, DistributedError, RecipeError, RunHeldError
+from conadv.errors import (
+    ConadvError,
+    DataError,
+    DistributedError,
+    RecipeError,
+    RunHeldError,
+    in_words,
+)
 from conadv.trainer.data.dataset import ImageDataset
 from conadv.trainer.distributed import World, join
 from conadv.trainer.distributed.world import is_lost_connection, local_device
@@ -153,8 +160,7 @@ def _run(make: Callable[[], Run], world: World) -> Result:
             elif is_lost_connection(error):
                 raise _stopped(world, error) from error
             else:  # of this rank alone, or of the one that is the first to say so
-                kind = type(error).__name__
-                error.told = not world.watchdog.fail(f"{kind}: {error}")  # type: ignore[attr-defined]
+                error.told = not world.watchdog.fail(in_words(error))  # type: ignore[attr-defined]
             raise
 
 

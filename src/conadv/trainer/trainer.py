@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from conadv._numbers import mixed_seed
 from conadv.attack import Criterion
 from conadv.errors import NonFiniteError
-from conadv.trainer.checkpoint.reshard import load_weights, spread_model, whole
+from conadv.trainer.checkpoint.reshard import load_weights, spread_model
 from conadv.trainer.distributed.data_parallel import Exchange
 from conadv.trainer.input.feed import Feed, Views
 from conadv.trainer.step import (
@@ -247,16 +247,15 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on and that all ranks share.
 
-        Of tensors, numbers, lists and dicts. What is a rank's own is in :meth:`rank_state_dict`.
-        With a sharded model all ranks have to call it, and rank 0 gets the whole tensors.
+        Of tensors, numbers, lists and dicts; tensors that lie in parts on the ranks are DTensors.
+        What is a rank's own is in :meth:`rank_state_dict`.
         """
-        keep = self.exchange.world.main
         return {
             "step": self.step,
             "compute": self.compute,
             "skips_in_a_row": self.skips_in_a_row,
-            "model": whole(self.model.state_dict(), keep=keep),
-            **self.update.state_dict(keep=keep),
+            "model": dict(self.model.state_dict()),
+            **self.update.state_dict(),
         }
 
     def rank_state_dict(self) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from conadv import optim
 from conadv._words import import_named
-from conadv.errors import RecipeError
+from conadv.errors import RecipeError, doing
 from conadv.optim.groups import classifier_apart, with_lr_factors
 from conadv.optim.sharded import is_dtensor
-from conadv.trainer.checkpoint.reshard import load_weights, spread_optimizer, whole
+from conadv.trainer.checkpoint.reshard import load_weights, spread_optimizer
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.recipe.updates import beside, optimizer_of, value
 from conadv.trainer.step import Precision
@@ -38,9 +38,10 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     given = {"betas": settings.betas, "eps": settings.eps}
     options |= {name: value for name, value in given.items() if value is not None}
     try:
-        optimizer: torch.optim.Optimizer = import_named(known.make)(
-            groups, **options | settings.options
-        )
+        with doing(f"making the optimizer (optimizer.name={settings.name})"):
+            optimizer: torch.optim.Optimizer = import_named(known.make)(
+                groups, **options | settings.options
+            )
     except (TypeError, ValueError) as error:
         raise RecipeError(
             f"optimizer.name={settings.name} does not take these settings: {error}. Correct "
@@ -230,14 +231,10 @@ class Update:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def state_dict(self, *, keep: bool = True) -> dict[str, Any]:
-        """What the next step depends on besides the model, between two steps.
-
-        Args:
-            keep: Whether this rank wants it; of a sharded model all ranks take part.
-        """
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step depends on besides the model, between two steps."""
         return {
-            "optimizer": whole(self.optimizer.state_dict(), keep=keep),
+            "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "scaler": self.scaler.state_dict(),
             **self._method_state(),

@@ -15,11 +15,8 @@ import torch
 
 from conadv import _files as files
 from conadv.errors import CheckpointError
-from conadv.trainer.checkpoint.store import (
-    CheckpointStore,
-    load_checkpoint,
-    save_checkpoint,
-)
+from conadv.trainer.checkpoint.file import save_file
+from conadv.trainer.checkpoint.store import CheckpointStore, load_checkpoint
 from conadv.trainer.distributed import World
 
 STATE = {"step": 3, "model": {"weight": torch.arange(4000.0)}, "nothing": None}
@@ -27,7 +24,7 @@ STATE = {"step": 3, "model": {"weight": torch.arange(4000.0)}, "nothing": None}
 
 def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    save_checkpoint(path, STATE)
+    save_file(path, STATE)
     back = load_checkpoint(path)
     assert back["step"] == 3 and back["nothing"] is None
     assert torch.equal(back["model"]["weight"], STATE["model"]["weight"])
@@ -37,7 +34,7 @@ def test_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 def test_truncated_file_is_refused_with_advice(tmp_path: Path, share: float) -> None:
     path = tmp_path / "a.pt"
-    save_checkpoint(path, STATE)
+    save_file(path, STATE)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(
@@ -48,7 +45,7 @@ def test_truncated_file_is_refused_with_advice(tmp_path: Path, share: float) -> 
 
 def test_one_flipped_byte_is_found(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    save_checkpoint(path, STATE)
+    save_file(path, STATE)
     content = bytearray(path.read_bytes())
     content[content.index(torch.arange(4000.0).numpy().tobytes()) + 5000] ^= 1
     path.write_bytes(content)
@@ -60,7 +57,7 @@ def test_every_flipped_bit_is_found_or_harmless(tmp_path: Path) -> None:
     """Also in the directory of the zip file, where a flip can exchange two tensors."""
     path = tmp_path / "a.pt"
     state = {"step": 3, "a": torch.arange(9.0), "b": torch.ones(9), "name": "x", "z": [None, 1.5]}
-    save_checkpoint(path, state)
+    save_file(path, state)
     whole = path.read_bytes()
     random, found = np.random.default_rng(0), 0
     for position in sorted({*random.integers(0, len(whole), 150), *range(-24, 0)}):
@@ -216,16 +213,16 @@ _LIMITED = """
 import resource, signal, sys, torch
 from pathlib import Path
 from conadv.errors import CheckpointError
-from conadv.trainer.checkpoint.store import save_checkpoint, load_checkpoint
+from conadv.trainer.checkpoint.file import load_file, save_file
 path = Path(sys.argv[1])
-save_checkpoint(path, {"step": 1, "x": torch.zeros(10)})
+save_file(path, {"step": 1, "x": torch.zeros(10)})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    save_checkpoint(path, {"step": 2, "x": torch.zeros(1_000_000)})
+    save_file(path, {"step": 2, "x": torch.zeros(1_000_000)})
 except CheckpointError as error:
     print("refused:", error)
-print("kept", load_checkpoint(path)["step"], sorted(p.name for p in path.parent.iterdir()))
+print("kept", load_file(path)["step"], sorted(p.name for p in path.parent.iterdir()))
 """
 
 
@@ -267,3 +264,79 @@ def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
     store.save({"step": 1}, 1).write_bytes(b"PK")
     with pytest.warns(UserWarning), pytest.raises(CheckpointError):
         store.load_newest()
+
+
+def sharded(step: int, rank: int) -> dict[str, Any]:
+    """A rank's file of a state with one tensor of two rows, each on a rank of two."""
+    rows: dict[str, torch.Tensor] = {"w": torch.full((1, 3), float(10 * step + rank))}
+    cut = {"rows of": "w", "shape": [2, 3], "dtype": torch.float32}
+    shared = {"trainer": {"model": {"w": cut}}} if rank == 0 else {}
+    return {"step": step, "own": {}, "rows": rows, **shared}
+
+
+def ranks_of_two(folder: Path, keep: int = 1, attempt: str = "a") -> list[CheckpointStore]:
+    return [CheckpointStore(folder, keep, Two(rank, 2), attempt) for rank in (0, 1)]
+
+
+def weights(state: dict[str, Any]) -> list[float]:
+    return [float(row[0]) for row in state["trainer"]["model"]["w"]]
+
+
+def test_the_best_keeps_its_parts(tmp_path: Path) -> None:
+    stores = ranks_of_two(tmp_path)
+    for step, best in ((1, True), (2, False), (3, True), (4, False)):
+        for rank, store in enumerate(stores):
+            store.save(sharded(step, rank), step, best=best)
+        stores[0].settle()
+        expected = 1 if step < 3 else 3
+        assert weights(load_checkpoint(stores[0].best)) == [10 * expected, 10 * expected + 1]
+    stores[0].save(sharded(5, 0), 5, best=True)  # killed before rank 1 has written
+    assert weights(load_checkpoint(stores[0].best)) == [30, 31]
+    with pytest.warns(UserWarning, match="step_00000005.pt was not finished"):
+        found = CheckpointStore(tmp_path, 1).load_newest()
+    assert found is not None and weights(found) == [40, 41]
+    kept = sorted(path.name for path in tmp_path.glob("*rank*"))
+    assert kept == ["best_00000003.rank_1_of_2.pt", "step_00000004.rank_1_of_2.pt"]
+
+
+def test_a_best_that_nobody_had_named_yet_is_named_when_the_run_goes_on(tmp_path: Path) -> None:
+    stores = ranks_of_two(tmp_path)
+    for rank, store in enumerate(stores):
+        store.save(sharded(1, rank), 1, best=True)
+    assert not stores[0].best.exists()  # rank 1 was the last, and the launch ended
+    again = ranks_of_two(tmp_path, attempt="b")[0]
+    again.go_on(again.load_newest())
+    assert weights(load_checkpoint(again.best)) == [10, 11]
+
+
+def test_parts_of_two_launches_are_not_mixed(tmp_path: Path) -> None:
+    first, second = ranks_of_two(tmp_path), ranks_of_two(tmp_path, attempt="b")
+    for rank in (0, 1):
+        first[rank].save(sharded(1, rank), 1)
+    first[1].save(sharded(2, 1), 2)  # and rank 0 was killed
+    found = second[0].load_newest()
+    second[0].go_on(found)
+    assert found is not None and weights(found) == [10, 11]
+    second[0].save(sharded(2, 0), 2)
+    with pytest.warns(UserWarning, match="step_00000002.pt was not finished"):
+        found = second[0].load_newest()
+    assert found is not None and weights(found) == [10, 11]
+    first[1].save(sharded(2, 1), 2)  # an orphan of the first launch
+    with pytest.warns(UserWarning, match="step_00000002.pt was not finished"):
+        found = second[0].load_newest()
+    assert found is not None and weights(found) == [10, 11]
+
+
+def test_a_damaged_part_is_damage(tmp_path: Path) -> None:
+    stores = ranks_of_two(tmp_path, keep=2)
+    for step in (1, 2):
+        for rank, store in enumerate(stores):
+            path = store.save(sharded(step, rank), step)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"step_00000002\.rank_1_of_2\.pt is truncated"):
+        load_checkpoint(stores[0].path(2))
+    with pytest.warns(UserWarning, match="Trying the checkpoint before it"):
+        found = stores[0].load_newest()
+    assert found is not None and weights(found) == [10, 11]

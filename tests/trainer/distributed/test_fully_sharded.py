@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file as load_exported
+from torch import Tensor, nn
 
+from conadv._tree import map_tensors
 from conadv.errors import RecipeError
+from conadv.lab.analysis.run.analyse import analyse_run
+from conadv.trainer.checkpoint.file import load_file
+from conadv.trainer.checkpoint.load_run import load_run
 from conadv.trainer.distributed.data_parallel import repeated_blocks
+from conadv.trainer.evaluation.evaluate import evaluate_run
+from conadv.trainer.evaluation.export import export_run
 from conadv.trainer.models.zoo import create_model
 from support.launches import Case, finish, on_ranks, recipe, start
 from support.runs import assert_same_state, final_state
@@ -34,7 +41,7 @@ RECYCLED = ("method.schedule=recycled", "optimizer.name=lars", "optimizer.lr=0.5
 def cases() -> list[Case]:
     sharded: list[Case] = [(name, (*SHARDED, *given), {}) for name, given in CASES.items()]
     stops: list[Case] = [
-        (f"stopped-{name}", (*SHARDED, *given), {"stop_after": 6})
+        (f"stopped-{name}", (*SHARDED, *given, "checkpoint.every_steps=4"), {"stop_after": 6})
         for name, given in (("lookahead", CASES["lookahead"]), ("recycled", RECYCLED))
     ]
     recycled: list[Case] = [
@@ -58,6 +65,12 @@ def assert_close(found: Path, expected: Path) -> None:
     other = final_state(expected)["trainer"]["model"]
     for key, value in final_state(found)["trainer"]["model"].items():
         torch.testing.assert_close(value, other[key], rtol=1e-3, atol=2e-5, msg=f"{found} {key}")
+
+
+def tensors(state: object) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_tensors(found.append, state)
+    return found
 
 
 def last_metrics(folder: Path) -> dict[str, float]:
@@ -85,18 +98,36 @@ def test_recycled_trains_as_under_ddp(runs: dict[int, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_checkpoints_hold_whole_tensors(runs: dict[int, Path]) -> None:
-    """So that everything that reads a run needs no ranks."""
+def test_each_rank_writes_its_rows_alone(runs: dict[int, Path]) -> None:
+    """Nobody holds the whole weights or buffers, and together they are those of whole tensors."""
+    folder = runs[2] / "lars/checkpoints"
+    newest = max(folder.glob("step_????????.pt"))
+    files = [load_file(newest), load_file(next(folder.glob(f"{newest.stem}.rank_1_of_2.pt")))]
     sharded, plain = (final_state(runs[n] / "lars")["trainer"] for n in (2, 1))
-    shapes = [
-        {key: value.shape for key, value in state["model"].items()} for state in (sharded, plain)
-    ]
+    shapes = [{name: value.shape for name, value in s["model"].items()} for s in (sharded, plain)]
     assert shapes[0] == shapes[1]
     buffers = [state["optimizer"]["state"] for state in (sharded, plain)]
     assert buffers[0].keys() == buffers[1].keys() and len(buffers[0]) > 10
     for number, buffer in buffers[0].items():
         for key, value in buffer.items():
             torch.testing.assert_close(value, buffers[1][number][key], rtol=2e-3, atol=1e-4)
+    whole = sum(map(Tensor.numel, tensors([sharded["model"], buffers[0]])))
+    statistics = sum(map(Tensor.numel, tensors(files[0]["trainer"])))
+    held = [sum(value.numel() for value in file["rows"].values()) for file in files]
+    assert sum(held) + statistics == whole
+    assert max(held) < 0.55 * whole and statistics < 0.05 * whole
+    assert "trainer" not in files[1]
+
+
+@pytest.mark.slow
+def test_one_process_does_with_it_what_it_does_with_any_run(runs: dict[int, Path]) -> None:
+    run = runs[2] / "lars"
+    results = json.loads((run / "result.json").read_text())
+    assert evaluate_run(run, steps=0)["test_accuracy"] == results["test_accuracy"]
+    assert load_run(run, checkpoint="best").model is not None
+    exported = load_exported(export_run(run, runs[2] / "lars.safetensors"))
+    assert torch.equal(exported["fc.weight"], final_state(run)["trainer"]["model"]["fc.weight"])
+    assert analyse_run(run, only=["gap"])["analyses"]["gap"]["step"] == results["steps"]
 
 
 @pytest.mark.slow
@@ -113,14 +144,41 @@ def test_resumes_bit_for_bit(name: str, runs: dict[int, Path], tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [1, 4])
-def test_goes_on_with_another_number_of_processes(
-    size: int, runs: dict[int, Path], tmp_path: Path
+@pytest.mark.parametrize(("size", "parallel"), [(1, "fsdp"), (4, "fsdp"), (2, "ddp")])
+def test_goes_on_with_other_processes(
+    size: int, parallel: str, runs: dict[int, Path], tmp_path: Path
 ) -> None:
     shutil.copytree(runs[2] / "stopped-lookahead", tmp_path / "run")
-    again: list[Case] = [("run", (*SHARDED, *CASES["lookahead"]), {"resume": True})]
+    given = (*SHARDED, *CASES["lookahead"], f"hardware.parallel={parallel}")
+    again: list[Case] = [("run", given, {"resume": True})]
     assert on_ranks(size, tmp_path, again) == [{}] * size
     assert_close(tmp_path / "run", runs[1] / "lookahead")
+
+
+@pytest.mark.slow
+def test_what_is_damaged_or_was_not_finished_falls_back(
+    runs: dict[int, Path], tmp_path: Path
+) -> None:
+    """A bit of rank 1's file is flipped, or its writer was killed: step 4 is gone on from."""
+    for name in ("damaged", "killed"):
+        shutil.copytree(runs[2] / "stopped-recycled", tmp_path / name)
+        part = tmp_path / name / "checkpoints/step_00000006.rank_1_of_2.pt"
+        content = bytearray(part.read_bytes())
+        content[len(content) // 2] ^= 1
+        part.unlink()
+        (part if name == "damaged" else part.with_name(f".{part.name}.partial")).write_bytes(
+            content
+        )
+    cases: list[Case] = [
+        (name, (*SHARDED, *RECYCLED), {"resume": True}) for name in ("damaged", "killed")
+    ]
+    assert on_ranks(2, tmp_path, cases) == [{}, {}]
+    whole = runs[2] / "recycled"
+    for name in ("damaged", "killed"):
+        metrics = (tmp_path / name / "metrics.jsonl").read_bytes()
+        assert metrics == (whole / "metrics.jsonl").read_bytes()
+        found, expected = (final_state(run)["trainer"] for run in (tmp_path / name, whole))
+        assert_same_state(found["model"], expected["model"])
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conadv._words import import_named
+from conadv.errors import doing
 from conadv.lab.report.analyses import AnalysisTable, analysis_charts, analysis_table
 from conadv.lab.report.charts.palette import Colour, MethodKey, colours
 from conadv.lab.report.charts.panels import Chart
@@ -99,13 +100,21 @@ def content(
         scale=scale,
         gains=found,
         charts=tuple(scale_charts(scale, every_gain, everything, palette)),
-        own_charts=tuple(filter(None, (import_named(c)(everything, palette) for c in charts))),
+        own_charts=tuple(filter(None, (_own_chart(c, everything, palette) for c in charts))),
         analyses=analysis_table(everything),
         analysis_charts=tuple(analysis_charts(everything, palette)),
         tuned=tuple(tuning(studies)),
         imagenet=material.imagenet,
         pictures=pictures,
     )
+
+
+def _own_chart(
+    name: str, everything: tuple[Cell, ...], palette: Mapping[MethodKey, Colour]
+) -> Chart | None:
+    with doing(f"drawing the chart {name}"):
+        drawn: Chart | None = import_named(name)(everything, palette)
+    return drawn
 
 
 def _scale(everything: tuple[Cell, ...], studies: tuple[StudyFacts, ...]) -> LargeBatch | None:

@@ -13,7 +13,14 @@ from typing import Protocol
 from rich.console import Console
 
 from conadv._files import write_text
-from conadv.errors import ConadvError, DataError, Interrupted, NonFiniteError, RunHeldError
+from conadv.errors import (
+    ConadvError,
+    DataError,
+    Interrupted,
+    NonFiniteError,
+    RunHeldError,
+    in_words,
+)
 from conadv.lab.study.files import StudyFolder
 from conadv.lab.study.hypotheses.registration import register
 from conadv.lab.study.outcomes import Outcome, Status, outcome_path, read_outcomes
@@ -199,7 +206,7 @@ class Worker:
                 status, message = "failed", str(error)
             except Exception as error:
                 # A device may be unusable after this, or memory full: a new process begins clean.
-                status, message, broken = "failed", f"{type(error).__name__}: {error}", True
+                status, message, broken = "failed", in_words(error), True
                 write_text(self.folder.tasks / task.name / "error.txt", traceback.format_exc())
         if stop.reason is not None:  # heard during the last evaluation, after the last step
             self._stop.ask(stop.reason)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from conadv.errors import CheckpointError
+from conadv.errors import CheckpointError, doing
 from conadv.trainer.build import make_model
 from conadv.trainer.checkpoint.reshard import load_weights
 from conadv.trainer.checkpoint.saved_recipe import saved_branch, saved_recipe
@@ -85,7 +85,8 @@ def load_run(
     with torch.random.fork_rng(devices=[]):
         model = make_model(recipe, facts, download=False)
     try:
-        load_weights(model, _weights(state["trainer"]))
+        with doing(f"reading the weights of {folder.root}"):
+            load_weights(model, _weights(state["trainer"]))
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"the checkpoint {checkpoint!r} of {folder.root} does not fit the model of its "

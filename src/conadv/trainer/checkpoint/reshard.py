@@ -78,32 +78,13 @@ def _by_slot(
     return {**state, "pending": pending}
 
 
-def whole(value: Any, *, keep: bool = True) -> Any:
-    """The same nested dicts, lists and tuples, with every DTensor gathered.
-
-    All ranks must call it with the same structure. What was gathered lies in the CPU's memory:
-    one whole tensor at a time has to fit on the device. Anything else is returned as it is.
-
-    Args:
-        value: of dicts, lists, tuples, tensors and plain values.
-        keep: whether this rank wants it; otherwise it only takes part, and empty tensors return.
-    """
-    if is_dtensor(value):
-        full = value.full_tensor().detach()
-        return full.cpu() if keep else full.new_empty(0, device="cpu")
-    if isinstance(value, Mapping):
-        return {key: whole(item, keep=keep) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(whole(item, keep=keep) for item in value)
-    return value
-
-
 def spread(value: Tensor, like: Tensor) -> Tensor:
     """This rank's part of a tensor that every rank holds whole; nothing is communicated.
 
     Args:
         value: the whole tensor.
-        like: cut in the way that the result shall be. If it is no DTensor, ``value`` is returned.
+        like: cut in the way that the result shall be. If it is no DTensor, ``value`` is returned,
+            and so is a ``value`` that is one already.
     """
     if not is_dtensor(like) or is_dtensor(value):
         return value
@@ -114,12 +95,12 @@ def spread(value: Tensor, like: Tensor) -> Tensor:
 
 
 def spread_model(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A model's whole state, cut as its present one is."""
+    """A model's state, its whole tensors cut as the present ones are."""
     return {key: spread(value, like[key]) if key in like else value for key, value in state.items()}
 
 
 def spread_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's whole state, its buffers cut as their parameters are."""
+    """An optimizer's state, its whole buffers cut as their parameters are."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [n for group in state["param_groups"] for n in group["params"]]
     buffers = dict(state["state"])

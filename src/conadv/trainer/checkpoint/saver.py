@@ -1,5 +1,6 @@
 """When a run's checkpoints are written, and what happens when one cannot be."""
 
+import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -50,7 +51,8 @@ class Saving:
         state: Callable[[], dict[str, Any]],
         say: Callable[[str], None],
     ) -> None:
-        self.store = CheckpointStore(folder, settings.keep, world)
+        attempt = world.first(secrets.token_hex(8))
+        self.store = CheckpointStore(folder, settings.keep, world, attempt)
         self._settings, self._world = settings, world
         self._state, self._say = state, say
         self._writer = BackgroundWriter()
@@ -120,6 +122,8 @@ class Saving:
         problems = self._world.gather(self._problem)
         if any(problems) and self._problem is None:
             self._give_up()
+        if self._world.main and (wait or any(problems)):
+            self.store.settle(failed=any(problems))
         self._problem = None
         for rank, problem in enumerate(problems):
             if self._world.main and rank and problem:

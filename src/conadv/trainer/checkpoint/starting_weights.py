@@ -9,8 +9,8 @@ from torch import Tensor
 
 import conadv
 from conadv.errors import CheckpointError
+from conadv.trainer.checkpoint.file import FORMAT
 from conadv.trainer.checkpoint.load_run import load_run
-from conadv.trainer.checkpoint.store import FORMAT
 from conadv.trainer.recipe import Recipe
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")

@@ -1,27 +1,20 @@
-"""Checkpoints: whole or absent, read without executing anything, and the last ones kept.
+"""The checkpoints of a run: written by its ranks, each its own part, and the last ones kept."""
 
-A checkpoint is one file in torch's zip format with a checksum of all its bytes behind it
-(`conadv.trainer.checkpoint.seal`); ``weights_only=True`` refuses every pickle that is not made of
-tensors and plain containers.
-"""
-
-import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from conadv._files import link, write_atomic
+from conadv._files import link
 from conadv.errors import CheckpointError
-from conadv.trainer.checkpoint.seal import Sealing, sealed_well
+from conadv.trainer.checkpoint.file import ForbiddenError, damaged, load_file, save_file
+from conadv.trainer.checkpoint.rows import join_rows
 from conadv.trainer.distributed import World
 
-FORMAT = "conadv-checkpoint"
-VERSION = 1
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 _STEP_NAME = re.compile(r"step_(\d+)\.pt")
 _PART_NAME = re.compile(r"rank_\d+_of_(\d+)")
 
@@ -30,108 +23,113 @@ class UnfinishedError(CheckpointError):
     """A checkpoint that not all ranks have written."""
 
 
-class ForbiddenError(CheckpointError):
-    """A checkpoint that is there, and that this user may not read."""
-
-
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write one checkpoint atomically.
-
-    Args:
-        path: The file to create or replace.
-        state: Tensors, numbers, strings, None, and lists and dicts of them.
-
-    Raises:
-        CheckpointError: The disk is full or not writable. What ``path`` held before is intact.
-    """
-    whole = {"format": FORMAT, "version": VERSION, "sealed": True, **state}
-    try:
-        write_atomic(path, lambda file: _torch_save(whole, file))
-    except OSError as error:
-        raise CheckpointError(
-            f"could not write {path}: {error.strerror or error}. Earlier checkpoints are "
-            "untouched. Free some space or correct the permissions, then resume the run."
-        ) from error
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read one checkpoint onto the CPU; nothing in the file can execute code.
+    """Read a checkpoint's shared state, its tensors whole, on a process on its own.
+
+    Of a run whose weights lie in parts this puts them together from the files beside `path`.
 
     Args:
-        path: A file written by :func:`save_checkpoint`.
+        path: The main file: what rank 0 has written, or another name of it.
 
     Raises:
-        CheckpointError: The file is missing, truncated, damaged, unsafe, or not one of ours.
-        ForbiddenError: It is there and may not be read.
+        CheckpointError: A file is missing, damaged, unsafe, or not one of ours.
+        ForbiddenError: One may not be read.
     """
-    sealed = _check_bytes(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} asks to run code or to build objects that are not tensors, which a "
-            "checkpoint of conadv never does. It was refused and nothing was run. "
-            "Do not load it elsewhere unless you trust where it comes from."
-        ) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # torch and zlib have many words for damage
-        raise CheckpointError(_damaged(path, str(error))) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of conadv. Give the run folder, or a file from its "
-            "checkpoints folder; weights from elsewhere go into a model with load_state_dict."
-        )
-    if state.get("sealed", False) and not sealed:
-        raise CheckpointError(_damaged(path, "its checksum is missing"))
-    if state.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path} has checkpoint version {state.get('version')}; this conadv reads version "
-            f"{VERSION}. Use the version of conadv named in the run's environment.json."
-        )
-    return state
+    state = _Parts(path, load_file(path)).joined(None)
+    return {key: value for key, value in state.items() if key not in ("rows", "attempt")}
 
 
 class CheckpointStore:
     """The checkpoints of one run: ``step_*.pt`` (the newest ``keep``), ``last.pt``, ``best.pt``.
 
     ``last.pt`` and ``best.pt`` are further names of a step's file, so they cost no space while that
-    file is kept, and outlive it when it is pruned. A run on several devices adds a small file for
-    each rank but the first, ``step_*.rank_R_of_N.pt``, with what is that rank's alone. A checkpoint
-    counts once all its files are there, so the ranks need not wait for one another.
+    file is kept, and outlive it when it is pruned. A run on several devices adds a file for each
+    rank but the first, ``step_*.rank_R_of_N.pt``, with what is that rank's alone: what is pending,
+    and its rows of weights that lie in parts, which the best checkpoint keeps under names of its
+    own (``best_*.rank_R_of_N.pt``). A checkpoint counts once all its files are there, so the ranks
+    need not wait for one another.
 
     Args:
         folder: An existing folder.
         keep: How many of the newest checkpoints to keep, at least 1.
         world: This process among those of the run.
+        attempt: Tells files of this launch from those that one before has left; None, as in
+            files that nobody will mix up.
     """
 
-    def __init__(self, folder: Path, keep: int, world: World | None = None) -> None:
+    def __init__(
+        self, folder: Path, keep: int, world: World | None = None, attempt: str | None = None
+    ) -> None:
         self.folder = folder
         self.keep = keep
         self.world = world or World()
+        self.attempt = attempt
         self.last = folder / "last.pt"
         self.best = folder / "best.pt"
+        self._new_best: tuple[Path, bool] | None = None
+        """A step's file that is to be called the best, and whether it needs its parts."""
 
     def save(self, state: dict[str, Any], step: int, *, best: bool = False) -> Path:
         """Write this rank's file of the checkpoint of a step, then drop what is too old.
 
         Args:
-            state: On rank 0 the state of the run, elsewhere what is the rank's own.
+            state: On rank 0 the state of the run, elsewhere what is the rank's own; ``"rows"``, if
+                there are any, are those of `take_rows`.
             step: The step.
-            best: Whether it is the best so far; rank 0 names it so.
+            best: Whether it is the best so far; rank 0 names it so when all have written.
 
         Raises:
             CheckpointError: Writing failed; all earlier checkpoints are intact.
         """
         path = self.path(step, self.world.rank, self.world.size)
-        save_checkpoint(path, {**state, "ranks": self.world.size})
+        about = {"ranks": self.world.size, "attempt": self.attempt}
+        sharded = bool(state.get("rows"))
+        save_file(path, {**state, **about, "sharded": sharded, "best": best})
         if self.world.main:
             link(path, self.last)
             if best:
-                link(path, self.best)
+                self._new_best = path, sharded
+            self.settle()
             self._prune()
         return path
+
+    def settle(self, *, failed: bool = False) -> None:
+        """Name the best checkpoint, if every rank has written its part of it by now.
+
+        Args:
+            failed: Whether a rank could not: the one before stays the best.
+        """
+        if failed:
+            self._new_best = None
+        if self._new_best is None:
+            return
+        path, needs_parts = self._new_best
+        parts = self._parts(path)
+        if not self._finished(parts):
+            return
+        # Before the name is given, so that whoever reads the best one finds all of it.
+        step = path.stem.removeprefix("step_")
+        for part in parts if needs_parts else []:
+            link(part, part.with_name(part.name.replace("step_", "best_", 1)))
+        link(path, self.best)
+        for part in self.folder.glob("best_*.rank_*_of_*.pt"):
+            if not part.name.startswith(f"best_{step}."):
+                part.unlink(missing_ok=True)
+        self._new_best = None
+
+    def go_on(self, state: dict[str, Any] | None) -> None:
+        """Make the folder what it was when a checkpoint was written, of which the run goes on.
+
+        Parts of later ones are removed: they would be taken for parts of those still to come. Rank
+        0 alone calls it, before any rank writes.
+        """
+        step = 0 if state is None else int(state["step"])
+        for part in self.folder.glob("step_*.rank_*_of_*.pt"):
+            if int(part.name.split(".")[0].removeprefix("step_")) > step:
+                part.unlink(missing_ok=True)
+        if state is not None and state.get("best"):  # the launch may have ended before this
+            self._new_best = self.path(step), bool(state.get("sharded"))
+            self.settle()
 
     def path(self, step: int, rank: int = 0, ranks: int = 1) -> Path:
         """Where a rank's part of a checkpoint is."""
@@ -146,7 +144,9 @@ class CheckpointStore:
         return [p for _, p in sorted(found, key=lambda pair: int(pair[0].group(1)), reverse=True)]
 
     def load_newest(
-        self, own: Callable[[int, Callable[[int], dict[str, Any]]], dict[str, Any]] | None = None
+        self,
+        own: Callable[[int, Callable[[int], dict[str, Any]]], dict[str, Any]] | None = None,
+        mesh: "DeviceMesh | None" = None,
     ) -> dict[str, Any] | None:
         """The newest checkpoint that every rank can read, or None when none was ever finished.
 
@@ -155,6 +155,7 @@ class CheckpointStore:
         Args:
             own: ``own(ranks, read)`` puts together this rank's own state from what the ``ranks``
                 of the run that wrote it had, ``read(rank)``; its outcome becomes ``state["own"]``.
+            mesh: The ranks over which the weights lie in parts; None gives every rank whole ones.
 
         Raises:
             CheckpointError: There are finished checkpoints, and none can be read.
@@ -162,7 +163,7 @@ class CheckpointStore:
         """
         problem: CheckpointError | None = None
         for name in self.world.first([path.name for path in self.steps()]):
-            found = self._try(self.folder / name, own)
+            found = self._try(self.folder / name, own, mesh)
             problems = self.world.gather(found if isinstance(found, CheckpointError) else None)
             failed = [e for e in problems if e is not None]
             if not failed and isinstance(found, dict):
@@ -179,41 +180,36 @@ class CheckpointStore:
             raise problem
         return None
 
-    def _try(self, path: Path, own: Any) -> dict[str, Any] | CheckpointError:
+    def _try(
+        self, path: Path, own: Any, mesh: "DeviceMesh | None"
+    ) -> dict[str, Any] | CheckpointError:
         try:
-            state = self._read_once(path)
+            parts = _Parts(path, self._read_once(path, mesh))
+            state = parts.joined(mesh)
             if own is not None:
-                ranks = int(state["ranks"])
-
-                def read(rank: int) -> dict[str, Any]:
-                    if rank == 0:
-                        return dict(state["own"])
-                    part = self.path(int(state["step"]), rank, ranks)
-                    if not part.exists():
-                        raise UnfinishedError(
-                            f"{path} was not finished: the part of rank {rank} of {ranks} is "
-                            "missing."
-                        )
-                    return dict(load_checkpoint(part)["own"])
-
-                state["own"] = own(ranks, read)
+                state["own"] = own(int(state["ranks"]), lambda rank: dict(parts.of(rank)["own"]))
         except CheckpointError as error:
             return error
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            return CheckpointError(_damaged(path, f"{type(error).__name__}: {error}"))
+            return CheckpointError(damaged(path, f"{type(error).__name__}: {error}"))
         return state
 
-    def _read_once(self, path: Path) -> dict[str, Any]:
-        """A checkpoint's main file, which rank 0 reads and hands to all: it may be large."""
+    def _read_once(self, path: Path, mesh: "DeviceMesh | None") -> dict[str, Any]:
+        """A checkpoint's main file, which rank 0 reads and hands to all: it may be large.
+
+        Weights that no rank is to hold in parts are put together on the way.
+        """
         found: dict[str, Any] | CheckpointError | None = None
         if self.world.main:
             try:
-                found = load_checkpoint(path)
+                found = load_file(path) if mesh is not None else load_checkpoint(path)
             except CheckpointError as error:
                 found = error
         sent = found
-        if isinstance(found, dict) and found.get("ranks") == self.world.size:
-            sent = {**found, "own": None}  # of rank 0 alone
+        if isinstance(found, dict):
+            sent = {**found, "rows": None}
+            if found.get("ranks") == self.world.size:
+                sent["own"] = None  # of rank 0 alone
         received = self.world.spread(sent)
         if isinstance(received, CheckpointError):
             raise received
@@ -243,48 +239,54 @@ class CheckpointStore:
         return list(self.folder.glob(f"{path.stem}.rank_*_of_*.pt"))
 
 
-def _torch_save(state: dict[str, Any], file: BinaryIO) -> None:
-    try:
-        sealing = Sealing(file)
-        torch.save(state, cast(BinaryIO, sealing))
-        sealing.finish()
-    except RuntimeError as error:
-        # torch's zip writer reports a failed write of the file object as a RuntimeError.
-        raise OSError(
-            f"the file could not be written whole ({str(error).splitlines()[0]})"
-        ) from error
+class _Parts:
+    """The files of one checkpoint, of which the last one read stays in memory.
 
+    Args:
+        path: The main file.
+        state: What it holds, perhaps without what is rank 0's alone.
+    """
 
-def _check_bytes(path: Path) -> bool:
-    """Look for damage; whether the file has a checksum, which those of earlier versions lack."""
-    if not path.is_file():
-        raise CheckpointError(
-            f"there is no checkpoint {path}. Give the folder of a run that has one."
+    def __init__(self, path: Path, state: dict[str, Any]) -> None:
+        self.path, self.state = path, state
+        self._last: tuple[int, dict[str, Any]] | None = None
+
+    def joined(self, mesh: "DeviceMesh | None") -> dict[str, Any]:
+        """The state, with the tensors that lie in parts as this rank is to have them.
+
+        Raises:
+            CheckpointError: A part is missing or damaged.
+        """
+        try:
+            ranks = int(self.state.get("ranks", 1))
+            trainer = join_rows(
+                self.state.get("trainer"), ranks, lambda rank: self.of(rank, "rows")["rows"], mesh
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise CheckpointError(damaged(self.path, f"{type(error).__name__}: {error}")) from error
+        return {**self.state, "trainer": trainer} if "trainer" in self.state else self.state
+
+    def of(self, rank: int, needed: str = "own") -> dict[str, Any]:
+        """A rank's file.
+
+        Raises:
+            UnfinishedError: It has not been written.
+            CheckpointError: It is damaged.
+        """
+        if rank == 0 and self.state.get(needed) is not None:
+            return self.state
+        if self._last is None or self._last[0] != rank:
+            self._last = rank, load_file(self.path) if rank == 0 else self._load(rank)
+        return self._last[1]
+
+    def _load(self, rank: int) -> dict[str, Any]:
+        step, ranks = int(self.state["step"]), int(self.state["ranks"])
+        for name in ("step", "best"):
+            part = self.path.with_name(f"{name}_{step:08d}.rank_{rank}_of_{ranks}.pt")
+            if part.exists():
+                state = load_file(part)
+                if state.get("attempt") == self.state.get("attempt"):
+                    return state
+        raise UnfinishedError(
+            f"{self.path} was not finished: the part of rank {rank} of {ranks} is missing."
         )
-    try:
-        sealed = sealed_well(path)
-        if sealed is None:
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
-            if broken is not None:
-                raise CheckpointError(_damaged(path, f"wrong checksum of {broken}"))
-    except PermissionError as error:
-        raise ForbiddenError(
-            f"{path} may not be read: {error.strerror}. Correct the permissions of the file and "
-            "its folder."
-        ) from error
-    except CheckpointError:
-        raise
-    except Exception as error:  # zipfile has many words for damage
-        raise CheckpointError(_damaged(path, str(error))) from error
-    if sealed is False:
-        raise CheckpointError(_damaged(path, "wrong checksum"))
-    return sealed is True
-
-
-def _damaged(path: Path, detail: str) -> str:
-    first = detail.splitlines()[0] if detail else "unreadable"
-    return (
-        f"{path} is truncated, damaged or not a checkpoint ({first}). Resuming goes on from the "
-        "newest checkpoint of the run that is in order; the file can be restored from a copy."
-    )

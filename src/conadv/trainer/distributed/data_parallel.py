@@ -7,7 +7,7 @@ step, so that an attack on the next batch runs while the network is busy.
 import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from conadv.adversary.overlap import DeferredAllReduce
 from conadv.trainer.distributed import World
 from conadv.trainer.distributed.batch_norm import JoinedStatistics
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 class Exchange:
@@ -28,6 +31,8 @@ class Exchange:
 
     lockstep = False
     """Whether a forward pass on one rank needs one on every other, outside of training too."""
+    mesh: "DeviceMesh | None" = None
+    """Of the ranks that hold the weights in parts; None where each holds them whole."""
 
     def __init__(self, wrapped: Any, world: World | None = None) -> None:
         self.wrapped = wrapped
@@ -150,10 +155,10 @@ class FullySharded(Joined):
         from torch.distributed.fsdp import fully_shard
 
         device = next(model.parameters()).device
-        mesh = init_device_mesh(device.type, (world.size,))
+        self.mesh = init_device_mesh(device.type, (world.size,))
         for block in repeated_blocks(model):
-            fully_shard(block, mesh=mesh)
-        super().__init__(model, fully_shard(model, mesh=mesh), world)
+            fully_shard(block, mesh=self.mesh)
+        super().__init__(model, fully_shard(model, mesh=self.mesh), world)
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
         """Earlier micro-batches' gradients stay here, whole; those of the last take them along."""

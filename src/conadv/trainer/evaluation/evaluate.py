@@ -8,7 +8,8 @@ import torch
 
 from conadv._files import write_beside
 from conadv.attack import Attack
-from conadv.trainer.checkpoint.load_run import load_run
+from conadv.errors import doing
+from conadv.trainer.checkpoint.load_run import SavedRun, load_run
 from conadv.trainer.evaluation.classes import ClassCounts
 from conadv.trainer.evaluation.robustness import robust_accuracy
 from conadv.trainer.input.images import score
@@ -56,7 +57,21 @@ def evaluate_run(
         ValueError: The attack is impossible.
     """
     saved = load_run(run, checkpoint=checkpoint, device=device, overrides=overrides)
-    branch = saved.branch(branch)
+    with doing(f"evaluating {saved.folder.root}"):
+        found = _measure(saved, checkpoint, saved.branch(branch), epsilon, steps, restarts, images)
+    write_beside(saved.folder.root / "evaluation.json", found)
+    return found
+
+
+def _measure(
+    saved: SavedRun,
+    checkpoint: str,
+    branch: str,
+    epsilon: float | None,
+    steps: int,
+    restarts: int,
+    images: int | None,
+) -> dict[str, Any]:
     settings = saved.recipe.evaluation
     norm = saved.recipe.attack.norm
     radius = saved.recipe.robust_epsilon if epsilon is None else epsilon
@@ -75,7 +90,7 @@ def evaluate_run(
     counts = ClassCounts(saved.facts.classes)
     batches = test.batches(settings.batch, saved.device)
     clean = score(saved.model, batches, full_precision, branch, counts)
-    found = {
+    return {
         "checkpoint": checkpoint,
         "step": saved.step,
         "branch": branch,
@@ -91,5 +106,3 @@ def evaluate_run(
         "pgd_accuracy": accuracy_under(steps, 1.0, restarts) if steps else None,
         **counts.as_dict(),
     }
-    write_beside(saved.folder.root / "evaluation.json", found)
-    return found

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import save
@@ -9,7 +10,7 @@ from torch import nn
 
 import conadv
 from conadv._files import write_atomic
-from conadv.errors import RunFolderError
+from conadv.errors import RunFolderError, doing
 from conadv.trainer.checkpoint.load_run import SavedRun, load_run
 from conadv.trainer.evaluation.model_card import model_card
 from conadv.trainer.input.random_images import images_of
@@ -70,13 +71,12 @@ def export_run(
         "conadv": conadv.__version__,
     }
     plain = conadv.plain(saved.model, branch if len(saved.branches) > 1 else None)
-    if target.suffix == ".onnx":
-        content = _onnx_of(saved, plain, metadata)
-    else:
-        content = safetensors_of(plain, metadata)
-    files = {target: content}
-    if card is not None:
-        files[Path(card)] = model_card(saved, target, metadata).encode("utf-8", "backslashreplace")
+    with doing(f"exporting {saved.folder.root}"):
+        make = partial(_onnx_of, saved) if target.suffix == ".onnx" else safetensors_of
+        files = {target: make(plain, metadata)}
+        if card is not None:
+            text = model_card(saved, target, metadata)
+            files[Path(card)] = text.encode("utf-8", "backslashreplace")
     for path, data in files.items():
         _write(path, data)
     return target

@@ -10,7 +10,7 @@ from torch import Tensor
 from conadv._files import write_beside
 from conadv.attack.forward import evaluation_mode
 from conadv.branches import branch_names, route
-from conadv.errors import RunFolderError
+from conadv.errors import RunFolderError, doing
 from conadv.trainer.checkpoint.load_run import SavedRun, load_run
 from conadv.trainer.data.decoding import CentreCrop
 from conadv.trainer.data.sources import FolderSource
@@ -67,7 +67,8 @@ def evaluate_sets(
             "numbers (n01440764 ...)."
         )
     branch = saved.branch(branch)
-    scores = [_score(saved, images, branch, workers) for images in found]
+    with doing(f"evaluating {saved.folder.root} on test sets"):
+        scores = [_score(saved, images, branch, workers) for images in found]
     result = summary(scores, model=saved.recipe.name)
     write_beside(saved.folder.root / "imagenet.json", result)
     return result

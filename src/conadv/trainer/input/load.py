@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from conadv.errors import doing
 from conadv.trainer.data import load_dataset
 from conadv.trainer.data.split import split
 from conadv.trainer.distributed import World
@@ -19,6 +20,11 @@ def load_splits(recipe: Recipe, device: torch.device, world: World | None = None
         DataError: The data cannot be had.
         RecipeError: There are fewer images than the recipe asks for.
     """
+    with doing(f"reading the images (data.dataset={recipe.data.dataset})"):
+        return _load(recipe, device, world)
+
+
+def _load(recipe: Recipe, device: torch.device, world: World | None) -> Splits:
     settings = recipe.data
     if settings.dataset == "files":
         from conadv.trainer.input.file_splits import load_file_splits

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from conadv._words import import_named, is_path
 from conadv.branches.branches import SampleNorms
-from conadv.errors import ConadvError, RecipeError, install_command
+from conadv.errors import ConadvError, RecipeError, doing, install_command
 from conadv.trainer.models.names import check_library, unknown_name
 from conadv.trainer.models.small_resnet import SMALL_NETWORKS
 from conadv.trainer.models.warm_start import freeze
@@ -114,18 +114,25 @@ def create_model(
         RecipeError: no such network, or options it does not take.
         ConadvError: the library is missing, or does not fit the installed torch.
     """
-    check_name(name)
-    options = dict(options or {})
-    if is_path(name):
-        return _own(name, in_chans, num_classes, options)
+    with doing(f"building the network {name}"):
+        check_name(name)
+        if is_path(name):
+            return _own(name, in_chans, num_classes, dict(options or {}))
+        model = _of_library(name, in_chans, num_classes, pretrained, dict(options or {}))
+        if not pretrained:
+            _set_last_gammas(model, 0.0 if zero_init_last else 1.0)
+    return model
+
+
+def _of_library(
+    name: str, in_chans: int, num_classes: int, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
     library, _, short = name.partition("/")
     try:
         if library == "cifar":
-            model = SMALL_NETWORKS[short](in_chans, num_classes, **options)
-        elif library == "timm":
-            model = _timm(short, in_chans, num_classes, pretrained, options)
-        else:
-            model = _torchvision(short, in_chans, num_classes, pretrained, options)
+            return SMALL_NETWORKS[short](in_chans, num_classes, **options)
+        make = _timm if library == "timm" else _torchvision
+        return make(short, in_chans, num_classes, pretrained, options)
     except TypeError as error:
         if not options:
             raise
@@ -133,9 +140,6 @@ def create_model(
             f"model.options={options}: {name} does not take them ({error}). Leave out what its "
             "constructor does not have."
         ) from error
-    if not pretrained:
-        _set_last_gammas(model, 0.0 if zero_init_last else 1.0)
-    return model
 
 
 def _own(name: str, in_chans: int, num_classes: int, options: dict[str, Any]) -> nn.Module:

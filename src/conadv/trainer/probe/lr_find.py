@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass, fields
 
 import torch
 
-from conadv.errors import NonFiniteError, RecipeError
+from conadv.errors import NonFiniteError, RecipeError, doing
 from conadv.trainer.build import build
 from conadv.trainer.checkpoint.starting_weights import starting_weights
 from conadv.trainer.input.splits import Splits
@@ -138,7 +138,8 @@ def lr_find(
         width, lowest_mean = max(1, round(SMOOTHING * steps)), math.inf
         try:
             while len(losses) < steps and not request.requested:
-                losses.append(trainer.train_step().loss)
+                with doing(f"taking step {len(losses) + 1} of the range test"):
+                    losses.append(trainer.train_step().loss)
                 mean = statistics.fmean(losses[-width:])
                 lowest_mean = min(lowest_mean, mean)
                 if mean > EXPLODED * lowest_mean:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from conadv.errors import RecipeError
+from conadv.errors import RecipeError, doing
 from conadv.trainer.build import Built, build
 from conadv.trainer.input.random_images import RandomSplits, images_of
 from conadv.trainer.probe.memory import SavedBytes, bytes_of, synchronise
@@ -111,8 +111,9 @@ def _place(trainer: Trainer, recipe: Recipe, total: int) -> None:
     needed = before + REPEATS + recipe.reads_ahead
     trainer.step = max(0, min(_heaviest(recipe, total), total - needed))
     trainer.feed.total_steps = max(total, trainer.step + needed)  # a run may be shorter than that
-    for _ in range(before):
-        trainer.train_step()
+    with doing("taking a step on made-up images"):
+        for _ in range(before):
+            trainer.train_step()
 
 
 def _trial(recipe: Recipe, images: int) -> Recipe:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from conadv._files import write_beside
-from conadv.errors import RunFolderError
+from conadv.errors import RunFolderError, doing
 from conadv.lab.analysis.run.analyses import (
     ANALYSES,
     AnalysisSettings,
@@ -86,7 +86,10 @@ def analyse_run(
             say(f"{name_of_run} {name}: done already")
             continue
         began = time.perf_counter()
-        with _bar(console, f"{name_of_run} {name}") as progress:
+        with (
+            doing(f"analysing the {name} of {saved.folder.root}"),
+            _bar(console, f"{name_of_run} {name}") as progress,
+        ):
             result = ANALYSES[name].run(Request(saved, settings, progress))
         seconds = time.perf_counter() - began
         kept["analyses"][name] = {
