@@ -1,5 +1,9 @@
 """Ranks that were not started alike say so before they train."""
 
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import conadv
 from conadv.errors import DistributedError
 from conadv.trainer.distributed import World
 from conadv.trainer.distributed.agreement import (
@@ -15,6 +20,7 @@ from conadv.trainer.distributed.agreement import (
     weights_checksum,
 )
 from support.launches import start
+from support.ports import free_port
 
 
 @dataclass(frozen=True)
@@ -74,12 +80,16 @@ def test_code_is_this_package() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_another_recipe_on_one_rank_is_caught_at_the_start(tmp_path: Path) -> None:
-    """The launcher gives every rank the same command; here one of them changes its mind."""
-    change = tmp_path / "sitecustomize.py"
-    change.write_text(
+def test_a_rank_with_another_recipe_and_program_is_caught_at_the_start(tmp_path: Path) -> None:
+    """The launcher gives every rank the same command; one has another copy, and other settings."""
+    package = Path(conadv.__file__).parent
+    shutil.copytree(package, tmp_path / "other/conadv", ignore=shutil.ignore_patterns("*.pyc"))
+    with (tmp_path / "other/conadv/optim/lars.py").open("a") as file:
+        file.write("# One line more.\n")
+    (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
         "if os.environ.get('RANK') == '1':\n"
+        f"    sys.path.insert(0, {str(tmp_path / 'other')!r})\n"
         "    sys.argv += ['optimizer.weight_decay=0.125']\n"
         "    sys.orig_argv += ['optimizer.weight_decay=0.125']\n"
     )
@@ -90,5 +100,44 @@ def test_another_recipe_on_one_rank_is_caught_at_the_start(tmp_path: Path) -> No
         process.kill()
     assert process.returncode == 2
     assert errors.count("do not agree on the recipe (rank 0: ") == 1, errors
+    assert f"and conadv's code (rank 0: {code_checksum()}; rank 1: " in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+JOIN = """
+from conadv.errors import DistributedError
+from conadv.trainer.distributed import join
+try:
+    with join("cpu", 60):
+        print("joined")
+except DistributedError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_ranks_of_launches_of_different_sizes_say_so(tmp_path: Path) -> None:
+    """Nobody waits for the third process, which one of two machines was promised."""
+    port = str(free_port())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN],
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "WORLD_SIZE": str(2 + rank),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "GLOO_SOCKET_IFNAME": "lo",
+                "OMP_NUM_THREADS": "1",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=150)[0] for process in processes]
+    assert "rank 0 was started as one of 2 processes, rank 1 as one of 3" in said[0]
+    assert "rank 1 was started as one of 3 processes, rank 0 as one of 2" in said[1]

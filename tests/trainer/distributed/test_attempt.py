@@ -61,3 +61,23 @@ def test_a_process_that_does_not_come() -> None:
         agree_on_attempt(dist.HashStore(), 0, 2, 0.1)
     with pytest.raises(RuntimeError, match="rank 0 did not come"):
         agree_on_attempt(dist.HashStore(), 1, 2, 0.1)
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (3, 2)])
+def test_processes_that_were_told_different_numbers(sizes: tuple[int, int]) -> None:
+    store, said = dist.HashStore(), ["", ""]
+
+    def go(rank: int) -> None:
+        try:
+            agree_on_attempt(store, rank, sizes[rank], 30)
+        except RuntimeError as error:
+            said[rank] = str(error)
+
+    threads = [threading.Thread(target=go, args=(rank,)) for rank in (0, 1)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    for rank, message in enumerate(said):
+        assert message == (
+            f"rank {rank} was started as one of {sizes[rank]} processes, "
+            f"rank {1 - rank} as one of {sizes[1 - rank]}"
+        )

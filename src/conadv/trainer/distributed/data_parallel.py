@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from conadv.adversary.overlap import DeferredAllReduce
 from conadv.trainer.distributed import World
+from conadv.trainer.distributed.agreement import check_agreement, weights_checksum
 from conadv.trainer.distributed.batch_norm import JoinedStatistics
 
 if TYPE_CHECKING:
@@ -144,8 +145,11 @@ class FullySharded(Joined):
     weights of its own, so it does not run beside that exchange.
 
     Args:
-        model: the bare model; its parameters become DTensors.
+        model: the bare model, the same on every rank; its parameters become DTensors.
         world: of this process; a process group of its size exists.
+
+    Raises:
+        DistributedError: the ranks' models differ, of which each would keep a part.
     """
 
     lockstep = True
@@ -154,6 +158,8 @@ class FullySharded(Joined):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        facts = {"the weights": weights_checksum(model)}
+        check_agreement(facts, world, "Start every process alike, with the same seed.")
         device = next(model.parameters()).device
         self.mesh = init_device_mesh(device.type, (world.size,))
         for block in repeated_blocks(model):
