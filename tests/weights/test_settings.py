@@ -76,7 +76,8 @@ def test_a_share_of_the_micro_batches(share: float, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [Sequential, Recycled, Lookahead, Slot, Noise, lambda every: Sequential(0.5, 0.5, every)]
+    "make",
+    [Sequential, Recycled, Lookahead, Slot, Noise, lambda every: Sequential(0.5, 0.5, every)],
 )
 @pytest.mark.parametrize("centred", [True, False])
 def test_between_the_steps_in_turn_training_is_ordinary(make, centred: bool) -> None:

@@ -116,8 +116,7 @@ class Recycled(WeightSchedule):
         """The chosen micro-batches with their gradients."""
         pairs = zip(current.micro_batches, current.taken, strict=True)
         return [
-            _with_images(b, kept) if self.chosen(b, current) else _unchosen(b)
-            for b, kept in pairs
+            _with_images(b, kept) if self.chosen(b, current) else _unchosen(b) for b, kept in pairs
         ]
 
 
