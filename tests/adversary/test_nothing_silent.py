@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,6 +165,46 @@ def test_a_norm_that_is_neither_split_nor_known_is_said() -> None:
     model[1] = nn.BatchNorm2d(6)  # put in after the split
     [message] = said(lambda: conadv.Adversary(model, ATTACK))
     assert "1 batch-norm layers" in message
+
+
+class KerasLayer(nn.Module):
+    """As keras/src/backend/torch/layer.py: torch knows a layer's variables, not its layers."""
+
+    def __init__(self, *layers: nn.Module, **variables: torch.Tensor) -> None:
+        super().__init__()
+        self._layers = list(layers)
+        self.trainable = True
+        for name, value in variables.items():
+            setattr(self, name, SimpleNamespace(value=nn.Parameter(value, requires_grad=False)))
+        own = [getattr(self, name).value for name in variables]
+        own += [p for layer in layers for p in layer.parameters()]
+        self.torch_params = nn.ParameterDict({str(id(value)): value for value in own})
+
+    def _flatten_layers(self, include_self: bool = True, recursive: bool = True) -> list[nn.Module]:
+        below = [d for child in self._layers for d in getattr(child, "_flatten_layers", list)()]
+        return [*[self] * include_self, *(below if recursive else self._layers)]
+
+
+def test_batch_norm_of_keras_is_said() -> None:
+    statistics = {"moving_mean": torch.zeros(3), "moving_variance": torch.ones(3)}
+    norm = KerasLayer(**statistics)
+    model = KerasLayer(KerasLayer(gamma=torch.ones(3)), KerasLayer(norm))
+    assert norm not in list(model.modules())
+    for given in (model, nn.Sequential(norm)):
+        [message] = said(lambda given=given: conadv.Adversary(given, ATTACK))
+        assert "1 batch-norm layers of Keras" in message and "TorchModuleWrapper" in message
+    norm.trainable = False  # its statistics stand still then
+    assert not said(lambda: conadv.Adversary(model, ATTACK))
+
+
+def test_a_split_network_that_keras_hides_is_refused() -> None:
+    wrapper = KerasLayer()
+    wrapper.module = network()
+    with pytest.raises(ValueError, match="an attribute of the model"):
+        conadv.Adversary(KerasLayer(wrapper, gamma=torch.ones(3)), ATTACK)
+    model = KerasLayer(wrapper)
+    model.network = wrapper
+    assert not said(lambda: conadv.Adversary(model, ATTACK))
 
 
 # -- units, labels, gradients --------------------------------------------------------------------

@@ -31,7 +31,8 @@ EQUAL: dict[str, tuple[str, ...]] = {
     "vr-sgd": ("method.schedule=vanilla", "optimizer.variance_reduction=true", *WHOLE_STEPS),
     "weights-sequential": (*WEIGHTS, "weights.schedule=sequential", "weights.weight=0.5"),
     "weights-recycled": (*WEIGHTS, "weights.schedule=recycled", "weights.share=0.5"),
-    "both": ("method.schedule=sequential", "weights.schedule=recycled", "weights.rho=0.05"),
+    "both": ("method.schedule=sequential", *WEIGHTS[1:], "weights.schedule=recycled"),
+    "weights-seldom": (*WEIGHTS, "weights.schedule=recycled", "weights.every=2"),
     "ema": ("method.schedule=vanilla", "train.ema_decay=0.9", "train.clip_grad_norm=0.5"),
 }
 """What must not depend on the number of ranks."""
@@ -39,7 +40,7 @@ RECYCLED = ("method.schedule=recycled",)
 LATER = {"resume": True}
 STOPS: list[Case] = [
     ("stopped-lookahead", EQUAL["lookahead3"], {"stop_after": 10}),
-    ("stopped-weights", EQUAL["both"], {"stop_after": 10}),
+    ("stopped-weights", EQUAL["weights-seldom"], {"stop_after": 9}),
     ("stopped-recycled", RECYCLED, {"stop_after": 10}),
 ]
 SIZES = (1, 2, 4)

@@ -66,6 +66,7 @@ def test_a_fixed_budget_is_that_of_ordinary_training(tmp_path: Path) -> None:
     "overrides",
     [
         (*ALONE, "weights.schedule=recycled"),
+        (*ALONE, "weights.schedule=recycled", "weights.every=2"),
         (*ALONE, "weights.schedule=lookahead", "weights.tau=2"),
         ("method.schedule=recycled", "weights.schedule=recycled", "weights.share=0.5"),
         ("method.schedule=lookahead", "weights.schedule=sequential"),
@@ -101,6 +102,9 @@ def test_labels_and_costs_say_what_is_on() -> None:
     assert compute_factor(both) == pytest.approx(3.0)
     late = tiny(*ALONE, "weights.schedule=recycled", "weights.weight=[[0.5, 0], [0.5, 0.5]]")
     assert compute_factor(late) == pytest.approx(1.5)
+    seldom = tiny(*ALONE, "weights.schedule=recycled", "weights.every=2")
+    assert seldom.method_label == "recycled weights, every 2 steps"
+    assert compute_factor(seldom) == pytest.approx(1.5)
     assert tiny("method.schedule=vanilla").method_label == "vanilla"
 
 
@@ -112,6 +116,10 @@ def test_labels_and_costs_say_what_is_on() -> None:
         (("weights.schedule=recycled", "batch.micro_batch=16"), "one micro-batch of 16"),
         (("weights.schedule=sequential", "weights.centred=true"), "weights.centred=null"),
         (("weights.schedule=recycled", "weights.weight=1"), "weights.weight=1"),
+        (
+            ("weights.schedule=recycled", "weights.budget=fixed", "weights.every=2"),
+            "weights.every=2 with budget='fixed'",
+        ),
         (("weights.schedule=noise", "method.view=plain"), "weights.weight=0.5"),
         (("weights.schedule=recycled", "method.sam=sam"), "both move the weights"),
         (("weights.schedule=recycled", "hardware.parallel=fsdp"), "hardware.parallel=ddp"),

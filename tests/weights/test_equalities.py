@@ -33,16 +33,22 @@ def test_sequential_is_what_is_written_out(radius, weight: float) -> None:
     assert_same_state(model, fast, **CLOSE)
 
 
-@pytest.mark.parametrize("centred", [True, False])
-@pytest.mark.parametrize("radius", ["layer", "global"])
-def test_recycled_is_what_is_written_out(radius, centred: bool) -> None:
+@pytest.mark.parametrize(
+    ("radius", "centred", "every"),
+    [("layer", True, 1), ("layer", True, 2), ("layer", False, 2), ("global", False, 1)],
+)
+def test_recycled_is_what_is_written_out(radius, centred: bool, every: int) -> None:
     model, waiting = network(), []
     optimizer = sgd(model)
-    for images, labels in DATA:
+    for step, (images, labels) in enumerate(DATA):
         parts = cut(images, labels, 4)
         waiting = written_out.recycled(model, parts, waiting, cross_entropy, 0.05, radius, centred)
+        if step % every == 1:  # the next step is none in turn
+            waiting = []
         optimizer.step()
-    fast, adversary = train(Recycled, DATA, attack(radius=radius, centred=centred))
+    fast, adversary = train(
+        lambda: Recycled(every=every), DATA, attack(radius=radius, centred=centred)
+    )
     assert_same_state(model, fast, **CLOSE)
     kept = adversary.state_dict()["state"]["pending"][0]
     for ((images, labels), direction), entry in zip(waiting, kept, strict=True):

@@ -23,7 +23,7 @@ from support.resnet import resnet18
 
 @functools.cache
 def cost(make, total: int = 16) -> tuple[int, float]:
-    """FLOPs of a step in its steady state, and what the adversary counts for it."""
+    """FLOPs of two steps in their steady state, and what the adversary counts for them."""
     model = plain(resnet18())
     adversary = WeightAdversary(model, WeightAttack(0.05, micro_batch=4), make())
     fresh = adversary.fresh_images(total)
@@ -36,9 +36,11 @@ def cost(make, total: int = 16) -> tuple[int, float]:
 
     step()
     step()
+    before = adversary.compute
     with FlopCounterMode(display=False) as counter:
         step()
-    return counter.get_total_flops(), adversary.diagnostics.compute
+        step()
+    return counter.get_total_flops(), adversary.compute - before
 
 
 def fixed():
@@ -47,6 +49,18 @@ def fixed():
 
 def half():
     return Recycled(share=0.5)
+
+
+def every_second():
+    return Recycled(every=2)
+
+
+def sequential_every_second():
+    return Sequential(every=2)
+
+
+def lookahead_every_second():
+    return Lookahead(every=2)
 
 
 def mixed():
@@ -65,6 +79,9 @@ def faded():
         (Recycled, 2.0),
         (fixed, 1.0),
         (half, 1.5),
+        (every_second, 1.5),
+        (sequential_every_second, 1.5),
+        (lookahead_every_second, 1.5),
         (faded, 1.0),
         (Lookahead, 2.0),
         (Slot, 1.0),
@@ -82,4 +99,4 @@ def test_no_schedule_costs_what_the_network_costs() -> None:
     model = plain(resnet18())
     with FlopCounterMode(display=False) as counter:
         cross_entropy(model(torch.randn(16, 3, 16, 16)), torch.arange(16) % 5).backward()
-    assert cost(WeightSchedule)[0] == counter.get_total_flops()
+    assert cost(WeightSchedule)[0] == 2 * counter.get_total_flops()

@@ -19,8 +19,10 @@ from conadv.weights.space import WeightSpace
         (weights.Recycled(), 4),
         (weights.Recycled(share=0.5), 2),
         (weights.Recycled(share=conadv.PiecewiseLinear([(0, 0.5), (0.2, 1), (1, 0.5)])), 4),
+        (weights.Recycled(every=2), 4),
         (weights.Slot(), 4),
         (weights.Lookahead(tau=2, share=0.5), 4),
+        (weights.Lookahead(tau=2, every=2), 4),
     ],
 )
 def test_it_is_what_an_adversary_keeps(

@@ -1,5 +1,6 @@
 """What can be set, what it does, and what is refused."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -72,6 +73,29 @@ def test_a_share_of_the_micro_batches(share: float, count: int) -> None:
     kept.collect()
     pending = kept.state_dict()["state"]["pending"][0]
     assert sum(entry["gradient"] is not None for entry in pending) == count
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Sequential, Recycled, Lookahead, Slot, Noise, lambda every: Sequential(0.5, 0.5, every)],
+)
+@pytest.mark.parametrize("centred", [True, False])
+def test_between_the_steps_in_turn_training_is_ordinary(make, centred: bool) -> None:
+    """A step without copies is vanilla's from the same weights, bit for bit."""
+    data, attack = batches(7), WeightAttack(0.05, micro_batch=4, centred=centred)
+    model, plain = network(), network()
+    adversary = WeightAdversary(model, attack, make(every=3))
+    ordinary = WeightAdversary(plain, attack, "none")
+    optimizer, other = sgd(model), sgd(plain)
+    for number, (images, labels) in enumerate(adversary.batches(data)):
+        plain.load_state_dict(model.state_dict())
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        train_on(adversary, optimizer, images, labels)
+        train_on(ordinary, other, images, labels)
+        moved = number % 3 == 2
+        assert (adversary.diagnostics.perturbed_loss is not None) == moved
+        weights = zip(model.parameters(), plain.parameters(), strict=True)
+        assert all(torch.equal(ours, theirs) for ours, theirs in weights) != moved
 
 
 def test_the_mean_is_over_all_micro_batches_also_where_few_are_kept() -> None:
@@ -400,6 +424,8 @@ def test_bad_attacks(options, said: str) -> None:
         (lambda: Lookahead(tau=0), "'sequential'"),
         (lambda: WeightSchedule(share=2.0), "share=2"),
         (lambda: Slot(weight=-1.0), "weight=-1"),
+        (lambda: Noise(every=0), "every=0"),
+        (lambda: Recycled(every=2, budget="fixed"), "change from step to step"),
     ],
 )
 def test_bad_schedules(make, said: str) -> None:

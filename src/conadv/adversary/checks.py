@@ -34,8 +34,20 @@ def check_model(model: nn.Module) -> None:
 
 
 def warn_unsplit(model: nn.Module) -> None:
-    """Warn where clean and adversarial images would share statistics without being asked to."""
+    """Warn where clean and adversarial images would share statistics without being asked to.
+
+    Raises:
+        ValueError: split layers that nobody can route images to.
+    """
     modules = modules_of(model)
+    hidden = _hidden_by_keras(modules)
+    if any(isinstance(m, SplitNorm) for m in hidden):
+        raise ValueError(
+            "The model's split layers are in a list of Keras's, where torch's modules() does not "
+            "find them, so images cannot be routed: make the split network an attribute of the "
+            "model, self.network = keras.layers.TorchModuleWrapper(conadv.split_norms(network))."
+        )
+    modules = [*modules, *hidden]
     split = {id(inner) for m in modules if isinstance(m, SplitNorm) for inner in m.modules()}
     left = [m for m in modules if id(m) not in split and _keeps_statistics(m)]
     known = [m for m in left if isinstance(m, _BatchNorm)]
@@ -44,6 +56,15 @@ def warn_unsplit(model: nn.Module) -> None:
             f"The model has {len(known)} batch-norm layers that clean and adversarial images "
             "share: accuracy suffers. Call conadv.split_norms(model) first, or say that it is "
             "meant with split_norms(model, statistics='shared').",
+            UserWarning,
+            stacklevel=3,
+        )
+    elif left and hasattr(left[0], "moving_mean"):
+        warnings.warn(
+            f"The model has {len(left)} batch-norm layers of Keras, which split_norms does not "
+            "know: clean and adversarial images share them, and attacks move their statistics. "
+            "Give the model a torch network, as an attribute: self.network = "
+            "keras.layers.TorchModuleWrapper(conadv.split_norms(network)).",
             UserWarning,
             stacklevel=3,
         )
@@ -60,9 +81,19 @@ def warn_unsplit(model: nn.Module) -> None:
 def _keeps_statistics(module: nn.Module) -> bool:
     if isinstance(module, _BatchNorm):
         return True
+    if getattr(module, "moving_mean", None) is not None:  # Keras's
+        return bool(getattr(module, "trainable", True))
     # A frozen batch norm never writes to them.
     named = module.training and "frozen" not in type(module).__name__.lower()
     return named and module._buffers.get("running_mean") is not None
+
+
+def _hidden_by_keras(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """Modules that torch does not see: a Keras model on torch keeps its layers in a list."""
+    seen = {id(m) for m in modules}
+    layers = [layer for m in modules for layer in getattr(m, "_flatten_layers", list)()]
+    inside = {id(m): m for layer in layers for m in layer.modules()}
+    return [m for key, m in inside.items() if key not in seen]
 
 
 def warn_unwrapped(model: nn.Module) -> None:

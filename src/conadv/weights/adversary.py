@@ -191,7 +191,7 @@ class WeightAdversary(Continued):
         if current.has_clean_pass:
             self.adversary.collect()
         kept: list[Kept] = []
-        if self._is_active():
+        if self._keeps():
             current.future = current.future or self._later(current.micro_batches[0].images)
             kept = self.schedule.collect(current)
             for one in current.tapped.values() if self.schedule.takes else kept:
@@ -206,7 +206,7 @@ class WeightAdversary(Continued):
 
         Without a `loss` before it, a round is left out altogether.
         """
-        if self._round is not None and self._ahead.ahead and self._is_active():
+        if self._round is not None and self._ahead.ahead and self._keeps():
             self._round.ascend([], later=True)  # other ranks, whose passes may wait for ours
         self.adversary.skip()
         self._end_round([])
@@ -227,7 +227,7 @@ class WeightAdversary(Continued):
             self._compute += self._round.compute
             self._micro_batches += len(self._round.micro_batches)
         self._round = None
-        self._pending.end_round(kept, share_mean=self._is_active())
+        self._pending.end_round(kept, share_mean=self._keeps())
         self._ahead.end_round(attacked=bool(kept))
 
     def wait_within(self, waiting: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -250,6 +250,11 @@ class WeightAdversary(Continued):
 
     def _is_active(self) -> bool:
         return self.schedule.active(self.progress)
+
+    def _keeps(self) -> bool:
+        """Whether this step prepares one with passes at moved weights; the same on all ranks."""
+        schedule = self.schedule
+        return self._is_active() and schedule.in_turn(self._pending.step + schedule.delay(1))
 
     def _weight(self) -> float | None:
         """Weight of passes at moved weights, where the images' adversary needs the rest."""
@@ -286,6 +291,7 @@ class WeightAdversary(Continued):
             self._alone,
             batches,
             criterion,
+            self._pending.step,
             self.progress,
             fraction,
             due,
@@ -294,7 +300,7 @@ class WeightAdversary(Continued):
             weight,
             share=schedule.share_at(self.progress),
             beside=schedule.keeps_images and active and any(kept.count for kept in due),
-            takes=schedule.takes and active,
+            takes=schedule.takes and self._keeps(),
             ascends=ascends,
             only_ascents=ascends and not schedule.takes_clean_pass(weight, self._alone),
             of_rank=self.key is None,

@@ -71,8 +71,10 @@ class Pending:
         self._rounds = rounds
         self._group = group
         self._queue: deque[list[Kept]] = deque([[] for _ in range(delay)])
+        self.step = 0
+        """Steps done."""
         self._round = 0
-        """Rounds done of the present step."""
+        """Rounds done of the present one."""
         self._total: Tensor | None = None
         """Sum of the step's gradients so far; the last number counts them."""
         self._over: _Over | None = None
@@ -115,6 +117,7 @@ class Pending:
             self._queue.append(kept)
         self._round = (self._round + 1) % self._rounds
         if self._round == 0:
+            self.step += 1
             total, self._total = self._total, None
             new = [kept for entry in self._queue for kept in entry if kept.scale is not None]
             for one in new:
@@ -139,6 +142,7 @@ class Pending:
         self.finish()
         return {
             "pending": [[self._entry(kept) for kept in entry] for entry in self._queue],
+            "step": self.step,
             "round": self._round,
             "total": None if self._total is None else self._total.clone(),
         }
@@ -170,6 +174,7 @@ class Pending:
             self._over.wait()
         self._over = None
         self._queue = deque([[self._kept(e) for e in entry] for entry in state["pending"]])
+        self.step = int(state.get("step", 0))  # one without it knows no turns
         self._round = int(state["round"])
         total = state["total"]
         self._total = None if total is None else total.to(self._space.device)

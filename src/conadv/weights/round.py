@@ -47,6 +47,8 @@ class RoundState:
     """At least one."""
     criterion: Criterion
     """Of the training loss."""
+    step: int
+    """How many steps of the optimizer came before."""
     progress: float
     fraction: float
     """Factor on the round's loss."""

@@ -40,6 +40,8 @@ class Copy:
 class Round(Protocol):
     """What a schedule sees of one round."""
 
+    step: int
+    """How many steps of the optimizer came before."""
     progress: float
     micro_batches: list[MicroBatch]
     due: list[Kept]
@@ -85,6 +87,11 @@ class WeightSchedule:
             function of progress. They are spread evenly.
         weight: of such a pass's loss beside the clean one, in [0, 1], or a function of progress;
             None: the schedule's own.
+        every: such passes in every so-manieth step alone, as LookSAM (2203.02714) has it; the
+            others are ordinary training.
+
+    Raises:
+        ValueError: arguments outside these ranges.
     """
 
     name: ClassVar[str] = "none"
@@ -98,9 +105,14 @@ class WeightSchedule:
     """Passes that a direction costs."""
     default_weight: ClassVar[float | None] = 1.0
 
-    def __init__(self, share: Scheduled = 1.0, weight: Scheduled | None = None) -> None:
+    def __init__(
+        self, share: Scheduled = 1.0, weight: Scheduled | None = None, every: int = 1
+    ) -> None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"every={every!r}: give a whole number of steps, from 1.")
         self.share = share
         self.weight = weight
+        self.every = every
         for progress in (0.0, 0.5, 1.0):
             self.share_at(progress)
             self.weight_at(progress)
@@ -128,13 +140,13 @@ class WeightSchedule:
         return self.share_at(progress) > 0 and self.weight_at(progress) != 0
 
     def work(self, progress: float, of_images: Work | None = None) -> Work:
-        """What a step goes over, per image of an ordinary step.
+        """What a step goes over, per image of an ordinary step; the mean of `every` of them.
 
         Args:
             progress: share of training done.
             of_images: what copies of images beside it go over; None: there are none.
         """
-        share = self.share_at(progress) if self.active(progress) else 0.0
+        share = self.share_at(progress) / self.every if self.active(progress) else 0.0
         whole = self.takes_clean_pass(self.weight_at(progress), alone=of_images is None)
         found, part = of_images or Work(), self.fresh_share()
         fresh = part * found.fresh
@@ -151,9 +163,15 @@ class WeightSchedule:
         """Whether micro-batches with a pass at moved weights have a clean one of their own too."""
         return not alone or weight != 1
 
-    def chosen(self, batch: MicroBatch, progress: float) -> bool:
-        """Whether this micro-batch is one of the share."""
-        share, number = self.share_at(progress), batch.number
+    def in_turn(self, step: int) -> bool:
+        """Whether this step of the optimizer, counted from 0, has passes at moved weights."""
+        return step % self.every == self.every - 1
+
+    def chosen(self, batch: MicroBatch, current: Round) -> bool:
+        """Whether this micro-batch is one of the share, and the step it is for is in turn."""
+        if not self.in_turn(current.step + self.delay(1)):
+            return False
+        share, number = self.share_at(current.progress), batch.number
         return math.floor((number + 1) * share + 1e-6) > math.floor(number * share + 1e-6)
 
     def fresh_share(self) -> float:
@@ -181,7 +199,8 @@ class WeightSchedule:
             dtype: of what is kept, `WeightAttack.dtype`.
         """
         share = max(self.share_at(n / 100) for n in range(101))
-        kept = math.ceil(self.delay(micro_batches) * share - 1e-6)
+        steps = math.ceil(self.delay(1) / self.every)  # of which some may wait at a time
+        kept = math.ceil(steps * micro_batches * share - 1e-6)
         return kept * (weights * dtype.itemsize + (images if self.keeps_images else 0.0))
 
     def copies(self, current: Round) -> list[Copy]:

@@ -30,8 +30,8 @@ class Sequential(WeightSchedule):
 
     def copies(self, current: Round) -> list[Copy]:
         """Each chosen micro-batch along the gradient that it has at these weights."""
-        chosen = [b for b in current.micro_batches if self.chosen(b, current.progress)]
-        if not current.centred:
+        chosen = [b for b in current.micro_batches if self.chosen(b, current)]
+        if not (current.centred and self.in_turn(current.step)):
             return _copies(chosen, current.ascend(chosen))
         found = dict(zip(map(id, current.micro_batches), current.own_parts(), strict=True))
         return _copies(chosen, [found[id(b)] for b in chosen])
@@ -48,6 +48,7 @@ class Recycled(WeightSchedule):
         weight: of the copies' mean loss, below 1; None: every image counts the same.
         budget: ``"extra"``: beside the step's images. ``"fixed"``: in the place of some of them;
             the loader hands over ``fresh_images(n)``, half of n at share 1.
+        every: see `WeightSchedule`.
     """
 
     name: ClassVar[str] = "recycled"
@@ -61,11 +62,17 @@ class Recycled(WeightSchedule):
         share: Scheduled = 1.0,
         weight: Scheduled | None = None,
         budget: Literal["extra", "fixed"] = "extra",
+        every: int = 1,
     ) -> None:
         if budget not in ("extra", "fixed"):
             raise ValueError(f"budget={budget!r}: allowed are 'extra' and 'fixed'.")
+        if budget == "fixed" and every != 1:
+            raise ValueError(
+                f"every={every} with budget='fixed': the number of fresh images would change from "
+                "step to step. Use budget='extra', or every=1 and a smaller share."
+            )
         self.budget = budget
-        super().__init__(share, weight)
+        super().__init__(share, weight, every)
 
     def weight_at(self, progress: float) -> float | None:
         """Below 1, for the clean loss gives the gradient."""
@@ -109,8 +116,7 @@ class Recycled(WeightSchedule):
         """The chosen micro-batches with their gradients."""
         pairs = zip(current.micro_batches, current.taken, strict=True)
         return [
-            _with_images(b, kept) if self.chosen(b, current.progress) else _unchosen(b)
-            for b, kept in pairs
+            _with_images(b, kept) if self.chosen(b, current) else _unchosen(b) for b, kept in pairs
         ]
 
 
@@ -138,7 +144,7 @@ class Slot(WeightSchedule):
     def collect(self, current: Round) -> list[Kept]:
         """The gradients, by place."""
         pairs = zip(current.micro_batches, current.taken, strict=True)
-        return [kept if self.chosen(b, current.progress) else _unchosen(b) for b, kept in pairs]
+        return [kept if self.chosen(b, current) else _unchosen(b) for b, kept in pairs]
 
 
 class Lookahead(WeightSchedule):
@@ -157,6 +163,7 @@ class Lookahead(WeightSchedule):
         share: of the micro-batches.
         weight: beside a clean pass; at 1, the default, there is none.
         stream: on a CUDA device, ascend on a second stream.
+        every: see `WeightSchedule`.
     """
 
     name: ClassVar[str] = "lookahead"
@@ -169,12 +176,13 @@ class Lookahead(WeightSchedule):
         share: Scheduled = 1.0,
         weight: Scheduled | None = None,
         stream: bool = True,
+        every: int = 1,
     ) -> None:
         if isinstance(tau, bool) or not isinstance(tau, int) or tau < 1:
             raise ValueError(
                 f"tau={tau!r}: give a whole number of steps, from 1 (0 is 'sequential')."
             )
-        super().__init__(share, weight)
+        super().__init__(share, weight, every)
         self.tau = tau
         self.stream = stream
         self._beside: Beside[list[Kept]] = Beside(_tensors)
@@ -206,7 +214,7 @@ class Lookahead(WeightSchedule):
         return self._beside.take(current, device, partial(self._ascend, current))
 
     def _ascend(self, current: Round) -> list[Kept]:
-        chosen = [b for b in current.future if self.chosen(b, current.progress)]
+        chosen = [b for b in current.future if self.chosen(b, current)]
         found = current.ascend(chosen, later=True)
         made = dict(zip((b.number for b in chosen), found, strict=True))
         return [made.get(b.number, _unchosen(b)) for b in current.future]
@@ -219,7 +227,7 @@ class Noise(WeightSchedule):
 
     def copies(self, current: Round) -> list[Copy]:
         """Chosen micro-batches, each with a direction of its own."""
-        chosen = [b for b in current.micro_batches if self.chosen(b, current.progress)]
+        chosen = [b for b in current.micro_batches if self.chosen(b, current)]
         return [Copy(b.images, b.labels, partial(current.noise, b), b) for b in chosen]
 
 

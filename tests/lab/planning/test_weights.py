@@ -56,6 +56,8 @@ LOOKAHEAD = method(weights.Lookahead())
         (LOOKAHEAD, 2),
         (method(weights.Recycled(share=0.5)), 1.5),
         (method(weights.Sequential(share=0.5)), 1.5),
+        (method(weights.Recycled(every=2)), 1.5),
+        (method(weights.Lookahead(every=2)), 1.5),
         (method(weights.Slot()), 1),
         (method(weights.Noise()), 1),
     ],
@@ -76,6 +78,7 @@ def test_time_follows_what_is_in_sequence() -> None:
     update = seconds(VANILLA) - 1.25
     assert seconds(SEQUENTIAL) == pytest.approx(2.5 + update)
     assert seconds(RECYCLED) == pytest.approx(2.5 + update), "two passes, each with its start"
+    assert seconds(method(weights.Recycled(every=2))) == pytest.approx(1.875 + update)
     assert seconds(BUDGET) == pytest.approx(1.5 + update), "two passes of half the images"
     # What one pass leaves idle the other uses.
     assert seconds(LOOKAHEAD, streams) == pytest.approx(2 + update)
@@ -89,6 +92,8 @@ def test_memory() -> None:
     assert recycled.pending == 4 * (gradient + images)
     more = 32 * NETWORK.saved + NETWORK.saved_once + 4 * NETWORK.matrices
     assert recycled.activations == pytest.approx(plain.activations + more)
+    seldom = memory_of(NETWORK, JOB, method(weights.Recycled(every=2)), dealt)
+    assert seldom == recycled, "the step in turn decides"
     assert memory_of(NETWORK, JOB, LOOKAHEAD, dealt).pending == 4 * gradient
     sequential = memory_of(NETWORK, JOB, SEQUENTIAL, dealt)
     assert sequential.pending == 0

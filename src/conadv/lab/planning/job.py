@@ -118,9 +118,14 @@ class Method:
         return 0.0
 
     @property
-    def passes(self) -> int:
+    def passes(self) -> float:
         """Training passes of a micro-batch, one after the other; copies of images go along."""
         return 1
+
+    @property
+    def heaviest(self) -> Method:
+        """The same, of the step that needs the most memory."""
+        return self
 
     def operations(self, network: Network) -> float:
         """All of them: 3, 8, 8, 6, 3, 6 forward passes, but for the first layer's input."""

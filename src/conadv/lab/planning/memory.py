@@ -25,7 +25,8 @@ def memory_of(
         saved_per_image: measured bytes of activations per image; None: those counted.
         beside: whether what is taken of later batches runs at the same time as the training pass.
     """
-    weights = float(_FP32 * network.parameters)
+    weights, pending = float(_FP32 * network.parameters), method.pending(network, dealt)
+    method = method.heaviest
     scale = 1.0 if saved_per_image is None else saved_per_image / max(network.saved, 1.0)
     train = scale * network.saved * method.work.images * dealt.micro_batch
     # What runs beside the training pass adds to it; what runs before it is gone by then.
@@ -40,5 +41,5 @@ def memory_of(
         activations=network.saved_once * method.passes
         + max(train, before)
         + method.beside_weights(network),
-        pending=method.pending(network, dealt),
+        pending=pending,
     )

@@ -1,5 +1,8 @@
 """Copies of weights in a plan: passes at moved weights, and gradients that wait."""
 
+from __future__ import annotations
+
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,8 +16,8 @@ from conadv.weights import WeightSchedule
 class WeightMethod(Method):
     """A schedule of copies of weights, alone or beside copies of images.
 
-    A schedule that follows training counts with its largest share. `schedule` is the name in
-    tables.
+    A schedule that follows training counts with its largest share, one of every so many steps
+    with their mean. `schedule` is the name in tables.
     """
 
     weights: WeightSchedule = field(default_factory=WeightSchedule)
@@ -78,7 +81,14 @@ class WeightMethod(Method):
         ]
 
     @property
-    def passes(self) -> int:
+    def passes(self) -> float:
         """Images at moved weights and others go through the network one after the other."""
         alone = 0.0 if self.beside is None else self.weights.fresh_share() * self.beside.copies
-        return 2 if self.copies > alone else 1
+        return 1 + 1 / self.weights.every if self.copies > alone else 1
+
+    @property
+    def heaviest(self) -> WeightMethod:
+        """One with passes at moved weights."""
+        weights = copy(self.weights)
+        weights.every = 1
+        return replace(self, weights=weights)

@@ -198,7 +198,11 @@ def _notes(recipe: Recipe, devices: int) -> list[str]:
     elif recipe.data.dataset == "cifar10":
         notes.append("the data was not opened: CIFAR-10 counts with its published size")
     shares = (recipe.method.share, recipe.weights.share)
-    if any(callable(piecewise(share)) for share in shares) or recipe.method.weight is not None:
+    if (
+        any(callable(piecewise(share)) for share in shares)
+        or recipe.method.weight is not None
+        or recipe.weights.every > 1
+    ):
         notes.append("copies, compute and time are those of the steps with the most copies")
     if devices > 1:
         notes.append("time is without communication between the devices (see conadv plan)")

@@ -89,6 +89,8 @@ def measure(recipe: Recipe, device: torch.device, images: int) -> MeasuredStep:
         report = clock.time(trainer)
     compute = trainer.compute - compute
     for _ in range(REPEATS - 1):
+        for _ in range(recipe.weights.every - 1):
+            trainer.train_step()
         clock.time(trainer)
     return MeasuredStep(
         built=built,
@@ -107,8 +109,11 @@ def _place(trainer: Trainer, recipe: Recipe, total: int) -> None:
     """Train up to a step that has all its copies, where a schedule of them has the most."""
     schedule = recipe.method.make()
     # Until the copies are there.
-    before = max(1, schedule.filled_after, recipe.weights.make().delay(rounds=1))
-    needed = before + REPEATS + recipe.reads_ahead
+    of_weights = recipe.weights.make()
+    before = max(1, schedule.filled_after, of_weights.delay(rounds=1))
+    while not of_weights.in_turn(before):
+        before += 1
+    needed = before + REPEATS * of_weights.every + recipe.reads_ahead
     trainer.step = max(0, min(_heaviest(recipe, total), total - needed))
     trainer.feed.total_steps = max(total, trainer.step + needed)  # a run may be shorter than that
     with doing("taking a step on made-up images"):

@@ -199,7 +199,7 @@ def method_label(recipe: Recipe) -> str:
     if method.view != "none":
         own.append("extra view")
     if recipe.weights.on:
-        own.append(f"{recipe.weights.schedule} weights")
+        own.append(recipe.weights.label)
     schedule = method.make()
     names = own if own and not schedule.makes_copies else [*own, schedule.label]
     longer = recipe.train.steps_factor

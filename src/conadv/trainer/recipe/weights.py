@@ -30,6 +30,8 @@ class WeightsSection(Section):
     where they are of the same images (a half beside copies of images), by number for recycled."""
     share: Scheduled = 1.0
     """Share of the micro-batches that get such a pass, or points [[progress, value], ...]."""
+    every: Whole = Field(default=1, ge=1)
+    """Such passes in every so-manieth step alone: 2 for every second one."""
     budget: Literal["extra", "fixed"] = "extra"
     """Copies beside the batch, or in place of a part of it (recycled only)."""
     tau: Whole = Field(default=1, ge=1)
@@ -56,7 +58,14 @@ class WeightsSection(Section):
         }
         weight = None if self.weight is None else piecewise(self.weight)
         kind = SCHEDULES[self.schedule]
-        return kind(share=piecewise(self.share), weight=weight, **own.get(self.schedule, {}))
+        share, every = piecewise(self.share), self.every
+        return kind(share=share, weight=weight, every=every, **own.get(self.schedule, {}))
+
+    @property
+    def label(self) -> str:
+        """What a table calls it."""
+        seldom = f", every {self.every} steps" if self.every > 1 else ""
+        return f"{self.schedule} weights{seldom}"
 
     def attack(self) -> WeightAttack:
         """What one perturbation is; a micro-batch is the recipe's."""
