@@ -10,6 +10,7 @@ from torch import nn
 
 import conadv
 from conadv.branches.branches import SplitNorm
+from support.loops import ATTACK, batches, network, run, sgd
 from support.nets import NAMES, conv_net, images, perturb_norms
 
 MODELS = {
@@ -122,3 +123,21 @@ def test_plain_inside_a_block_is_not_routed():
         plain = conadv.plain(split, "clean")
         assert torch.equal(plain(x), conadv.plain(split)(x))
         assert not torch.equal(plain(x), split(x))
+
+
+@pytest.mark.slow
+def test_a_network_trained_in_the_loop_as_onnx(tmp_path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="extra onnx")
+    pytest.importorskip("onnxscript", reason="extra onnx")
+    data = batches(4)
+    model = network()
+    run(conadv.Adversary(model, ATTACK, "recycled"), sgd(model), data)
+    file, any_number = tmp_path / "model.onnx", {0: torch.export.Dim.DYNAMIC}
+    ordinary = conadv.plain(model).eval()
+    torch.onnx.export(
+        ordinary, (data[0][0],), file, dynamo=True, verbose=False, dynamic_shapes=(any_number,)
+    )
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    given, images = session.get_inputs()[0].name, data[1][0][:3]
+    [logits] = session.run(None, {given: images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), model.eval()(images), rtol=1e-4, atol=1e-4)
