@@ -246,14 +246,18 @@ def why_joint(model: nn.Module) -> str | None:
 
 def parameters_without_images(model: nn.Module, present: Collection[str]) -> list[nn.Parameter]:
     """Trainable parameters of the branches other than those that this round goes through."""
-    absent: dict[int, nn.Parameter] = {}
-    for module in modules_of_kind(model, SplitNorm):
-        if module.statistics != "shared":
-            for branches in (module.norms, module.affines):
-                for name, branch in branches.items():
-                    if name not in present:
-                        absent |= {id(p): p for p in branch.parameters() if p.requires_grad}
-    return list(absent.values())
+    absent = [
+        parameter
+        for layer in modules_of_kind(model, SplitNorm)
+        if layer.statistics != "shared"
+        for branches in (layer.norms, layer.affines)
+        for name, branch in branches._modules.items()
+        if branch is not None and name not in present
+        for module in modules_of(branch)  # remembered, as parameters() is not
+        for parameter in module._parameters.values()
+        if parameter is not None and parameter.requires_grad
+    ]
+    return list({id(parameter): parameter for parameter in absent}.values())
 
 
 def with_zero_gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -187,9 +187,10 @@ class RoundState:
             return None
         return self._streams.side(self.images.device)
 
-    def report_zero_share(self, share: Tensor) -> None:
+    def report_zero_share(self, share: Tensor, nans: Tensor | None = None) -> None:
         """Keep a zero-gradient share for the diagnostics."""
         self.zero_share = share
+        self.nan_share = self.nan_share if nans is None else nans
 
     def _generator(self, device: torch.device) -> torch.Generator:
         self._draws += 1
@@ -245,11 +246,14 @@ class RoundState:
         self.copy_gradients = [part.gradient() for part in rest if part.adversarial]
         for part in self.parts:
             part.leaf = None
-        if self.nan_share is None and self.clean_gradient is not None:
-            self.nan_share = self.clean_gradient.isnan().float().mean()
         for parameter in self.unused:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+
+    def count_nans(self) -> None:
+        """Of the images' own gradient, where whoever used it has told nothing."""
+        if self.nan_share is None and self.clean_gradient is not None:
+            self.nan_share = self.clean_gradient.isnan().mean(dtype=torch.float32)
 
     def diagnostics(self) -> Diagnostics:
         """What is known of it before the backward pass."""
@@ -269,8 +273,8 @@ class RoundState:
             for part, loss in zip(self.parts, self.losses, strict=bool(self.losses))
             if part.adversarial == adversarial
         ]
-        if not pairs:
-            return None
+        if len(pairs) < 2:
+            return pairs[0][1] if pairs else None
         total = sum(count for count, _ in pairs)
         weighted = [loss * (count / total) for count, loss in pairs]
         return sum(weighted[1:], start=weighted[0])

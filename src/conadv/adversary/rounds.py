@@ -173,9 +173,9 @@ class Rounds(Continued):
     def _collect(self, current: RoundState) -> None:
         """Take the input gradients and let the schedule prepare later rounds."""
         current.take_gradients()
-        with current.autocast():
-            agreement = current.agreement() if self.track_agreement else None
-            self.schedule.collect(current)
+        agreement = current.agreement() if self.track_agreement else None
+        self.schedule.collect(current)
+        current.count_nans()
         self.diagnostics = replace(
             self.diagnostics,
             zero_share=current.zero_share,

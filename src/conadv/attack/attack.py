@@ -209,7 +209,8 @@ class Attack(AttackSettings):
         std = self._channel("std", clean)
         gradient = self._balls(wide(gradient))
         nan = gradient.isnan()
-        zero_share, nan_share = ((gradient == 0) | nan).float().mean(), nan.float().mean()
+        zero_share = ((gradient == 0) | nan).mean(dtype=torch.float32)
+        nan_share = nan.mean(dtype=torch.float32)
         if self.norm == "l2":
             gradient = gradient / std  # d loss / d pixel
         direction = geometry.steepest(gradient, self.norm, self.block_size)

@@ -146,8 +146,8 @@ class Round(Protocol):
     def side_stream(self) -> torch.cuda.Stream | None:
         """The stream for work beside the training pass, or None on a CPU."""
 
-    def report_zero_share(self, share: Tensor) -> None:
-        """Hand a zero-gradient share to the diagnostics."""
+    def report_zero_share(self, share: Tensor, nans: Tensor | None = None) -> None:
+        """Hand a zero-gradient share to the diagnostics, and how much of it was NaN."""
 
 
 class Schedule:

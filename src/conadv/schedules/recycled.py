@@ -225,7 +225,7 @@ class Recycled(Schedule):
             scales = current.draw_scales(count)
             gradient = current.clean_gradient[:count]
             stepped = current.attack.ascend(origins, origins, gradient, scales)
-            current.report_zero_share(stepped.zero_share)
+            current.report_zero_share(stepped.zero_share, stepped.nan_share)
             keep = origins.clone() if self.refine > 1 or current.keep_origins else None
             labels = own_labels(current.labels, count, total)
             again = scales if self.refine > 1 else None
