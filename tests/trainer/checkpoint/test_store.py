@@ -327,6 +327,14 @@ def test_parts_of_two_launches_are_not_mixed(tmp_path: Path) -> None:
     assert found is not None and weights(found) == [10, 11]
 
 
+def test_one_process_goes_on_with_what_two_wrote(tmp_path: Path) -> None:
+    for rank, store in enumerate(ranks_of_two(tmp_path)):
+        store.save({**sharded(1, rank), "own": {"rank": rank}}, 1)
+    found = CheckpointStore(tmp_path, 1, attempt="b").load_newest(own)
+    assert found is not None and weights(found) == [10, 11]
+    assert found["own"] == {"parts": [{"rank": 0}, {"rank": 1}]}
+
+
 def test_a_damaged_part_is_damage(tmp_path: Path) -> None:
     stores = ranks_of_two(tmp_path, keep=2)
     for step in (1, 2):

@@ -202,7 +202,9 @@ class CheckpointStore:
         found: dict[str, Any] | CheckpointError | None = None
         if self.world.main:
             try:
-                found = load_file(path) if mesh is not None else load_checkpoint(path)
+                found = load_file(path)
+                if mesh is None:
+                    found = _Parts(path, found).joined(None)
             except CheckpointError as error:
                 found = error
         sent = found

@@ -214,10 +214,12 @@ WITHOUT_EFFECT = (
     "data.root",
     "data.files.test_root",
     "data.files.workers",
+    "hardware.parallel",
+    "hardware.timeout",
     "checkpoint",
     "logging",
 )
-"""Fields and sections that do not change what a run computes."""
+"""Fields and sections that do not change what a run computes, but for rounding."""
 
 
 def differing_fields(before: Recipe, now: Recipe, *, everything: bool = False) -> list[str]:
