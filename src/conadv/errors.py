@@ -7,8 +7,6 @@ them without a traceback; a library user can catch :class:`ConadvError`.
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 
 class ConadvError(Exception):
@@ -74,6 +72,9 @@ def install_command(*extras: str) -> str:
     origin = _origin()
     if origin is None:
         return f'pip install "conadv{wanted}"'
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
     url = str(origin["url"])
     if "dir_info" in origin:
         editable = "--editable " if origin["dir_info"].get("editable") else ""

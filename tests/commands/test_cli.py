@@ -189,6 +189,8 @@ def test_without_the_trainers_packages(
         (["bench", "optimizers", "--model", "resnet50"], 2),
         (["study", "smoke", "--launcher", "slrum"], 2),
         (["quickstart", "--ot", "here"], 2),
+        (["report", "no-such-folder"], 2),
+        (["report", "."], 2),
         (["data", "list"], 0),
         (["recipes", "list"], 0),
         (["recipes", "show", "smoke"], 0),

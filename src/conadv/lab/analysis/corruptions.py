@@ -50,12 +50,12 @@ class CorruptionAccuracy:
 
     @property
     def means(self) -> dict[str, float]:
-        """Per corruption, over its severities."""
+        """Means per corruption, over its severities."""
         return {name: _mean(cells) for name, cells in self.accuracies.items()}
 
     @property
     def mean(self) -> float:
-        """Over all corruptions, each counting the same."""
+        """Mean over all corruptions, each counting the same."""
         return math.fsum(self.means.values()) / len(self.means)
 
 

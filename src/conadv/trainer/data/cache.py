@@ -15,7 +15,7 @@ from conadv._files import remove_partial, write_atomic
 from conadv.errors import DataError
 
 Say = Callable[[str], None]
-"""Told a line of text at every stage of something slow."""
+"""A function that is told a line of text at every stage of something slow."""
 
 LOCK = ".conadv.lock"
 _SCRATCH = ".conadv-download-"
