@@ -38,12 +38,13 @@ def lr_find(
     Writes a table and a picture and suggests a rate: where the smoothed loss falls fastest. It
     ends where the loss explodes, or with Ctrl-C; nothing else is kept, and no run is touched.
     """
+    from conadv.trainer.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])  # before the imports that take seconds
     from conadv._files import write_text
     from conadv.trainer.probe.lr_find import lr_find as find
     from conadv.trainer.probe.lr_picture import picture
-    from conadv.trainer.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
     found = find(loaded, lowest, highest, steps)
     if not found.points:
         raise typer.Exit(INTERRUPTED)

@@ -1,11 +1,12 @@
 """The page: everything about a set of runs in one HTML file that loads nothing."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-
-import jinja2
+from typing import TYPE_CHECKING
 
 from conadv._files import write_text
 from conadv.errors import RunFolderError
@@ -27,6 +28,9 @@ from conadv.lab.report.study.scale_tables import (
 )
 from conadv.lab.report.study.wording import judged_columns, judged_row
 from conadv.lab.report.tables import HELD_OUT, accuracies, columns, rows
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 def write_report(
@@ -156,6 +160,8 @@ def _write(path: Path, text: str) -> None:
 
 @cache
 def _environment() -> jinja2.Environment:
+    import jinja2
+
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(_template_text),
         autoescape=True,

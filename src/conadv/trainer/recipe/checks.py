@@ -5,11 +5,9 @@ from functools import partial
 from typing import Any
 
 from conadv._numbers import near_divisors
-from conadv._words import import_named, is_path
+from conadv._words import import_callable, import_named, is_path
 from conadv.attack import Attack
 from conadv.schedules import Schedule
-from conadv.trainer.data.augment import own_function
-from conadv.trainer.recipe.losses import check_loss
 from conadv.trainer.recipe.method import owners, settings
 from conadv.trainer.recipe.recipe import Recipe
 from conadv.trainer.recipe.update_checks import update_problems
@@ -38,10 +36,9 @@ def problems(recipe: Recipe) -> list[str]:
 
 
 def _model(recipe: Recipe) -> Iterator[str]:
-    from conadv.trainer.models.zoo import check_name
-
     model = recipe.model
-    yield from _message(lambda: check_name(model.name), "model.")
+    if is_path(model.name):
+        yield from _message(import_callable, f"model.name={model.name!r}: ", model.name)
     if model.pretrained and not model.name.startswith(("timm/", "torchvision/")):
         yield (
             f"model.pretrained=true with model.name={model.name}: there are no weights to "
@@ -56,13 +53,9 @@ def _model(recipe: Recipe) -> Iterator[str]:
 
 def _loss(recipe: Recipe) -> Iterator[str]:
     train = recipe.train
-    try:
-        check_loss(train.loss)
-    except ValueError as error:
-        yield f"train.loss={train.loss!r}: {error}."
-        return
     if not is_path(train.loss):
         return
+    yield from _message(import_callable, f"train.loss={train.loss!r}: ", train.loss)
     for name, given, none in (
         ("label_smoothing", train.label_smoothing, "0"),
         ("class_weights", train.class_weights, "null"),
@@ -264,7 +257,7 @@ def _images(recipe: Recipe) -> Iterator[str]:
             "one's own has them. Leave them out."
         )
     if data.augment is not None:
-        yield from _message(own_function, f"data.augment={data.augment!r}: ", data.augment)
+        yield from _message(import_callable, f"data.augment={data.augment!r}: ", data.augment)
     if data.dataset == "files":
         for name, given in (("crop_padding", data.crop_padding), ("cutout", data.cutout)):
             if given:

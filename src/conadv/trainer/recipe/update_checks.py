@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from conadv._words import did_you_mean, import_named, is_path, nearest
+from conadv._words import import_named, is_path
 from conadv.trainer.recipe.recipe import Recipe
 from conadv.trainer.recipe.updates import (
     BESIDE,
@@ -12,7 +12,6 @@ from conadv.trainer.recipe.updates import (
     beside,
     choices,
     in_use,
-    optimizer_names,
     optimizer_of,
     value,
 )
@@ -57,14 +56,6 @@ def _optimizer(recipe: Recipe) -> Iterator[str]:
             import_named(optimizer.name)
         except ValueError as error:
             yield f"optimizer.name={optimizer.name!r}: {error}."
-    elif optimizer.name not in (names := optimizer_names()):
-        yield (
-            f"optimizer.name={optimizer.name!r}: no such optimizer."
-            + did_you_mean(nearest(optimizer.name, names))
-            + f" Allowed: {', '.join(OPTIMIZERS)}, or a class of torch.optim: "
-            + ", ".join(n for n in names if n not in OPTIMIZERS)
-            + ", or module:attribute of one's own."
-        )
     if optimizer.nesterov and optimizer.momentum == 0:
         yield "optimizer.nesterov=true with optimizer.momentum=0: give a momentum above 0."
 
