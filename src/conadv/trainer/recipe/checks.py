@@ -10,7 +10,8 @@ from conadv.attack import Attack
 from conadv.schedules import Schedule
 from conadv.trainer.recipe.method import owners, settings
 from conadv.trainer.recipe.recipe import Recipe
-from conadv.trainer.recipe.update_checks import update_problems
+from conadv.trainer.recipe.update_checks import refused, update_problems
+from conadv.trainer.recipe.updates import Refusal
 from conadv.trainer.recipe.weights_checks import weights_problems
 
 SMALLEST_DEFAULT_MICRO_BATCH = 16
@@ -214,30 +215,26 @@ def _length(recipe: Recipe) -> Iterator[str]:
 
 def _parallel(recipe: Recipe) -> Iterator[str]:
     """What a model cannot have whose weights lie in parts on the processes."""
-    if recipe.hardware.parallel != "fsdp":
-        return
-    refused: tuple[tuple[str, object, str, str], ...] = (
-        ("train.ema_decay", recipe.train.ema_decay, "null", "the average of the weights is whole"),
-        ("hardware.compile", recipe.hardware.compile, "false", "it was never tried together"),
-        (
-            "method.track_agreement",
-            recipe.method.track_agreement,
-            "false",
-            "a process without copies would not take the passes that the others take",
-        ),
-        (
-            "data.order_tail",
-            recipe.data.order_tail == "keep",
-            "wrap or drop",
-            "in a short step processes would make different numbers of passes, and wait for ever",
-        ),
-    )
-    for name, given, instead, why in refused:
-        if given:
-            yield (
-                f"{name} with hardware.parallel=fsdp: {why}. Set {name}={instead}, or "
-                "hardware.parallel=ddp."
-            )
+    if recipe.hardware.parallel == "fsdp":
+        yield from refused(recipe, "hardware.parallel=fsdp", _REFUSES, "hardware.parallel=ddp")
+
+
+_REFUSES = (
+    Refusal("train.ema_decay", bool, "the average of the weights is whole", "train.ema_decay=null"),
+    Refusal("hardware.compile", bool, "it was never tried together", "hardware.compile=false"),
+    Refusal(
+        "method.track_agreement",
+        bool,
+        "a process without copies would not take the passes that the others take",
+        "method.track_agreement=false",
+    ),
+    Refusal(
+        "data.order_tail",
+        lambda tail: tail == "keep",
+        "in a short step processes would make different numbers of passes, and wait for ever",
+        "data.order_tail=wrap or drop",
+    ),
+)
 
 
 def _images(recipe: Recipe) -> Iterator[str]:

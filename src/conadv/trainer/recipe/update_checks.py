@@ -29,7 +29,7 @@ def update_problems(recipe: Recipe) -> Iterator[str]:
                     f"{name}={given:g} with {thing.off}: {thing.without}. Set {switch}={on}, "
                     f"or leave {name} at {usual:g}."
                 )
-    yield from _refused(
+    yield from refused(
         recipe,
         f"optimizer.name={recipe.optimizer.name}",
         optimizer_of(recipe).refuses,
@@ -37,7 +37,7 @@ def update_problems(recipe: Recipe) -> Iterator[str]:
     )
     for thing in in_use(recipe):
         given = f"{thing.switch}={_shown(thing.on)}"
-        yield from _refused(recipe, given, thing.refuses, thing.off)
+        yield from refused(recipe, given, thing.refuses, thing.off)
     if recipe.optimizer.variance_reduction:
         yield from _variance_reduction(recipe)
 
@@ -78,7 +78,15 @@ def _variance_reduction(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _refused(recipe: Recipe, given: str, refuses: tuple[Refusal, ...], off: str) -> Iterator[str]:
+def refused(recipe: Recipe, given: str, refuses: tuple[Refusal, ...], off: str) -> Iterator[str]:
+    """What a recipe has that something in it cannot be used with.
+
+    Args:
+        recipe: Any.
+        given: That which refuses, as the recipe has it.
+        refuses: What it refuses.
+        off: What to set instead of it.
+    """
     for refusal in refuses:
         if refusal.when(value(recipe, refusal.field)):
             name = refusal.field.replace("method.kind", "method.schedule")

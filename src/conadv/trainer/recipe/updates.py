@@ -24,9 +24,9 @@ class Refusal:
     """What to set it to."""
 
 
-_SHARDED = "hardware.parallel", lambda value: value == "fsdp"
+SHARDED = "hardware.parallel", lambda value: value == "fsdp"
 _WHOLE_GRADIENT = (
-    Refusal(*_SHARDED, "it needs the whole gradient on each process", "hardware.parallel=ddp"),
+    Refusal(*SHARDED, "it needs the whole gradient on each process", "hardware.parallel=ddp"),
     Refusal(
         "hardware.precision",
         lambda value: value == "fp16",
@@ -93,7 +93,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         classifier_apart=True,
         refuses=(
             Refusal(
-                *_SHARDED,
+                *SHARDED,
                 "Muon needs whole matrices, and each process has a part of them",
                 "hardware.parallel=ddp",
             ),
