@@ -77,7 +77,7 @@ class Images:
         return Images(images, self.labels[:1].expand(count), self.mean, self.std)
 
     def resident(self) -> "Images":
-        """True: they are."""
+        """These: they are in memory."""
         return self
 
     def part(self, rank: int, size: int) -> "Images":
