@@ -5,7 +5,6 @@ step and the view, and from nothing else: micro-batches, ranks and a resumed run
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -77,7 +76,6 @@ def philox(seed: int, step: int, view: int, counter: int) -> np.random.Philox:
     return np.random.Philox(key=key, counter=counter)
 
 
-@lru_cache(maxsize=8)
 def augment_own(
     name: str, image: Tensor, seed: int, step: int, place: int, view: int = 0
 ) -> Tensor:
