@@ -5,9 +5,9 @@ A registered thing has a word for a name; one's own is ``module:attribute``.
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -57,6 +57,18 @@ def import_named(path: str) -> Any:
         raise ValueError(f"{error}; it has to lie in a folder of $PYTHONPATH") from error
     except AttributeError as error:
         raise ValueError(str(error)) from error
+
+
+def import_callable(path: str) -> Callable[..., Any]:
+    """The function or class that ``module:attribute`` names; raises as `import_named` does.
+
+    Raises:
+        ValueError: It cannot be called.
+    """
+    found = import_named(path)
+    if not callable(found):
+        raise ValueError(f"it is a {type(found).__name__}, which cannot be called")
+    return cast("Callable[..., Any]", found)
 
 
 def find_named(name: str, known: Mapping[str, type[T]], base: type[T]) -> type[T]:

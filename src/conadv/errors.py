@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 
 class ConadvError(Exception):
@@ -111,6 +109,9 @@ def install_command(*extras: str) -> str:
     origin = _origin()
     if origin is None:
         return f'pip install "conadv{wanted}"'
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
     url = str(origin["url"])
     if "dir_info" in origin:
         editable = "--editable " if origin["dir_info"].get("editable") else ""

@@ -126,7 +126,7 @@ def test_pairs_of_images_and_labels_are_gathered() -> None:
     ("given", "said"),
     [
         ("model.name=own_parts:nothing", "has no attribute 'nothing'"),
-        ("model.name=own_parts:__doc__", "neither a network nor anything that makes one"),
+        ("model.name=own_parts:__doc__", "it is a NoneType, which cannot be called"),
         ("data.dataset=own_parts:nothing", "has no attribute 'nothing'"),
         ("data.dataset=cifar", "Did you mean cifar10"),
         ("train.loss=own_parts:nothing", "has no attribute 'nothing'"),

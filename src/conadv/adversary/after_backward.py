@@ -21,7 +21,7 @@ def when_backward_ends(loss: Tensor, begun: Callable[[], None], ended: Callable[
 
 
 def queue_last(function: Callable[[], None]) -> None:
-    """Inside a backward pass: call `function` at its end.
+    """Call `function` at the end of the backward pass that is under way.
 
     After what was queued during the pass, too: DistributedDataParallel and fully_shard wait for
     their communication in such a callback, and fill the parameters' gradients.

@@ -233,7 +233,7 @@ def finds_unused(model: nn.Module) -> bool:
 
 
 def why_joint(model: nn.Module) -> str | None:
-    """Why one forward per branch is impossible, or None."""
+    """The reason why one forward per branch is impossible, or None."""
     if any(layer.statistics != "separate" for layer in modules_of_kind(model, SplitNorm)):
         return "cannot give statistics over the mixed batch"
     if finds_unused(model):

@@ -61,7 +61,7 @@ class Rounds(Continued):
         self._again = None  # a round that was collected by itself is final with this
 
     def skip(self) -> None:
-        """Instead of `collect`, where the round is void (NaN loss): nothing of it is kept.
+        """Take the place of `collect` where the round is void (NaN loss): nothing of it is kept.
 
         Without a `loss` before it, a round is left out altogether. With ``auto_collect=True`` it
         takes the place of the round whose backward has just ended, until the optimizer's step.
@@ -256,7 +256,7 @@ class Rounds(Continued):
         self.preview = (origins, copies.images[:few].clone(), labels)
 
     def _look_at(self, current: RoundState) -> None:
-        """Now and then: an attack that went out, or never began, must not stay unseen."""
+        """Look now and then: an attack that went out, or never began, must not stay unseen."""
         ahead = self._ahead
         if ahead.ahead and not ahead.ever_shown and ahead.rounds >= ahead.ahead:
             self._notices.of_unseen_batches()

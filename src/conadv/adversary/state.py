@@ -46,7 +46,7 @@ class Continued:
 
     @property
     def reads_ahead(self) -> int:
-        """For the batch of how many rounds later copies are made: lookahead's tau, otherwise 0."""
+        """Number of rounds ahead for which copies are made: lookahead's tau, otherwise 0."""
         return self.schedule.reads_ahead
 
     def state_dict(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class Continued:
                 )
 
     def _forget_round(self) -> None:
-        """No round is under way, and none can be begun anew."""
+        """Forget the round: none is under way, and none can be begun anew."""
         if self._round is not None:
             self._round.unroute()
         self._round = None

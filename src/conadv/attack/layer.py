@@ -34,7 +34,7 @@ class Beside(NamedTuple):
         return int(first.shape[0])
 
     def padded(self, own: int, length: int) -> Beside:
-        """With sequences of `own` positions padded to `length`, on the right.
+        """Pad sequences of `own` positions to `length`, on the right.
 
         Tensors whose second dimension is `own` are sequences: inputs and mask get zeros, integer
         labels -100, other labels zeros.

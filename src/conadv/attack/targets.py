@@ -9,7 +9,7 @@ from conadv._tree import first_tensor
 
 
 def random_wrong_labels(labels: Any, outputs: Any, generator: torch.Generator) -> Tensor:
-    """Uniformly random wrong classes, in the form that the labels have.
+    """Wrong classes, uniformly random, in the form that the labels have.
 
     Integer labels get an integer of another class each; one outside the classes (an ignore index)
     stays as it is. Soft labels (floating point, one value per class) get a one-hot row: every

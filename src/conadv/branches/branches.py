@@ -118,7 +118,7 @@ def find_routers(model: nn.Module) -> list[Router]:
 def route(
     model: nn.Module, layout: str | Sequence[tuple[str, int]] | None = None
 ) -> Iterator[None]:
-    """Inside the block, `model` sends images through the named branches.
+    """Send images through the named branches inside the block.
 
     Args:
         model: a split model; with any other the block does nothing.

@@ -79,7 +79,7 @@ class SplitNorm(nn.Module):
             return getattr(modules["norms"][self.router.branches[0]], name)
 
     def extra_repr(self) -> str:
-        """Shown in print(model)."""
+        """Text that print(model) shows."""
         return f"{', '.join(self.router.branches)}; {self.statistics}, group={self.group_size}"
 
     def trainable(self) -> dict[str, list[nn.Parameter]]:

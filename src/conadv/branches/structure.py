@@ -11,7 +11,7 @@ Kind = TypeVar("Kind", bound=nn.Module)
 
 
 class _Walks:
-    """Who has been walked, and when: any registration of a module makes all walks old."""
+    """Record of who has been walked, and when: any registration of a module makes all walks old."""
 
     def __init__(self) -> None:
         self.registrations = 0

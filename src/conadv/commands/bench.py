@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from conadv._files import write_json
-from conadv._words import is_path
 from conadv.commands._options import BenchDevice, Json
 from conadv.commands._show import table
 from conadv.trainer.models.names import check_library
@@ -82,8 +81,7 @@ def _checked(model: str, dtype: str) -> str:
     full = _DTYPES.get(dtype, dtype)
     if full not in _DTYPES.values():
         raise typer.BadParameter(f"--dtype {dtype}: allowed are {', '.join(_DTYPES)}.")
-    if not is_path(model):
-        check_library(model)
+    check_library(model)
     return full
 
 

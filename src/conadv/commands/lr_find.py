@@ -38,17 +38,21 @@ def lr_find(
     Writes a table and a picture and suggests a rate: where the smoothed loss falls fastest. It
     ends where the loss explodes, or with Ctrl-C; nothing else is kept, and no run is touched.
     """
-    from conadv._files import write_text
-    from conadv.trainer.probe.lr_find import lr_find as find
-    from conadv.trainer.probe.lr_picture import picture
     from conadv.trainer.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, overrides or [])  # before the imports that take seconds
+    from conadv._files import write_text
+    from conadv.lab.report.charts.lr_range import picture
+    from conadv.trainer.probe.lr_find import lr_find as find
+
     found = find(loaded, lowest, highest, steps)
     if not found.points:
         raise typer.Exit(INTERRUPTED)
     name = out or Path(f"{loaded.name}-lr")
-    for suffix, text in ((".csv", found.table()), (".svg", picture(found, loaded.name))):
+    points = [(p.learning_rate, p.loss, p.smoothed) for p in found.points]
+    named = {"steepest fall": found.steepest, "lowest": found.lowest}
+    drawn = picture(points, named, loaded.name)
+    for suffix, text in ((".csv", found.table()), (".svg", drawn)):
         file = name.with_name(name.name + suffix)
         write_text(file, text)
         typer.echo(f"written: {file}")

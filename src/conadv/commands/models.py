@@ -77,12 +77,10 @@ def check(
 
     Without names: those that come with the package, which takes from twenty minutes to an hour.
     """
-    from conadv._words import is_path
     from conadv.trainer.models.names import check_library
 
     for name in names or ():
-        if not is_path(name):
-            check_library(name)
+        check_library(name)
     from dataclasses import replace
     from importlib.metadata import version
 

@@ -82,11 +82,12 @@ def _run(given: Study, folder: StudyFolder, workers: int) -> None:
 
 
 def _status(folder: StudyFolder) -> None:
+    given = folder.require_study()  # before the imports that take seconds
     from conadv.lab.study.plan import make_plan
     from conadv.lab.study.status import Watch
     from conadv.lab.study.supervisor import described
 
-    plan = make_plan(folder.require_study(), folder.root)
+    plan = make_plan(given, folder.root)
     watch = Watch(folder, plan)
     watch.look()
     working = watch.working()

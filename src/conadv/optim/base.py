@@ -110,7 +110,7 @@ class CheckedOptimizer(Optimizer):
         raise NotImplementedError
 
     def _problem(self, p: Tensor) -> str | None:
-        """Why a parameter cannot be updated, and what to do; None if it can."""
+        """The reason why a parameter cannot be updated, and what to do; None if it can."""
         if p.is_complex():
             return (
                 f"{p.dtype}; real parameters are allowed. Optimize torch.view_as_real(parameter), "

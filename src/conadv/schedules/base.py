@@ -81,11 +81,11 @@ class Copies:
         return int(self.images.shape[0])
 
     def copies(self, current: Round) -> Copies:
-        """Themselves: of what waits for its round, they are complete."""
+        """The copies themselves: of what waits for its round, they are complete."""
         return self
 
     def drop_unneeded(self) -> None:
-        """Nothing about them is undecided."""
+        """Drop nothing: all of them are decided."""
 
     def tensors(self) -> list[Tensor]:
         """Those of images, labels and origins."""
@@ -125,9 +125,9 @@ class Round(Protocol):
     future: tuple[Tensor, Any] | None
     """The batch of `Schedule.reads_ahead` rounds later."""
     clean_gradient: Tensor | None
-    """After the backward: of the loss with respect to `images`, on request."""
+    """Gradient of the loss with respect to `images`, after the backward and on request."""
     copy_gradients: list[Tensor | None]
-    """After the backward: one per element of `copies`, on request."""
+    """Gradients after the backward, one per element of `copies`, on request."""
     copies: list[Copies]
 
     @property
@@ -270,7 +270,7 @@ class Schedule:
         return None if self.weight is None else value_at(self.weight, progress, "weight")
 
     def active(self, progress: float) -> bool:
-        """False where share or weight is zero: then nothing is made and nothing costs."""
+        """Whether copies are made: not where share or weight is zero, and then nothing costs."""
         return self.share_at(progress) > 0 and self.weight_at(progress) != 0
 
     def count(self, images: int, progress: float) -> int:

@@ -83,7 +83,7 @@ class Lookahead(Schedule):
 
     @property
     def label(self) -> str:
-        """With tau, where it is not 1."""
+        """Label with tau, where it is not 1."""
         return self.name if self.tau == 1 else f"{self.name}, tau {self.tau}"
 
     def work(self, share: float, attack_steps: int = 1) -> Work:
@@ -156,7 +156,7 @@ class Lookahead(Schedule):
             self._pending.append(None)
 
     def idle(self) -> None:
-        """Like `skip`: the copies for this round have no images to go with."""
+        """Leave out the round, like `skip`: the copies for it have no images to go with."""
         self.skip()
 
     def state_dict(self) -> dict[str, Any]:

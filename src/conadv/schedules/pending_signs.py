@@ -21,7 +21,7 @@ class PendingSigns:
     total: int | None
     """Images of that batch; None: not known, in states of development versions."""
     seed: int | None = None
-    """Where the attack draws radii or starts: of their stream, which is drawn from again."""
+    """State of the stream of an attack that draws radii or starts; it is drawn from again."""
 
     def copies(self, current: Round) -> Copies:
         """The copies that the signs make of the round's images.

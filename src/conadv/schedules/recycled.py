@@ -91,11 +91,11 @@ class Recycled(Schedule):
 
     @property
     def label(self) -> str:
-        """With the budget, where it is fixed."""
+        """Label with the budget, where it is fixed."""
         return f"{self.name}, fixed budget" if self.budget == "fixed" else self.name
 
     def work(self, share: float, attack_steps: int = 1) -> Work:
-        """No attack: the clean images' backward goes on to the pixels, refined copies' too."""
+        """Count no attack: the clean images' backward goes on to the pixels, refined ones' too."""
         fresh = 1.0 if self.budget == "extra" else 1.0 - share
         return Work(fresh, share, 0.0, fresh + (share if self.refine > 1 else 0.0))
 
@@ -194,11 +194,11 @@ class Recycled(Schedule):
         return replace(attack, branch=clean_branch, step_size=step_size)
 
     def wants_gradient(self, progress: float) -> bool:
-        """Always, while copies are being made."""
+        """True as long as copies are being made."""
         return self.active(progress)
 
     def wants_copy_gradients(self) -> bool:
-        """Only to refine them."""
+        """True only where copies are refined."""
         return self.refine > 1
 
     def copies(self, current: Round) -> list[Copies]:

@@ -93,7 +93,7 @@ class Run:
         self.trainer = self.built.trainer
         self._closing(self.trainer.feed)
 
-    def open(self) -> None:
+    def begin(self) -> None:
         """Create the folder, or bring everything back to the newest checkpoint."""
         self.world.on_main(self._open_folder)
         check_same_folder(self.folder.checkpoints, self.world)

@@ -12,7 +12,7 @@ from conadv._words import import_named
 from conadv.attack.attack import Criterion
 from conadv.errors import RecipeError, doing
 from conadv.trainer.recipe import Recipe
-from conadv.trainer.recipe.losses import LOSS_NAMES
+from conadv.trainer.recipe.sections import LOSS_NAMES
 
 
 class ClassificationLoss(nn.Module):

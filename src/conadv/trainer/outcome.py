@@ -18,7 +18,7 @@ from conadv.trainer.run.pictures import take_pictures, write_pictures
 from conadv.trainer.run.result import Result, Status
 
 TRAIN_IMAGES_SCORED = 10_000
-"""Over how many training images ``train_accuracy`` is taken at most."""
+"""Most training images that ``train_accuracy`` is taken over."""
 UNMEASURED = dict.fromkeys(("train_accuracy", "test_accuracy", "robust_accuracy"))
 
 

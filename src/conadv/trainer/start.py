@@ -150,7 +150,7 @@ def _run(make: Callable[[], Run], world: World) -> Result:
         try:
             run = make()
             stack.callback(run.close)
-            run.open()
+            run.begin()
             return run.complete()
         except Exception as error:
             if world.size == 1:

@@ -29,13 +29,13 @@ class Kept:
     images: Tensor | None = None
     """The micro-batch itself, where it is to be trained on again."""
     labels: Any = None
-    settle: Callable[[], None] | None = None
+    finish: Callable[[], None] | None = None
     """Waits for the mean of its step and takes it out, as long as that is on its way."""
 
     def direction(self) -> Tensor:
         """The gradient, when it is needed: until then its mean has time to travel."""
-        if self.settle is not None:
-            self.settle()
+        if self.finish is not None:
+            self.finish()
         assert self.gradient is not None
         return self.gradient
 
@@ -87,7 +87,7 @@ class Pending:
         if self._over is not None:
             self._over.drop()
         due = self._queue[0] if self._queue else []
-        return [] if any(kept.scale is not None and kept.settle is None for kept in due) else due
+        return [] if any(kept.scale is not None and kept.finish is None for kept in due) else due
 
     def leave_out(self) -> None:
         """The loop left out the batch that what is due was kept for: those after it move up."""
@@ -121,7 +121,7 @@ class Pending:
             total, self._total = self._total, None
             new = [kept for entry in self._queue for kept in entry if kept.scale is not None]
             for one in new:
-                one.settle = self.finish
+                one.finish = self.finish
             if self.centred and share_mean and total is None:  # all ranks have to call
                 total = self._space.total()
             self._over = _Over(new, total, self._group if share_mean else None)
@@ -228,7 +228,7 @@ class _Over:
         for kept, finite in zip(self._kept, self._finite.tolist(), strict=True):
             if not finite:
                 kept.gradient, kept.images, kept.labels, kept.count = None, None, None, 0
-                kept.scale = kept.settle = None
+                kept.scale = kept.finish = None
         self._finite = None
 
     def finish(self, dtype: torch.dtype) -> None:
@@ -237,7 +237,7 @@ class _Over:
         for kept in self._kept:
             if kept.gradient is not None:
                 kept.gradient = centred(kept, mean).to(dtype)
-                kept.scale = kept.settle = None
+                kept.scale = kept.finish = None
 
 
 def is_finite(kept: Kept) -> Tensor:

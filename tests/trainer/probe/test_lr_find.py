@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ import torch
 from conadv.cli import main
 from conadv.errors import RecipeError
 from conadv.trainer.probe.lr_find import RangePoint, RangeTest, lr_find
-from conadv.trainer.probe.lr_picture import picture
 from support.runs import StopAfter, quietly, tiny
 
 
@@ -68,18 +66,6 @@ def test_it_can_be_stopped() -> None:
 def test_rates_have_to_rise(rates: tuple[float, float]) -> None:
     with pytest.raises(RecipeError, match="have to rise"):
         lr_find(tiny(), *rates)
-
-
-def test_the_picture_is_svg_with_both_curves() -> None:
-    found = made_up([2.0, 2.0, 1.8, 1.3, 1.0, 1.4, 30.0])
-    root = ElementTree.fromstring(picture(found, "a < b"))
-    space = "{http://www.w3.org/2000/svg}"
-    curves = [line.attrib["points"].split() for line in root.iter(f"{space}polyline")]
-    assert [len(curve) for curve in curves] == [7, 7]
-    heights = [float(place.partition(",")[2]) for curve in curves for place in curve]
-    assert min(heights) >= 0 and max(heights) <= 400, "the explosion is cut off"
-    texts = [element.text or "" for element in root.iter(f"{space}text")]
-    assert "a < b" in texts and "steepest fall 1e-06" in texts
 
 
 def test_the_command_writes_two_files(

@@ -7,9 +7,9 @@ over them are not the published benchmark's. What CIFAR-10-C has drawn once, is 
 seed.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -50,13 +50,13 @@ class CorruptionAccuracy:
 
     @property
     def means(self) -> dict[str, float]:
-        """Per corruption, over its severities."""
-        return {name: _mean(cells) for name, cells in self.accuracies.items()}
+        """Means per corruption, over its severities."""
+        return {name: fmean(cells.values()) for name, cells in self.accuracies.items()}
 
     @property
     def mean(self) -> float:
-        """Over all corruptions, each counting the same."""
-        return math.fsum(self.means.values()) / len(self.means)
+        """Mean over all corruptions, each counting the same."""
+        return fmean(self.means.values())
 
 
 def corrupt(
@@ -175,7 +175,3 @@ def _check(corruption: str, severity: int) -> None:
         raise ValueError(f"corruption={corruption!r}: there are {', '.join(CORRUPTIONS)}.")
     if severity not in SEVERITIES:
         raise ValueError(f"severity={severity!r}: give 1 to 5.")
-
-
-def _mean(cells: Mapping[int, float]) -> float:
-    return math.fsum(cells.values()) / len(cells)

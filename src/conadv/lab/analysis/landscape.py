@@ -111,15 +111,9 @@ def landscape_line(
     Raises:
         ValueError: No images or points, no such branch, or batches that is an iterator.
     """
-    check_repeatable(batches)
     _require_points(at)
-    frozen = evaluated(model, branch)
-    direction = filter_normalised_direction(frozen, seed)
-    found: list[Score] = []
-    for a in at:
-        with displaced(frozen, [direction], [a]):
-            found.append(score(frozen, batches, criterion))
-        progress(len(found), len(at))
+    places = [(a,) for a in at]
+    found = _scores(model, batches, criterion, places, (seed,), branch, progress)
     return LandscapeLine(
         seed,
         tuple(at),
@@ -148,20 +142,13 @@ def landscape_plane(
     Raises:
         ValueError: As `landscape_line`, or two equal seeds.
     """
-    check_repeatable(batches)
     _require_points(xs)
     _require_points(ys)
     if seeds[0] == seeds[1]:
         raise ValueError(f"seeds={seeds}: two equal ones give one direction, not a plane.")
-    frozen = evaluated(model, branch)
-    directions = [filter_normalised_direction(frozen, seed) for seed in seeds]
-    rows: list[list[Score]] = []
-    for i, y in enumerate(ys):
-        rows.append([])
-        for j, x in enumerate(xs, 1):
-            with displaced(frozen, directions, [x, y]):
-                rows[-1].append(score(frozen, batches, criterion))
-            progress(i * len(xs) + j, len(xs) * len(ys))
+    places = [(x, y) for y in ys for x in xs]
+    found = _scores(model, batches, criterion, places, seeds, branch, progress)
+    rows = [found[i : i + len(xs)] for i in range(0, len(found), len(xs))]
     return LandscapePlane(
         seeds,
         tuple(xs),
@@ -170,6 +157,27 @@ def landscape_plane(
         tuple(tuple(one.accuracy for one in row) for row in rows),
         rows[0][0].images,
     )
+
+
+def _scores(
+    model: nn.Module,
+    batches: Batches,
+    criterion: Criterion,
+    places: Sequence[tuple[float, ...]],
+    seeds: Sequence[int],
+    branch: str | None,
+    progress: Progress,
+) -> list[Score]:
+    """Loss and accuracy at each place, one coordinate for each seed's direction."""
+    check_repeatable(batches)
+    frozen = evaluated(model, branch)
+    directions = [filter_normalised_direction(frozen, seed) for seed in seeds]
+    found: list[Score] = []
+    for place in places:
+        with displaced(frozen, directions, place):
+            found.append(score(frozen, batches, criterion))
+        progress(len(found), len(places))
+    return found
 
 
 def _require_points(at: Sequence[float]) -> None:

@@ -15,7 +15,7 @@ from conadv.trainer.input.images import mean_loss
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images (N, ...), labels (N, ...)), on the model's device, to be gone through more than once."""
 Progress = Callable[[int, int | None], None]
-"""Told how much is done, and of how much if that is known."""
+"""A function that is told how much is done, and of how much if that is known."""
 Direction = Mapping[str, Tensor]
 """One tensor per parameter name, in the parameter's shape."""
 
@@ -96,7 +96,7 @@ def mean_gradient(
 def displaced(
     model: nn.Module, directions: Sequence[Direction], amounts: Sequence[float]
 ) -> Iterator[None]:
-    """Inside, weights are w + sum of amount * direction; afterwards w to the last bit."""
+    """Enclose code with weights w + sum of amount * direction; afterwards w to the last bit."""
     named = dict(model.named_parameters())
     before = {name: parameter.detach().clone() for name, parameter in named.items()}
     try:

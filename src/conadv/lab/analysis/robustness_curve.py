@@ -24,7 +24,7 @@ class RobustnessCurve:
     epsilons: tuple[float, ...]
     """Radii in pixel units on [0, 1]."""
     accuracies: tuple[float, ...]
-    """Right without the attack and under it; one per epsilon."""
+    """Fractions of images right without the attack and under it; one per epsilon."""
     images: int
 
 

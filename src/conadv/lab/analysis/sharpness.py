@@ -214,7 +214,7 @@ def _operator_class() -> Any:
 
 @contextmanager
 def _known_warnings_off() -> Iterator[None]:
-    """Without what a user can do nothing about.
+    """Silence warnings that a user can do nothing about.
 
     Forward-mode autograd and a dependency of curvlinops script functions when first used; and one
     layout of memory goes through vmap the slow way, which for a single vector costs nothing.

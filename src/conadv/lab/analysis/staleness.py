@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -137,14 +138,14 @@ def agreement_over_training(
     cuts = [len(lines) * i // count for i in range(count + 1)]
     parts = [lines[a:b] for a, b in pairwise(cuts)]
     return AgreementSummary(
-        mean=_mean([line.agreement for line in lines]),
+        mean=fmean(line.agreement for line in lines),
         lowest=min(line.agreement for line in lines),
         phases=tuple(
             AgreementPhase(
                 part[0].step,
                 part[-1].step,
-                _mean([line.learning_rate for line in part]),
-                _mean([line.agreement for line in part]),
+                fmean(line.learning_rate for line in part),
+                fmean(line.agreement for line in part),
                 len(part),
             )
             for part in parts
@@ -161,10 +162,6 @@ def _pixels(delta: Tensor, attack: Attack) -> Tensor:
     if isinstance(std, tuple):
         return delta * torch.tensor(std, device=delta.device).view(1, -1, *[1] * (delta.ndim - 2))
     return delta * std  # type: ignore[operator]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def _correlation(a: Sequence[float], b: Sequence[float]) -> float | None:

@@ -1,4 +1,4 @@
-"""Does an architecture go through conadv whole: split, trained, exported, and itself again?"""
+"""Check that an architecture goes through conadv whole: split, trained, exported, itself again."""
 
 import re
 import time

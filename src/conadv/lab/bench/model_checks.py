@@ -17,7 +17,8 @@ import yaml
 from conadv._files import write_json
 from conadv.errors import ConadvError
 from conadv.lab.bench.model_check import CheckedModel, check_model
-from conadv.trainer.models.zoo import check_name, import_library
+from conadv.trainer.models.names import check_library
+from conadv.trainer.models.zoo import import_library
 
 LIST = "checked_models.yaml"
 SAME = ("torch", "torchvision", "timm", "conadv", "cpu")
@@ -50,7 +51,7 @@ def targets(names: Sequence[str]) -> list[Target]:
     known = {target.name: target for target in listed()}
     found = []
     for name in names:
-        check_name(name)
+        check_library(name)
         found.append(known.get(name) or Target(name, _usual_size(name)))
     return found
 

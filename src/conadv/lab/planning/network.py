@@ -20,7 +20,7 @@ _FEW, _MORE = 2, 4
 
 @dataclass(frozen=True)
 class Network:
-    """Per image: operations (an addition and a multiplication are two) and bytes."""
+    """Figures per image: operations (an addition and a multiplication are two) and bytes."""
 
     forward: float
     """Operations of a forward pass."""

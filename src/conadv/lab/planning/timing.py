@@ -17,7 +17,7 @@ class Rates:
     """How fast one device computes."""
 
     operations: float
-    """Per second, with a large batch."""
+    """Images per second, with a large batch."""
     half_batch: float = 0.0
     """Images of a pass at which half of that is reached: a pass costs n + half_batch images."""
     bandwidth: float = math.inf

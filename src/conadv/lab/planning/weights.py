@@ -27,7 +27,7 @@ class WeightMethod(Method):
     """Which weights move."""
 
     def __post_init__(self) -> None:
-        """Nothing to check: the schedules have checked themselves."""
+        """Check nothing: the schedules have checked themselves."""
 
     @property
     def work(self) -> Work:

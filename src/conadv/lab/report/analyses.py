@@ -126,11 +126,8 @@ def analysis_charts(everything: Sequence[Cell], palette: Palette) -> list[Chart]
 
 
 def _robustness(run: Run) -> tuple[list[float], list[float]] | None:
-    curves = run.analyses.get("robustness", {}).get("curves")
-    if not isinstance(curves, list):
-        return None
     wanted = str(run.setting("evaluation.branch") or "clean")
-    pgd = [curve for curve in curves if isinstance(curve, Mapping) and curve.get("attack") == "pgd"]
+    pgd = [curve for curve in _rows(run, "robustness", "curves") if curve.get("attack") == "pgd"]
     for curve in sorted(pgd, key=lambda curve: curve.get("branch") != wanted):
         xs = _numbers(curve.get("epsilons"))
         ys = _numbers(curve.get("accuracies"))
@@ -143,10 +140,7 @@ def _robustness(run: Run) -> tuple[list[float], list[float]] | None:
 
 
 def _landscape(run: Run) -> tuple[list[float], list[float]] | None:
-    lines = run.analyses.get("landscape", {}).get("lines")
-    if not isinstance(lines, list):
-        return None
-    known = [line for line in lines if isinstance(line, Mapping)]
+    known = _rows(run, "landscape", "lines")
     xs = _numbers(known[0].get("positions")) if known else []
     ys = [_numbers(line.get("losses")) for line in known]
     ys = [values for values in ys if len(values) == len(xs)]
@@ -163,38 +157,38 @@ def _numbers(values: Any) -> list[float]:
     return numbers if len(numbers) == len(values) else []
 
 
-def _at(run: Run, *path: str) -> float | None:
+def _found(run: Run, *path: str) -> Any:
+    """What an analysis wrote at a place; None where there is no such place."""
     value: Any = run.analyses
     for key in path:
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(key)
-    return finite(value)
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _rows(run: Run, *path: str) -> list[Mapping[str, Any]]:
+    listed = _found(run, *path)
+    return [row for row in listed if isinstance(row, Mapping)] if isinstance(listed, list) else []
+
+
+def _at(run: Run, *path: str) -> float | None:
+    return finite(_found(run, *path))
 
 
 def _eigenvalue(run: Run) -> float | None:
-    hessian = run.analyses.get("sharpness", {}).get("hessian")
-    values = _numbers(hessian.get("eigenvalues")) if isinstance(hessian, Mapping) else []
-    return max(values, default=None)
+    return max(_numbers(_found(run, "sharpness", "hessian", "eigenvalues")), default=None)
 
 
 def _lowest_own(run: Run) -> float | None:
-    steps = run.analyses.get("gradients", {}).get("steps")
-    rows = [row for row in steps if isinstance(row, Mapping)] if isinstance(steps, list) else []
-    found = [own for row in rows if (own := finite(row.get("own"))) is not None]
-    return min(found, default=None)
+    rows = _rows(run, "gradients", "steps")
+    return min((own for row in rows if (own := finite(row.get("own"))) is not None), default=None)
 
 
 def _sam_points(run: Run) -> dict[float, float]:
-    sam = run.analyses.get("sharpness", {}).get("sam")
-    listed = sam.get("points") if isinstance(sam, Mapping) else None
-    found = {}
-    for point in listed if isinstance(listed, list) else ():
-        if isinstance(point, Mapping):
-            radius, value = finite(point.get("radius")), finite(point.get("sharpness"))
-            if radius is not None and value is not None:
-                found[radius] = value
-    return found
+    pairs = [
+        (finite(point.get("radius")), finite(point.get("sharpness")))
+        for point in _rows(run, "sharpness", "sam", "points")
+    ]
+    return {r: value for r, value in pairs if r is not None and value is not None}
 
 
 def _sam(run: Run, radius: float) -> float | None:

@@ -17,7 +17,7 @@ from conadv.lab.report.study.scale_tables import (
     reach_row,
 )
 from conadv.lab.report.study.wording import judged_columns, judged_row
-from conadv.lab.report.tables import escape, markdown_table
+from conadv.lab.report.tables import escape, markdown_lines, markdown_table
 from conadv.lab.report.text import count
 
 _FIRST = ("run", "status", "dataset", "model", "method", "schedule", "global_batch", "seed")
@@ -37,7 +37,9 @@ def markdown(content: Content) -> str:
     for study in content.studies:
         if study.judged:
             rows = [judged_row(one) for one in study.judged]
-            parts.append(f"## What {study.name} decides\n\n" + _table(judged_columns(), rows))
+            parts.append(
+                f"## What {study.name} decides\n\n" + markdown_lines(judged_columns(), rows)
+            )
     if scale is not None:
         parts.append("## Accuracy against batch size\n\n" + reach_table(scale))
     for at_batch in content.gains:
@@ -46,25 +48,27 @@ def markdown(content: Content) -> str:
     if analyses is not None:
         lines = [(cell.name, *texts) for cell, texts in analyses.rows]
         head = ("Setting", *analyses.columns)
-        parts.append("## Sharpness, gap and corruptions\n\n" + _table(head, lines))
+        parts.append("## Sharpness, gap and corruptions\n\n" + markdown_lines(head, lines))
     if content.imagenet:
         parts.append(imagenet_markdown(content.imagenet))
     if content.tuned:
         tuned = [(t.cell, t.chosen, t.accuracy, t.edge, str(len(t.trials))) for t in content.tuned]
         names = ("Setting", "Chosen", "Validation accuracy", "At the edge", "Trials")
-        parts.append("## Tuned settings\n\n" + _table(names, tuned))
+        parts.append("## Tuned settings\n\n" + markdown_lines(names, tuned))
     return "\n".join(parts)
 
 
 def reach_table(scale: LargeBatch) -> str:
     """How far every method goes, in Markdown."""
-    return _table(reach_columns(scale), [reach_row(scale, reach) for reach in scale.reaches])
+    return markdown_lines(
+        reach_columns(scale), [reach_row(scale, reach) for reach in scale.reaches]
+    )
 
 
 def gains_table(at_batch: Gains) -> str:
     """Every method at one batch, in Markdown."""
     rows = [gains_row(at_batch, None), *(gains_row(at_batch, row) for row in at_batch.rows)]
-    return _table(gains_columns(), rows)
+    return markdown_lines(gains_columns(), rows)
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -109,9 +113,3 @@ def _cell(value: object) -> str:
 
 def _list(sentences: Sequence[str]) -> str:
     return "".join(f"- {escape(sentence)}\n" for sentence in sentences)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("---:" for _ in head[1:])]
-    lines = [head, rule, *([escape(text) for text in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -133,7 +133,7 @@ def _measured(one: Cell, other: Cell, name: str = "test_accuracy") -> str:
 
 
 def _headline_of_held_out(everything: Sequence[Cell]) -> str:
-    """Runs that were told to leave the test images alone have only these."""
+    """Headline of runs that were told to leave the test images alone."""
     judged = [(cell.mean("val_accuracy"), cell) for cell in everything]
     known = [(accuracy, cell) for accuracy, cell in judged if accuracy is not None]
     if not known:

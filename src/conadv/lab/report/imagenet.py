@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from conadv.errors import RunFolderError
 from conadv.lab.report.runs import finite
-from conadv.lab.report.tables import escape as escape_markdown
+from conadv.lab.report.tables import escape, markdown_lines
+from conadv.lab.report.template import render
 from conadv.lab.report.text import MISSING, count, joined, percent
 
 _KIND = "imagenet"
@@ -71,7 +71,7 @@ def imagenet_html(results: Iterable[Mapping[str, Any]]) -> str:
     Raises:
         ValueError: There are no results.
     """
-    return "\n".join(map(_html, imagenet_tables(results)))
+    return render("imagenet.html.jinja", tables=imagenet_tables(results))
 
 
 def imagenet_tables(results: Iterable[Mapping[str, Any]]) -> list[Table]:
@@ -166,35 +166,9 @@ def _corruptions(result: Mapping[str, Any]) -> Table:
 
 
 def _markdown(table: Table) -> str:
-    rule = ["---"] * table.labels + ["---:"] * (len(table.columns) - table.labels)
-    lines = [table.columns, tuple(rule), *(tuple(map(escape_markdown, row)) for row in table.rows)]
-    body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    notes = "".join(f"- {escape_markdown(note)}\n" for note in table.notes)
-    return f"### {escape_markdown(table.title)}\n\n{body}\n{notes}"
-
-
-def _html(table: Table) -> str:
-    numeric = [number >= table.labels for number in range(len(table.columns))]
-    head = "".join(
-        f'<th scope="col"{_class(right)}>{escape(column)}</th>'
-        for column, right in zip(table.columns, numeric, strict=True)
-    )
-    body = "".join(f"<tr>{_cells(row, table.labels)}</tr>\n" for row in table.rows)
-    notes = "".join(f'<p class="note">{escape(note)}</p>\n' for note in table.notes)
-    return (
-        f'<section>\n<h2>{escape(table.title)}</h2>\n<div class="card flush">\n'
-        f'<table class="results">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n'
-        f"</table>\n</div>\n{notes}</section>\n"
-    )
-
-
-def _cells(row: tuple[str, ...], labels: int) -> str:
-    heads = "".join(f'<th scope="row">{escape(text)}</th>' for text in row[:labels])
-    return heads + "".join(f'<td class="n"><span>{escape(t)}</span></td>' for t in row[labels:])
-
-
-def _class(right: bool) -> str:
-    return ' class="n"' if right else ""
+    body = markdown_lines(table.columns, table.rows, table.labels)
+    notes = "".join(f"- {escape(note)}\n" for note in table.notes)
+    return f"### {escape(table.title)}\n\n{body}\n{notes}"
 
 
 def _accuracy(entry: Mapping[str, Any], name: str) -> str:

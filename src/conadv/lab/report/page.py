@@ -1,11 +1,7 @@
 """The page: everything about a set of runs in one HTML file that loads nothing."""
 
 from collections.abc import Iterable, Sequence
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
-
-import jinja2
 
 from conadv._files import write_text
 from conadv.errors import RunFolderError
@@ -17,7 +13,6 @@ from conadv.lab.report.imagenet import imagenet_html
 from conadv.lab.report.run_views import drawn_runs, setting_views, strips
 from conadv.lab.report.runs import Run
 from conadv.lab.report.settings import machine
-from conadv.lab.report.study.large_batch import unfinished
 from conadv.lab.report.study.runs import Material, gather
 from conadv.lab.report.study.scale_tables import (
     gains_columns,
@@ -27,6 +22,7 @@ from conadv.lab.report.study.scale_tables import (
 )
 from conadv.lab.report.study.wording import judged_columns, judged_row
 from conadv.lab.report.tables import HELD_OUT, accuracies, columns, rows
+from conadv.lab.report.template import render
 
 
 def write_report(
@@ -98,50 +94,33 @@ def page(material: Content) -> str:
     """The page as text: drawings are in it, and it has no script."""
     palette = material.palette
     drawn = drawn_runs(material.runs)
-    charts = curves(drawn, palette)
     first = [chart for chart in material.charts if chart.slug != "fit"]
     scale = material.scale
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            title=material.title,
-            lead=material.lead,
-            findings=material.findings,
-            columns=columns(material.cells),
-            held_out=accuracies(material.cells) is HELD_OUT,
-            rows=rows(material.cells),
-            scale=scale,
-            reach_columns=reach_columns(scale) if scale else (),
-            reach_row=reach_row,
-            judged_columns=judged_columns(),
-            judged_row=judged_row,
-            gains=material.gains,
-            gains_columns=gains_columns(),
-            gains_row=gains_row,
-            unfinished=unfinished,
-            first_charts=first,
-            more_charts=[chart for chart in material.charts if chart not in first],
-            own_charts=material.own_charts,
-            analyses=material.analyses,
-            analysis_charts=material.analysis_charts,
-            tuned=material.tuned,
-            studies=material.studies,
-            imagenet=imagenet_html(material.imagenet) if material.imagenet else "",
-            charts=charts,
-            drawn=len(drawn),
-            axes=shared_axes(drawn),
-            costs=cost_bars(material.cells),
-            strips=strips(material.runs, palette) if material.pictures else [],
-            settings=setting_views(material.cells, palette),
-            runs=material.runs,
-            machines=list(dict.fromkeys(filter(None, map(machine, material.runs)))),
-            attack=attack_note(material.cells[0]).removeprefix(", "),
-            number=list(palette).index,
-            colours=list(palette.values()),
-            style=_template_text("report.css"),
-        )
-    )
+    values = vars(material) | {
+        "columns": columns(material.cells),
+        "held_out": accuracies(material.cells) is HELD_OUT,
+        "rows": rows(material.cells),
+        "reach_columns": reach_columns(scale) if scale else (),
+        "reach_row": reach_row,
+        "judged_columns": judged_columns(),
+        "judged_row": judged_row,
+        "gains_columns": gains_columns(),
+        "gains_row": gains_row,
+        "first_charts": first,
+        "more_charts": [chart for chart in material.charts if chart not in first],
+        "imagenet": imagenet_html(material.imagenet) if material.imagenet else "",
+        "charts": curves(drawn, palette),
+        "drawn": len(drawn),
+        "axes": shared_axes(drawn),
+        "costs": cost_bars(material.cells),
+        "strips": strips(material.runs, palette) if material.pictures else [],
+        "settings": setting_views(material.cells, palette),
+        "machines": list(dict.fromkeys(filter(None, map(machine, material.runs)))),
+        "attack": attack_note(material.cells[0]).removeprefix(", "),
+        "number": list(palette).index,
+        "colours": list(palette.values()),
+    }
+    return render("report.html.jinja", **values)
 
 
 def _write(path: Path, text: str) -> None:
@@ -152,18 +131,3 @@ def _write(path: Path, text: str) -> None:
         raise RunFolderError(
             f"cannot write the report {path}: {error.strerror}. Give a file you can write to."
         ) from error
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template_text),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _template_text(name: str) -> str:
-    return (files("conadv.lab.report") / "templates" / name).read_text(encoding="utf-8")

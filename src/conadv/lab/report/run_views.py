@@ -1,16 +1,21 @@
-"""Runs as the page lists and draws them."""
+"""The runs as the page lists and draws them."""
+
+from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from conadv.lab.report.charts.curves import label
 from conadv.lab.report.charts.palette import Colour, MethodKey
-from conadv.lab.report.charts.pictures import Triple, strongest, triples
 from conadv.lab.report.runs import Run
 from conadv.lab.report.settings import Facts, differing, facts
 from conadv.lab.report.study.cells import Cell, method_key
 from conadv.lab.report.text import percent
+
+if TYPE_CHECKING:
+    from conadv.lab.report.charts.pictures import Triple
 
 _MOST_CURVES = 12
 """Number of runs above which only one of each setting is drawn."""
@@ -54,6 +59,8 @@ class SettingView:
 
 def strips(runs: Sequence[Run], palette: Mapping[MethodKey, Colour]) -> list[Strip]:
     """Pictures of the adversarial methods, one run each; of ordinary training if that is all."""
+    from conadv.lab.report.charts.pictures import strongest, triples
+
     order = list(palette)
     shown: dict[MethodKey, Strip] = {}
     for run in runs:

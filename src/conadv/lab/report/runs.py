@@ -1,16 +1,20 @@
 """Reading run folders through their files alone, and putting up with whatever is missing."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from conadv.errors import RunFolderError
-from conadv.lab.report.charts.pictures import Pictures, read_pictures
+
+if TYPE_CHECKING:
+    from conadv.lab.report.charts.pictures import Pictures
 
 _MARKS = ("recipe.yaml", "result.json", "metrics.jsonl")
 
@@ -220,6 +224,8 @@ def _analyses(path: Path, notes: list[str]) -> Mapping[str, Any]:
 def _pictures(path: Path, notes: list[str]) -> Pictures | None:
     if not path.is_file():
         return None
+    from conadv.lab.report.charts.pictures import read_pictures
+
     try:
         return read_pictures(path)
     except ValueError as error:

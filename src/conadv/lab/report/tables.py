@@ -72,10 +72,14 @@ def markdown_table(results: Iterable[Run | Mapping[str, Any]]) -> str:
         for item in results
     ]
     settings = cells(runs)
-    head = columns(settings)
-    table = [head, ("---", *("---:" for _ in head[1:]))]
-    table += [row.values for row in rows(settings)]
-    return "".join(f"| {' | '.join(map(escape, line))} |\n" for line in table)
+    return markdown_lines(columns(settings), [row.values for row in rows(settings)])
+
+
+def markdown_lines(head: Sequence[str], rows: Sequence[Sequence[str]], labels: int = 1) -> str:
+    """A table in Markdown; the first ``labels`` columns hold words, the others numbers."""
+    rule = ["---"] * labels + ["---:"] * (len(head) - labels)
+    lines = [head, rule, *([escape(text) for text in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def escape(text: str) -> str:

@@ -10,7 +10,7 @@ from conadv.trainer.recipe import Recipe, piecewise
 from conadv.trainer.recipe.updates import gradients
 
 _POINTS = 100
-"""Over how many moments of training a schedule is averaged."""
+"""Number of moments of training over which a schedule is averaged."""
 START = 1.0
 """Seconds that a run takes besides steps and evaluations: data, network, files."""
 

@@ -267,7 +267,7 @@ def _groups(study: Study, cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _last_of_each(overrides: Sequence[str]) -> list[str]:
-    """Without those that a later one of the same name replaces."""
+    """Leave out those that a later one of the same name replaces."""
     kept: dict[str, str] = {}
     for text in overrides:
         name = text.partition("=")[0]

@@ -4,16 +4,13 @@ The random numbers of an image follow from the seed, the training step, the imag
 step and the view, and from nothing else: micro-batches, ranks and a resumed run change no pixel.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from conadv._words import import_named
+from conadv._words import import_callable
 from conadv.errors import DataError
 
 VIEWS = 16
@@ -79,19 +76,6 @@ def philox(seed: int, step: int, view: int, counter: int) -> np.random.Philox:
     return np.random.Philox(key=key, counter=counter)
 
 
-@lru_cache(maxsize=8)
-def own_function(name: str) -> Callable[[Tensor, np.random.Generator], Any]:
-    """A function that a recipe names as ``module:function`` in ``data.augment``.
-
-    Raises:
-        ValueError: no such function.
-    """
-    function: Callable[[Tensor, np.random.Generator], Any] = import_named(name)
-    if not callable(function):
-        raise ValueError(f"{name} is a {type(function).__name__}, no function")
-    return function
-
-
 def augment_own(
     name: str, image: Tensor, seed: int, step: int, place: int, view: int = 0
 ) -> Tensor:
@@ -109,7 +93,7 @@ def augment_own(
         DataError: what comes back is no image of the same shape.
     """
     random = np.random.Generator(philox(seed, step, view, (place + 1) << _OWN))
-    made = own_function(name)(image, random)
+    made = import_callable(name)(image, random)
     if not isinstance(made, Tensor) or made.dtype != torch.uint8 or made.shape != image.shape:
         given = f"{made.dtype} of shape {tuple(made.shape)}" if isinstance(made, Tensor) else made
         raise DataError(

@@ -15,7 +15,7 @@ from conadv._files import remove_partial, write_atomic
 from conadv.errors import DataError
 
 Say = Callable[[str], None]
-"""Told a line of text at every stage of something slow."""
+"""A function that is told a line of text at every stage of something slow."""
 
 LOCK = ".conadv.lock"
 _SCRATCH = ".conadv-download-"
@@ -44,7 +44,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file whole or not at all, and say what to do where the disk refuses.
 
     Args:

@@ -4,7 +4,7 @@ CIFAR-10 comes without a licence, so it is never part of the package.
 """
 
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -59,11 +59,7 @@ def load_cifar10(
             return kept
         arrays, dataset = _fetch(folder, say, sources)
         say(f"writing {file}")
-
-        def write(target: BinaryIO) -> None:
-            np.savez(target, **cast(Any, arrays))
-
-        write_whole(file, write)
+        write_whole(file, lambda target: np.savez(target, **cast(Any, arrays)))
     return dataset
 
 

@@ -103,11 +103,11 @@ class Cut:
         return epochs * len(self._indices) + step * self._recipe.fresh_per_step
 
     def notices(self) -> list[str]:
-        """Nothing to tell."""
+        """Tell nothing."""
         return []
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Close nothing: nothing is held."""
 
     def _part(self, step: int, index: int) -> tuple[Tensor, int]:
         """Positions among `indices` of a micro-batch, and the place of its first in the step."""

@@ -19,11 +19,11 @@ class EvalImages(Protocol):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Per channel, in [0, 1] units."""
+        """Mean per channel, in [0, 1] units."""
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Likewise."""
+        """Standard deviation per channel, in the same units."""
 
     def __len__(self) -> int: ...
 
@@ -77,7 +77,7 @@ class Images:
         return Images(images, self.labels[:1].expand(count), self.mean, self.std)
 
     def resident(self) -> "Images":
-        """They are."""
+        """These: they are in memory."""
         return self
 
     def part(self, rank: int, size: int) -> "Images":

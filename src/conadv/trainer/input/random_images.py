@@ -149,7 +149,7 @@ class RandomSplits:
         return self._images(0).first(count)
 
     def validation(self) -> None:
-        """No images are held out."""
+        """None: no images are held out."""
 
     def test(self) -> Images:
         """One random image per class."""

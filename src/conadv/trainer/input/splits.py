@@ -20,7 +20,7 @@ class Facts:
     channels: int
     classes: tuple[str, ...]
     mean: tuple[float, ...]
-    """Per channel, on [0, 1]; images are standardised with it."""
+    """Mean per channel, on [0, 1]; images are standardised with it."""
     std: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:

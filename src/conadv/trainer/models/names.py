@@ -1,10 +1,11 @@
 """Which networks there are, read from the libraries' sources: importing them takes seconds."""
 
 import re
+from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from conadv._words import did_you_mean, nearest
+from conadv._words import did_you_mean, is_path, nearest
 from conadv.errors import ConadvError, RecipeError, install_command
 
 SMALL_NAMES = ("resnet8", "resnet20", "resnet18", "resnet9", "patch-resnet9")
@@ -16,33 +17,46 @@ _TORCHVISION = re.compile(
 
 
 LIBRARIES = ("cifar", "torchvision", "timm")
-_FORMS = "cifar/" + "|".join(SMALL_NAMES) + ", torchvision/NAME, timm/NAME or module:attribute"
+FORMS = f"cifar/{'|'.join(SMALL_NAMES)}, torchvision/NAME, timm/NAME or module:attribute"
+"""What ``model.name`` takes."""
 
 
 def check_library(name: str) -> None:
     """Raise RecipeError unless a name has a known library and, if it is ours, a known network.
 
-    Names of torchvision and timm are looked up only when the network is made, for importing them
-    takes seconds.
+    Names of torchvision and timm, and one's own, are looked up only when the network is made, for
+    importing them takes seconds.
     """
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise RecipeError(f"name={name!r}: {error} Allowed: {FORMS}.") from error
+
+
+def check_name(name: str) -> str:
+    """The name, as a recipe's field; a ValueError says what `check_library` has against it."""
+    if problem := "" if is_path(name) else _problem(name):
+        raise ValueError(problem)
+    return name
+
+
+def _problem(name: str) -> str:
     library, slash, short = name.partition("/")
     if not slash:
         like = [f"{where}/{name}" for where in LIBRARIES if where != "cifar" or name in SMALL_NAMES]
-        raise RecipeError(
-            f"name={name!r}: say whose network it is.{did_you_mean(like)} Allowed: {_FORMS}."
-        )
+        return f"say whose network it is.{did_you_mean(like)}"
     if library not in LIBRARIES:
         hint = did_you_mean(f"{near}/{short}" for near in nearest(library, LIBRARIES, 1, 0.5))
-        raise RecipeError(f"name={name!r}: {library!r} has no networks.{hint} Allowed: {_FORMS}.")
-    if library == "cifar" and short not in SMALL_NAMES:
-        raise unknown_name(library, short, list(SMALL_NAMES))
+        return f"{library!r} has no networks.{hint}"
+    return unknown(library, short, SMALL_NAMES) if library == "cifar" else ""
 
 
-def unknown_name(library: str, short: str, known: list[str]) -> RecipeError:
-    """The error for a name that a library does not have; few known ones are listed."""
-    hint = did_you_mean(f"{library}/{near}" for near in nearest(short, known, 3, 0.5))
-    allowed = f" Allowed: {', '.join(known)}." if len(known) <= 10 else ""
-    return RecipeError(f"name={f'{library}/{short}'!r}: no such network.{hint}{allowed}")
+def unknown(library: str, short: str, known: Sequence[str]) -> str:
+    """The sentence for a name that a library does not have; empty if it has it."""
+    if short in known:
+        return ""
+    like = (f"{library}/{near}" for near in nearest(short, known, 3, 0.5))
+    return f"no such network.{did_you_mean(like)}"
 
 
 def model_names(text: str = "") -> list[str]:

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from conadv._words import import_named, is_path
+from conadv._words import import_callable, is_path
 from conadv.branches.branches import SampleNorms
 from conadv.errors import ConadvError, RecipeError, doing, install_command
-from conadv.trainer.models.names import check_library, unknown_name
+from conadv.trainer.models.names import check_library, unknown
 from conadv.trainer.models.small_resnet import SMALL_NETWORKS
 from conadv.trainer.models.warm_start import freeze
 
@@ -115,7 +115,7 @@ def create_model(
         ConadvError: the library is missing, or does not fit the installed torch.
     """
     with doing(f"building the network {name}"):
-        check_name(name)
+        check_library(name)
         if is_path(name):
             return _own(name, in_chans, num_classes, dict(options or {}))
         model = _of_library(name, in_chans, num_classes, pretrained, dict(options or {}))
@@ -144,7 +144,10 @@ def _of_library(
 
 def _own(name: str, in_chans: int, num_classes: int, options: dict[str, Any]) -> nn.Module:
     """The network that ``module:attribute`` is or makes."""
-    made = import_named(name)
+    try:
+        made = import_callable(name)
+    except ValueError as error:
+        raise RecipeError(f"model.name={name!r}: {error}.") from error
     if isinstance(made, nn.Module):
         if options:
             raise RecipeError(f"model.options={options}: {name} is a network already.")
@@ -159,19 +162,6 @@ def _own(name: str, in_chans: int, num_classes: int, options: dict[str, Any]) ->
     if not isinstance(model, nn.Module):
         raise RecipeError(f"model.name={name!r} made {type(model).__name__}: no torch.nn.Module.")
     return model
-
-
-def check_name(name: str) -> None:
-    """Raise RecipeError for a name that cannot be a network's; one's own is imported."""
-    if is_path(name):
-        try:
-            found = import_named(name)
-        except ValueError as error:
-            raise RecipeError(f"name={name!r}: {error}.") from error
-        if not callable(found):
-            raise RecipeError(f"name={name!r}: neither a network nor anything that makes one.")
-        return
-    check_library(name)
 
 
 def import_library(name: str) -> ModuleType:
@@ -201,7 +191,8 @@ def _timm(
     timm = import_library("timm")
     # A tag of pretrained weights may follow a dot: resnet50.a1_in1k.
     if not timm.is_model(name.partition(".")[0]):
-        raise unknown_name("timm", name, timm.list_models())
+        problem = unknown("timm", name, timm.list_models())
+        raise RecipeError(f"name={f'timm/{name}'!r}: {problem}")
     model: nn.Module = timm.create_model(
         name, pretrained=pretrained, in_chans=in_chans, num_classes=num_classes, **options
     )
@@ -213,8 +204,8 @@ def _torchvision(
 ) -> nn.Module:
     models = import_library("torchvision").models
     known = models.list_models(module=models)
-    if name not in known:
-        raise unknown_name("torchvision", name, known)
+    if problem := unknown("torchvision", name, known):
+        raise RecipeError(f"name={f'torchvision/{name}'!r}: {problem}")
     model: nn.Module
     if pretrained:
         model = models.get_model(name, weights="DEFAULT", **options)

@@ -82,7 +82,7 @@ class SavedBytes:
             self.of_weights = max(self.of_weights, self._live[1])
 
     def release(self, tensor: Tensor) -> None:
-        """It is done with it."""
+        """Note that autograd is done with it."""
         key = _key(tensor)
         users = self._kept.get(key, 0)
         if users == 1:

@@ -5,14 +5,13 @@ from functools import partial
 from typing import Any
 
 from conadv._numbers import near_divisors
-from conadv._words import import_named, is_path
+from conadv._words import import_callable, import_named, is_path
 from conadv.attack import Attack
 from conadv.schedules import Schedule
-from conadv.trainer.data.augment import own_function
-from conadv.trainer.recipe.losses import check_loss
 from conadv.trainer.recipe.method import owners, settings
 from conadv.trainer.recipe.recipe import Recipe
-from conadv.trainer.recipe.update_checks import update_problems
+from conadv.trainer.recipe.update_checks import refused, update_problems
+from conadv.trainer.recipe.updates import Refusal
 from conadv.trainer.recipe.weights_checks import weights_problems
 
 SMALLEST_DEFAULT_MICRO_BATCH = 16
@@ -38,10 +37,9 @@ def problems(recipe: Recipe) -> list[str]:
 
 
 def _model(recipe: Recipe) -> Iterator[str]:
-    from conadv.trainer.models.zoo import check_name
-
     model = recipe.model
-    yield from _message(lambda: check_name(model.name), "model.")
+    if is_path(model.name):
+        yield from _message(import_callable, f"model.name={model.name!r}: ", model.name)
     if model.pretrained and not model.name.startswith(("timm/", "torchvision/")):
         yield (
             f"model.pretrained=true with model.name={model.name}: there are no weights to "
@@ -56,13 +54,9 @@ def _model(recipe: Recipe) -> Iterator[str]:
 
 def _loss(recipe: Recipe) -> Iterator[str]:
     train = recipe.train
-    try:
-        check_loss(train.loss)
-    except ValueError as error:
-        yield f"train.loss={train.loss!r}: {error}."
-        return
     if not is_path(train.loss):
         return
+    yield from _message(import_callable, f"train.loss={train.loss!r}: ", train.loss)
     for name, given, none in (
         ("label_smoothing", train.label_smoothing, "0"),
         ("class_weights", train.class_weights, "null"),
@@ -221,30 +215,26 @@ def _length(recipe: Recipe) -> Iterator[str]:
 
 def _parallel(recipe: Recipe) -> Iterator[str]:
     """What a model cannot have whose weights lie in parts on the processes."""
-    if recipe.hardware.parallel != "fsdp":
-        return
-    refused: tuple[tuple[str, object, str, str], ...] = (
-        ("train.ema_decay", recipe.train.ema_decay, "null", "the average of the weights is whole"),
-        ("hardware.compile", recipe.hardware.compile, "false", "it was never tried together"),
-        (
-            "method.track_agreement",
-            recipe.method.track_agreement,
-            "false",
-            "a process without copies would not take the passes that the others take",
-        ),
-        (
-            "data.order_tail",
-            recipe.data.order_tail == "keep",
-            "wrap or drop",
-            "in a short step processes would make different numbers of passes, and wait for ever",
-        ),
-    )
-    for name, given, instead, why in refused:
-        if given:
-            yield (
-                f"{name} with hardware.parallel=fsdp: {why}. Set {name}={instead}, or "
-                "hardware.parallel=ddp."
-            )
+    if recipe.hardware.parallel == "fsdp":
+        yield from refused(recipe, "hardware.parallel=fsdp", _REFUSES, "hardware.parallel=ddp")
+
+
+_REFUSES = (
+    Refusal("train.ema_decay", bool, "the average of the weights is whole", "train.ema_decay=null"),
+    Refusal("hardware.compile", bool, "it was never tried together", "hardware.compile=false"),
+    Refusal(
+        "method.track_agreement",
+        bool,
+        "a process without copies would not take the passes that the others take",
+        "method.track_agreement=false",
+    ),
+    Refusal(
+        "data.order_tail",
+        lambda tail: tail == "keep",
+        "in a short step processes would make different numbers of passes, and wait for ever",
+        "data.order_tail=wrap or drop",
+    ),
+)
 
 
 def _images(recipe: Recipe) -> Iterator[str]:
@@ -264,7 +254,7 @@ def _images(recipe: Recipe) -> Iterator[str]:
             "one's own has them. Leave them out."
         )
     if data.augment is not None:
-        yield from _message(own_function, f"data.augment={data.augment!r}: ", data.augment)
+        yield from _message(import_callable, f"data.augment={data.augment!r}: ", data.augment)
     if data.dataset == "files":
         for name, given in (("crop_padding", data.crop_padding), ("cutout", data.cutout)):
             if given:

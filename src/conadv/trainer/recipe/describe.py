@@ -175,7 +175,8 @@ def _sentence(detail: ErrorDetails) -> str:
         )
     reason = ""
     if detail["type"] == "value_error":
-        reason = f" {detail['ctx']['error']}."
+        reason = f" {detail['ctx']['error']}"
+        reason += "" if reason[-1] in ".?" else "."
     return f"{name}={_shown(detail['input'])}:{reason} Allowed: {field.allowed}."
 
 

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from conadv._words import is_path
 from conadv.schedules import SCHEDULES, Schedule, Setting, find_schedule
-from conadv.trainer.recipe.sections import View
+from conadv.trainer.recipe.data import View
 from conadv.trainer.recipe.updates import choices
 from conadv.trainer.recipe.values import (
     Flag,

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from conadv._numbers import largest_divisor
 from conadv.errors import RecipeError
+from conadv.trainer.recipe.data import DataSection
 from conadv.trainer.recipe.method import MethodSection
 from conadv.trainer.recipe.sections import (
     BRANCHES,
@@ -13,7 +14,6 @@ from conadv.trainer.recipe.sections import (
     AttackSection,
     BatchSection,
     CheckpointSection,
-    DataSection,
     EvaluationSection,
     HardwareSection,
     LoggingSection,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from conadv._words import did_you_mean, import_named, is_path, nearest
+from conadv._words import import_named, is_path
 from conadv.trainer.recipe.recipe import Recipe
 from conadv.trainer.recipe.updates import (
     BESIDE,
@@ -12,7 +12,6 @@ from conadv.trainer.recipe.updates import (
     beside,
     choices,
     in_use,
-    optimizer_names,
     optimizer_of,
     value,
 )
@@ -30,7 +29,7 @@ def update_problems(recipe: Recipe) -> Iterator[str]:
                     f"{name}={given:g} with {thing.off}: {thing.without}. Set {switch}={on}, "
                     f"or leave {name} at {usual:g}."
                 )
-    yield from _refused(
+    yield from refused(
         recipe,
         f"optimizer.name={recipe.optimizer.name}",
         optimizer_of(recipe).refuses,
@@ -38,7 +37,7 @@ def update_problems(recipe: Recipe) -> Iterator[str]:
     )
     for thing in in_use(recipe):
         given = f"{thing.switch}={_shown(thing.on)}"
-        yield from _refused(recipe, given, thing.refuses, thing.off)
+        yield from refused(recipe, given, thing.refuses, thing.off)
     if recipe.optimizer.variance_reduction:
         yield from _variance_reduction(recipe)
 
@@ -57,14 +56,6 @@ def _optimizer(recipe: Recipe) -> Iterator[str]:
             import_named(optimizer.name)
         except ValueError as error:
             yield f"optimizer.name={optimizer.name!r}: {error}."
-    elif optimizer.name not in (names := optimizer_names()):
-        yield (
-            f"optimizer.name={optimizer.name!r}: no such optimizer."
-            + did_you_mean(nearest(optimizer.name, names))
-            + f" Allowed: {', '.join(OPTIMIZERS)}, or a class of torch.optim: "
-            + ", ".join(n for n in names if n not in OPTIMIZERS)
-            + ", or module:attribute of one's own."
-        )
     if optimizer.nesterov and optimizer.momentum == 0:
         yield "optimizer.nesterov=true with optimizer.momentum=0: give a momentum above 0."
 
@@ -87,7 +78,15 @@ def _variance_reduction(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _refused(recipe: Recipe, given: str, refuses: tuple[Refusal, ...], off: str) -> Iterator[str]:
+def refused(recipe: Recipe, given: str, refuses: tuple[Refusal, ...], off: str) -> Iterator[str]:
+    """What a recipe has that something in it cannot be used with.
+
+    Args:
+        recipe: Any.
+        given: That which refuses, as the recipe has it.
+        refuses: What it refuses.
+        off: What to set instead of it.
+    """
     for refusal in refuses:
         if refusal.when(value(recipe, refusal.field)):
             name = refusal.field.replace("method.kind", "method.schedule")

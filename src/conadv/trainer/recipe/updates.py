@@ -1,7 +1,10 @@
 """What updates weights: every optimizer, and what a step does beside it, each told of once."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 from conadv._words import is_path
@@ -21,9 +24,9 @@ class Refusal:
     """What to set it to."""
 
 
-_SHARDED = "hardware.parallel", lambda value: value == "fsdp"
+SHARDED = "hardware.parallel", lambda value: value == "fsdp"
 _WHOLE_GRADIENT = (
-    Refusal(*_SHARDED, "it needs the whole gradient on each process", "hardware.parallel=ddp"),
+    Refusal(*SHARDED, "it needs the whole gradient on each process", "hardware.parallel=ddp"),
     Refusal(
         "hardware.precision",
         lambda value: value == "fp16",
@@ -90,7 +93,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         classifier_apart=True,
         refuses=(
             Refusal(
-                *_SHARDED,
+                *SHARDED,
                 "Muon needs whole matrices, and each process has a part of them",
                 "hardware.parallel=ddp",
             ),
@@ -101,19 +104,17 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
 _NOT_HERE = ("Optimizer", "LBFGS", "SparseAdam", "Muon")
 """Classes of torch.optim that cannot train a network in this loop. torch's Muon takes matrices
 only; ours is called muon."""
+_IMPORTED = re.compile(r"^from torch\.optim\.\w+ import (\w+) as [A-Z]\w+$", re.MULTILINE)
 
 
 def optimizer_names() -> list[str]:
     """Every name that ``optimizer.name`` takes, besides ``module:attribute``."""
-    import torch
-
-    base = torch.optim.Optimizer
-    classes = [
-        name
-        for name, thing in vars(torch.optim).items()
-        if isinstance(thing, type) and issubclass(thing, base) and name not in _NOT_HERE
-    ]
-    return [*OPTIMIZERS, *sorted(classes)]
+    spec = PathFinder.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return list(OPTIMIZERS)
+    source = Path(spec.origin).with_name("optim") / "__init__.py"  # importing it takes seconds
+    classes = _IMPORTED.findall(source.read_text(encoding="utf-8"))
+    return [*OPTIMIZERS, *sorted(set(classes).difference(_NOT_HERE))]
 
 
 def optimizer_of(recipe: Section) -> Optimizer:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+from conadv._words import did_you_mean, is_path, nearest
 
 if TYPE_CHECKING:
     from conadv.schedules import PiecewiseLinear
@@ -109,6 +112,22 @@ ClassWeights = Annotated[
     Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(parse_class_weights)
 ]
 Scheduled = Annotated[float | Points, BeforeValidator(parse_scheduled)]
+
+
+def one_of(what: str, names: Sequence[str] | Callable[[], Sequence[str]]) -> AfterValidator:
+    """Let one of the names or ``module:attribute`` pass.
+
+    A function of names is called when a name is checked, and its names are listed in the error.
+    """
+
+    def check(name: str) -> str:
+        known = names() if callable(names) else names
+        if name not in known and not is_path(name):
+            listed = f" There are {', '.join(known)}." if callable(names) else ""
+            raise ValueError(f"no such {what}.{did_you_mean(nearest(name, known))}{listed}")
+        return name
+
+    return AfterValidator(check)
 
 
 class Section(BaseModel):

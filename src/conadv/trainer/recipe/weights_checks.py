@@ -3,6 +3,25 @@
 from collections.abc import Iterator
 
 from conadv.trainer.recipe.recipe import Recipe
+from conadv.trainer.recipe.update_checks import refused
+from conadv.trainer.recipe.updates import SHARDED, Refusal
+
+_REFUSES = (
+    Refusal("method.sam", lambda sam: sam != "none", "both move the weights", "method.sam=none"),
+    Refusal(
+        "method.loss",
+        lambda loss: loss == "sum",
+        "the passes at moved weights share a mean with the rest",
+        "method.loss=mean",
+    ),
+    Refusal(
+        "optimizer.variance_reduction",
+        bool,
+        "the noise of a gradient at moved weights is not what its paper measures",
+        "optimizer.variance_reduction=false",
+    ),
+    Refusal(*SHARDED, "a part of a weight cannot be moved alone", "hardware.parallel=ddp"),
+)
 
 
 def weights_problems(recipe: Recipe) -> Iterator[str]:
@@ -44,37 +63,9 @@ def weights_problems(recipe: Recipe) -> Iterator[str]:
             f"{given} with {what}: passes at moved weights have all the weight, and nothing is "
             "left for the rest. Set weights.weight=0.5, or another number below 1."
         )
-    for name, refused, why, instead in (
-        (
-            "method.sam",
-            recipe.method.sam != "none",
-            "both move the weights",
-            "method.sam=none",
-        ),
-        (
-            "method.loss=sum",
-            recipe.method.loss == "sum",
-            "the passes at moved weights share a mean with the rest",
-            "method.loss=mean",
-        ),
-        (
-            "optimizer.variance_reduction",
-            recipe.optimizer.variance_reduction,
-            "the noise of a gradient at moved weights is not what its paper measures",
-            "optimizer.variance_reduction=false",
-        ),
-        (
-            "hardware.parallel=fsdp",
-            recipe.hardware.parallel == "fsdp",
-            "a part of a weight cannot be moved alone",
-            "hardware.parallel=ddp",
-        ),
-        (
-            f"method.schedule={recipe.method.schedule}",
-            weights.schedule == "lookahead" and recipe.method.make().reads_ahead > 0,
-            "only one of the two can look ahead",
-            "weights.schedule=recycled",
-        ),
-    ):
-        if refused:
-            yield f"{given} with {name}: {why}. Set {instead}, or weights.schedule=none."
+    yield from refused(recipe, given, _REFUSES, "weights.schedule=none")
+    if weights.schedule == "lookahead" and recipe.method.make().reads_ahead > 0:
+        yield (
+            f"{given} with method.schedule={recipe.method.schedule}: only one of the two can look "
+            "ahead. Set weights.schedule=recycled, or weights.schedule=none."
+        )

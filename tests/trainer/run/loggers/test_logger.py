@@ -155,7 +155,7 @@ def test_every_name_is_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("logging.loggers=[tensorbord]", "no such logger as tensorbord. Did you mean tensorboard"),
+        ("logging.loggers=[tensorbord]", "no such logger. Did you mean tensorboard"),
         ("logging.options.wandb.mode=online", "wandb is not among loggers"),
     ],
 )

@@ -56,7 +56,7 @@ class AnalysisSettings:
     """Random lines of the landscape."""
     line_points: int = 21
     plane_points: int = 11
-    """Per axis; 0 leaves the plane out."""
+    """Points per axis; 0 leaves the plane out."""
     reach: float = 1.0
     """Extent of lines and plane: 1 moves every filter by its own length."""
     epsilons: tuple[float, ...] = EPSILONS

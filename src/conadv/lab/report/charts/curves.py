@@ -1,6 +1,5 @@
 """Training and validation curves, over each of the axes that a reader can choose."""
 
-import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -187,7 +186,10 @@ def _positions(axis: Axis, run: Run, lines: Sequence[Line]) -> list[float] | Non
     table = _elapsed(run) if axis.slug == "seconds" else _accumulated(run)
     if len(table) < 2 or any(step is None for step in steps):
         return None
-    return [_interpolate(table, step) for step in steps if step is not None]
+    import numpy as np
+
+    known, values = zip(*table, strict=True)
+    return [float(np.interp(step, known, values)) for step in steps if step is not None]
 
 
 def _accumulated(run: Run) -> list[tuple[float, float]]:
@@ -205,16 +207,6 @@ def _elapsed(run: Run) -> list[tuple[float, float]]:
             total += seconds
             table.append((step, total))
     return table
-
-
-def _interpolate(table: Sequence[tuple[float, float]], step: float) -> float:
-    after = bisect.bisect_left(table, (step, -math.inf))
-    if after >= len(table):
-        return table[-1][1]
-    if after == 0 or table[after][0] == step:
-        return table[after][1]
-    (x0, y0), (x1, y1) = table[after - 1], table[after]
-    return y0 + (y1 - y0) * (step - x0) / (x1 - x0)
 
 
 def _groups(n: int) -> list[range]:

@@ -75,7 +75,7 @@ class Mark:
 
     @property
     def span(self) -> tuple[float, float]:
-        """From where to where it reaches."""
+        """Lowest and highest number that it reaches."""
         return self.ends or (self.value, self.value)
 
 

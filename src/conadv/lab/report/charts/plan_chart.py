@@ -1,7 +1,6 @@
 """What ``conadv plan --json`` writes, as one HTML page that loads nothing."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from conadv.lab.report.charts.plan_svg import (
     step_parts,
 )
 from conadv.lab.report.charts.svg import symbol_sample
+from conadv.lab.report.template import render
 from conadv.lab.report.text import joined, ratio
 
 _TIMES = (
@@ -48,25 +48,6 @@ _PARTS = {
     "other": ("#857000", "#ddc544"),
     "waiting": ("#0969b8", "#5ab0f7"),
 }
-_STYLE = """
-:root{--back:#fff;--ink:#1c2430;--soft:#59636e;--line:#dfe3e8}
-body{margin:0 auto;max-width:1180px;padding:20px;background:var(--back);color:var(--ink);
-font:15px/1.45 system-ui,sans-serif}
-h1{font-size:1.3em;margin:0 0 .2em}h2{font-size:1em;margin:0 0 .4em}p{margin:.2em 0 .8em}
-.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:26px}
-svg{width:100%;height:auto;display:block}text{fill:var(--ink);font-size:12px}
-.axis,.soft{fill:var(--soft);color:var(--soft)}.grid{stroke:var(--line)}
-polyline{fill:none;stroke:var(--c);stroke-width:2}g path,.sample path{fill:var(--c)}
-.published circle{fill:none;stroke:var(--soft);stroke-width:1.5}
-.published text{fill:var(--soft);font-size:11px;paint-order:stroke;stroke:var(--back);
-stroke-width:4px}
-.legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin:.3em 0}
-.legend span{display:inline-flex;align-items:center;gap:5px}
-.sample{width:14px;height:14px;flex:none}
-.box{width:12px;height:12px;background:var(--c);flex:none}rect{fill:var(--c)}
-li{margin:.15em 0}
-"""
-
 Record = Mapping[str, Any]
 
 
@@ -119,14 +100,17 @@ def plan_page(record: Record) -> str:
         ("Efficiency", _efficiencies(record, palette)),
         (f"A step on {on}", bar_chart(here, {s: s for s in schedules}, _unit(here))),
     )
-    body = "".join(f"<section><h2>{escape(name)}</h2>{svg}</section>" for name, svg in panels)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width,initial-scale=1"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}{_colours(palette)}</style><h1>{escape(title)}</h1>"
-        f'<p>{escape(lead)}</p><div class="legend">{_legend(palette, bool(marks))}</div>'
-        f'<div class="panels">{body}<section><h2>Parts of the step</h2>'
-        f'<div class="legend">{_parts_legend()}</div>{_notes(record)}</section></div></html>\n'
+    named = [(f"m-{name}", colour.light, colour.dark) for name, colour in palette.items()]
+    return render(
+        "plan.html.jinja",
+        title=title,
+        lead=lead,
+        panels=panels,
+        parts=PARTS,
+        colours=[*named, *((name, *both) for name, both in _PARTS.items())],
+        samples=[(name, symbol_sample(colour.symbol)) for name, colour in palette.items()],
+        published=bool(marks),
+        notes=_notes(record),
     )
 
 
@@ -204,35 +188,7 @@ def _unit(rows: Sequence[Record]) -> tuple[float, str]:
     return (1e-3, "ms") if longest < 2 else (1.0, "s") if longest < 7200 else (3600.0, "h")
 
 
-def _colours(palette: Mapping[str, Colour]) -> str:
-    light = "".join(f".m-{name}{{--c:{c.light}}}" for name, c in palette.items())
-    light += "".join(f".{name}{{--c:{c}}}" for name, (c, _) in _PARTS.items())
-    dark = "".join(f".m-{name}{{--c:{c.dark}}}" for name, c in palette.items())
-    dark += "".join(f".{name}{{--c:{c}}}" for name, (_, c) in _PARTS.items())
-    return (
-        f"{light}@media(prefers-color-scheme:dark){{:root{{--back:#12161c;--ink:#e6e9ee;"
-        f"--soft:#a3adb9;--line:#2c333d}}{dark}}}"
-    )
-
-
-def _legend(palette: Mapping[str, Colour], published: bool) -> str:
-    entries = [
-        f'<span class="m-{name}">{symbol_sample(colour.symbol)}{escape(name)}</span>'
-        for name, colour in palette.items()
-    ]
-    ring = '<svg viewBox="0 0 12 12" class="sample"><circle cx="6" cy="6" r="4.5"/></svg>'
-    if published:
-        entries.append(f'<span class="published soft">{ring}published by others</span>')
-    return "".join(entries)
-
-
-def _parts_legend() -> str:
-    return "".join(
-        f'<span class="{css}"><i class="box"></i>{escape(name)}</span>' for css, name in PARTS
-    )
-
-
-def _notes(record: Record) -> str:
+def _notes(record: Record) -> list[str]:
     notes = list(record["assumptions"])
     if record["refused"]:
         numbers = ", ".join(f"{n:,}" for n in record["refused"])
@@ -244,7 +200,7 @@ def _notes(record: Record) -> str:
         for row in record["published"]
         if row not in timed[: len(_LETTERS)]
     ]
-    return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>"
+    return notes
 
 
 def _published(row: Record) -> str:

@@ -11,7 +11,7 @@ from conadv.lab.report.charts.svg import Scale, line, path_points, svg, symbol, 
 WIDTH, HEIGHT = 430.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 74.0, 18.0, 14.0, 46.0
 MOST_DEVICES = 4096
-"""Right end of the horizontal axis, unless a plan goes further."""
+"""End of the horizontal axis on the right, unless a plan goes further."""
 Row = Mapping[str, Any]
 
 PARTS = (

@@ -46,11 +46,13 @@ def tick_text(value: float) -> str:
     return (amount if abs(value) >= 1e5 else figures)(value).replace("-", MINUS)
 
 
-def svg(width: float, height: float, parts: Sequence[str], label: str) -> str:
-    """The whole drawing, with a name for those who cannot see it."""
+def svg(width: float, height: float, parts: Sequence[str], label: str, style: str = "") -> str:
+    """The whole drawing, named for those who cannot see it; with a style a file of its own."""
+    alone = ' xmlns="http://www.w3.org/2000/svg"' if style else ""
+    inside = f"<style>{style}</style>" * bool(style) + "".join(parts)
     return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" '
-        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
+        f'<svg{alone} viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{escape(label)}">{inside}</svg>'
     )
 
 

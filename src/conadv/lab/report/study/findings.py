@@ -138,7 +138,7 @@ def _ordinary(scale: LargeBatch) -> Reach | None:
 
 
 def _figures(scale: LargeBatch, gains: Sequence[Gains]) -> list[Figure]:
-    """At the smallest batch that lost something: what was lost, and what was given back."""
+    """Figures of the smallest batch that lost something: what was lost, and what was given back."""
     first = next((item for item in gains if _lossy(item)), None)
     if first is None or first.lost is None:
         return []
@@ -214,7 +214,7 @@ def _sentences(at_batch: Gains) -> list[str]:
 
 
 def _comparisons(at_batch: Gains) -> list[str]:
-    """Who does better than ordinary training at all."""
+    """Sentences on who does better than ordinary training at all."""
     batch, name = count(at_batch.batch), at_batch.ordinary.key.method
     if at_batch.lost is None:
         return []

@@ -45,7 +45,7 @@ class Judgement:
 
     @property
     def verdict(self) -> str:
-        """In words; ``undecided`` unless ``p`` is under 5 % and every run has ended."""
+        """Verdict in words; ``undecided`` unless ``p`` is under 5 % and every run has ended."""
         if self.waiting:
             return INTERIM
         claim, margin = self.hypothesis.claim, self.hypothesis.margin or 0.0
@@ -67,7 +67,7 @@ class Judgement:
         return words[0] if above else words[1]
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``summary.json``; accuracies are fractions."""
+        """The entry of ``summary.json``; accuracies are fractions."""
         interval, bootstrap = self.found.interval, self.found.bootstrap
         return {
             "name": self.name,

@@ -23,11 +23,11 @@ class Hypothesis(Section):
     method: Text
     """Method that it is about."""
     batch: Whole
-    """At which batch."""
+    """The batch at which it is tested."""
     than: Text = "vanilla"
     """Method that it is compared with."""
     than_batch: Whole | None = None
-    """At which batch; null: the same."""
+    """The other's batch; null: the same."""
     small_batch: Whole | None = None
     """The small batch (won_back, interaction)."""
     share: Number = Field(default=0.5, gt=0, le=1)

@@ -219,7 +219,7 @@ def _exit_message(process: BaseProcess) -> str:
 
 
 def _check_shared_memory(size: int) -> None:
-    """Too little would end workers with a bus error in the middle of a run."""
+    """Refuse too little: it would end workers with a bus error in the middle of a run."""
     if os.path.isdir("/dev/shm") and (free := shutil.disk_usage("/dev/shm").free) < size:
         raise DataError(
             f"Decoding needs {size / 2**20:.0f} MiB of shared memory, /dev/shm has "

@@ -64,12 +64,12 @@ class Pending:
         return lambda pixels, answer: self.add(place, pixels, answer)
 
     def fail(self, why: str) -> None:
-        """There will be no result; the first reason counts."""
+        """Say that there will be no result; the first reason counts."""
         self.error = self.error or why
         self._ready.set()
 
     def wait(self, timeout: float | None) -> None:
-        """Until all chunks are there or one has failed.
+        """Wait until all chunks are there or one has failed.
 
         Raises:
             DataError: one has failed, or nothing came in time.

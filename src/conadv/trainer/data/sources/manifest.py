@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from conadv.errors import DataError
 from conadv.trainer.data.cache import write_whole
@@ -54,11 +54,7 @@ class Manifest:
             DataError: the folder may not be written to, or the disk is full.
         """
         content = json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
-
-        def write(file: BinaryIO) -> None:
-            file.write(content.encode())
-
-        write_whole(folder / MANIFEST, write)
+        write_whole(folder / MANIFEST, lambda file: file.write(content.encode()))
 
 
 def read_manifest(folder: Path) -> Manifest | None:

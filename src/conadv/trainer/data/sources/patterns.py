@@ -17,7 +17,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
 
 
 class NoSuchSplitError(DataError):
-    """There are images, but none of the split that was asked for."""
+    """Images were found, but none of the split that was asked for."""
 
 
 _BRACES = re.compile(r"\{([^{}]*)\}")

@@ -22,7 +22,7 @@ IMAGES_PER_SHARD = 2_000
 """About 220 MB of ImageNet, in 641 shards."""
 
 Progress = Callable[[int, int], None]
-"""Told (images done, images in all)."""
+"""A function that is told (images done, images in all)."""
 
 
 def write_shards(

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -209,12 +209,8 @@ def _keep(place: Path, indexes: Indexes, say: Say) -> None:
     }
     for part in ("names", "offsets", "sizes", "texts"):
         arrays[part] = np.concatenate([getattr(i, part) for i in indexes.values()])
-
-    def write(file: BinaryIO) -> None:
-        np.savez_compressed(file, **arrays)
-
     try:
-        write_whole(place / INDEX, write)
+        write_whole(place / INDEX, lambda file: np.savez_compressed(file, **arrays))
     except DataError as error:  # slower the next time, but nothing is wrong
         say(f"the index is not kept: {error}")
 

@@ -1,9 +1,9 @@
 """ImageNet-C: error per corruption, and mCE against AlexNet's (arXiv 1903.12261)."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from statistics import fmean
 from typing import Any
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -104,15 +104,11 @@ def corruption_errors(cells: Mapping[tuple[str, int], tuple[int, int]]) -> Corru
         errors=errors,
         mean_errors=means,
         normalised=normalised,
-        mean_error=None if missing else _mean(means),
-        mce=None if missing else _mean(normalised),
+        mean_error=None if missing else fmean(means.values()),
+        mce=None if missing else fmean(normalised.values()),
         missing=tuple(missing),
         withheld=_reason(len(means), missing),
     )
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    return math.fsum(values.values()) / len(values)
 
 
 def _reason(complete: int, missing: list[str]) -> str | None:

@@ -108,7 +108,7 @@ class ImageSet:
 
     @property
     def title(self) -> str:
-        """Such as ``ImageNetV2, top-images``."""
+        """Name with the variant, such as ``ImageNetV2, top-images``."""
         return f"{self.variant.title}, {self.part}" if self.part else self.variant.title
 
     def class_indices(self, folders: Iterable[str]) -> tuple[int, ...]:
