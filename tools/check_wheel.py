@@ -5,6 +5,9 @@
 
 Each case is an environment of its own. Offline it is given this one's packages, but only those
 that the wheel's own metadata ask for can be imported, so what it forgets is missing here too.
+With --install pip makes one with what the library alone needs, and each extra's environment sees
+that one's packages beside those that pip puts into its own: torch is installed once, and nothing
+is there that the wheel did not ask for.
 """
 
 from __future__ import annotations
@@ -157,16 +160,39 @@ def requirements_of(wheel: Path, extras: list[str]) -> list[str]:
     return found
 
 
-def prepare(folder: Path, wheel: Path, extras: list[str], install: bool) -> Path:
-    """An environment with the wheel and the extras; returns its Python."""
-    venv.create(folder, with_pip=install, symlinks=os.name != "nt")
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    if install:
-        wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", wanted], check=True)
-        return python
+def site_of(folder: Path) -> Path:
+    """Where packages of the environment in this folder are."""
     paths = {"base": str(folder), "platbase": str(folder)}
-    site = Path(sysconfig.get_path("purelib", "venv", paths))
+    return Path(sysconfig.get_path("purelib", "venv", paths))
+
+
+def installed(folder: Path, wheel: Path, extras: list[str], below: Path | None) -> Path:
+    """An environment into which pip installs the wheel and the extras; returns its Python.
+
+    Args:
+        folder: of it.
+        wheel: to install.
+        extras: of the wheel.
+        below: folder of an environment whose packages this one sees, after its own.
+    """
+    venv.create(folder, with_pip=True, symlinks=os.name != "nt")
+    python = python_of(folder)
+    if below is not None:
+        (site_of(folder) / "z-below.pth").write_text(f"{site_of(below)}\n")
+    wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", wanted], check=True)
+    return python
+
+
+def python_of(folder: Path) -> Path:
+    """The Python of an environment."""
+    return folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+
+def gated(folder: Path, wheel: Path, extras: list[str]) -> Path:
+    """An environment that has of this one's packages what the wheel asks for; its Python."""
+    venv.create(folder, with_pip=False, symlinks=os.name != "nt")
+    site = site_of(folder)
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     ours = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
@@ -176,13 +202,18 @@ def prepare(folder: Path, wheel: Path, extras: list[str], install: bool) -> Path
     allowed = modules(names) | {"conadv", "_gate"}
     allowed |= {*sys.stdlib_module_names, sysconfig._get_sysconfigdata_name()}  # type: ignore[attr-defined]
     (site / "_gate.py").write_text(GATE.format(allowed=allowed, names=names))
-    return python
+    return python_of(folder)
 
 
-def check(wheel: Path, extra: str, folder: Path, install: bool) -> None:
+def check(
+    wheel: Path, extra: str, folder: Path, *, install: bool, below: Path | None = None
+) -> None:
     """Raise CalledProcessError unless the smoke test of the extra passes."""
     extras = ["train", extra] if extra in WITH_TRAIN else [extra] if extra else []
-    python = prepare(folder, wheel, extras, install)
+    if install:
+        python = installed(folder, wheel, extras, below)
+    else:
+        python = gated(folder, wheel, extras)
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     subprocess.run([python, "-c", SMOKE[extra]], cwd=folder, env=kept, check=True)
 
@@ -195,14 +226,16 @@ def main() -> int:
     options = parser.parse_args()
     failed = []
     with tempfile.TemporaryDirectory() as folder:
-        wheel = build(Path(folder))
+        wheel, below = build(Path(folder)), Path(folder) / "below"
+        if options.install:
+            installed(below, wheel, [], None)
         for extra in options.extras:
             place = Path(folder) / f"with-{extra or 'nothing'}"
             try:
-                check(wheel, extra, place, options.install)
+                check(wheel, extra, place, install=options.install, below=below)
             except subprocess.CalledProcessError:
                 failed.append(extra)
-            shutil.rmtree(place, ignore_errors=True)  # gigabytes each
+            shutil.rmtree(place, ignore_errors=True)  # up to gigabytes each
             print(f"{extra or 'the library alone'}: {'FAILED' if extra in failed else 'ok'}")
     return 1 if failed else 0
 
