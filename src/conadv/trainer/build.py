@@ -125,7 +125,8 @@ def build(
     device = resolve_device(local_device(recipe.hardware.device, world))
     splits = splits or load_splits(recipe, device, world)
     count = splits.train_count
-    feed = _mixed(recipe, splits.feed(recipe, slots), splits.facts)
+    with doing(f"preparing to read data.dataset={recipe.data.dataset} step by step"):
+        feed = _mixed(recipe, splits.feed(recipe, slots), splits.facts)
     torch.manual_seed(recipe.seed)
     model = make_model(recipe, splits.facts, weights, download=download, say=say)
     with doing(f"trying the network out (model.name={recipe.model.name})"):

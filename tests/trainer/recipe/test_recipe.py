@@ -287,8 +287,9 @@ def test_differing_fields_names_them_with_both_values() -> None:
 
 def test_differing_fields_leaves_out_what_computes_nothing() -> None:
     overrides = ["checkpoint.every_steps=5", "description=other", "data.root=/data"]
+    overrides += ["hardware.parallel=fsdp", "hardware.timeout=7"]
     assert differing_fields(recipe(), recipe(*overrides)) == []
-    assert len(differing_fields(recipe(), recipe(*overrides), everything=True)) == 3
+    assert len(differing_fields(recipe(), recipe(*overrides), everything=True)) == 5
 
 
 # -- recipes on top of others ------------------------------------------------------------------

@@ -12,6 +12,7 @@ from conadv.trainer.data.augment import Augment
 from conadv.trainer.data.dataset import ImageDataset
 from conadv.trainer.data.resident import ResidentSource
 from conadv.trainer.data.sampler import sample_indices
+from conadv.trainer.data.split import Indices
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.recipe.sections import VIEW_BRANCH
 
@@ -69,13 +70,13 @@ class Cut:
 
     Args:
         recipe: Batch sizes, order, length, seed.
-        indices: Which training images to use, int64, shape (n,).
+        indices: Which training images to use.
 
     Raises:
         RecipeError: A step needs more images than there are.
     """
 
-    def __init__(self, recipe: Recipe, indices: Tensor) -> None:
+    def __init__(self, recipe: Recipe, indices: Indices) -> None:
         self.total_steps = recipe.total_steps(len(indices))
         self.micro_steps = recipe.micro_steps
         self._recipe = recipe

@@ -10,6 +10,7 @@ from torch import Tensor
 from conadv.trainer.data.decoding import ImageLoader, Pipeline, Request
 from conadv.trainer.data.resident import standardise
 from conadv.trainer.data.sources import ImageSource
+from conadv.trainer.data.split import Indices
 from conadv.trainer.input.feed import Cut, Views
 from conadv.trainer.recipe import Recipe
 from conadv.trainer.recipe.sections import VIEW_BRANCH
@@ -71,7 +72,7 @@ class FileFeed(Cut):
     Args:
         recipe: Batch sizes, augmentation, order, length, seed.
         source: The images.
-        indices: Which of them to train on, int64, shape (n,).
+        indices: Which of them to train on.
         device: Where they are trained on.
         slots: Micro-batches of each step that are this rank's.
         workers: Processes that decode.
@@ -84,7 +85,7 @@ class FileFeed(Cut):
         self,
         recipe: Recipe,
         source: ImageSource,
-        indices: Tensor,
+        indices: Indices,
         device: torch.device,
         slots: range,
         workers: int,

@@ -18,7 +18,7 @@ from conadv.trainer.data.cache import say_to_stderr
 from conadv.trainer.data.decoding import CentreCrop, ImageLoader
 from conadv.trainer.data.resident import standardise
 from conadv.trainer.data.sources import ALLOWED, ImageSource, NoSuchSplitError, open_source
-from conadv.trainer.data.split import split
+from conadv.trainer.data.split import Indices, divide
 from conadv.trainer.distributed import World
 from conadv.trainer.input.feed import Feed
 from conadv.trainer.input.file_feed import FileFeed
@@ -108,7 +108,7 @@ class FileSplits:
     source: ImageSource
     """Training images, with those held out."""
     test_source: ImageSource
-    train_indices: Tensor
+    train_indices: Indices
     val_indices: Tensor
     device: torch.device
     workers: int
@@ -134,7 +134,7 @@ class FileSplits:
 
     def train_labels(self) -> Tensor:
         """Labels of the images to train on."""
-        return self.source.labels[self.train_indices]
+        return self.source.labels[self._train_indices(None)]
 
     def feed(self, recipe: Recipe, slots: range) -> Feed:
         """Batches decoded by worker processes."""
@@ -142,7 +142,7 @@ class FileSplits:
 
     def train(self, count: int | None = None) -> FileImages:
         """Take at most ``count`` training images, without augmentation."""
-        return self._images(self.source, self.train_indices).first(count)
+        return self._images(self.source, self._train_indices(count))
 
     def validation(self) -> FileImages | None:
         """The images held out, or None."""
@@ -156,6 +156,12 @@ class FileSplits:
         held_out = self.test_source is self.source
         indices = self.val_indices if held_out else torch.arange(len(self.test_source))
         return self._images(self.test_source, indices)
+
+    def _train_indices(self, count: int | None) -> Tensor:
+        """So many of them, evenly spread; None: all."""
+        total = len(self.train_indices)
+        count = total if count is None else min(count, total)
+        return self.train_indices[torch.arange(count) * total // count]
 
     def _images(self, source: ImageSource, indices: Tensor) -> FileImages:
         files = self.recipe.data.files
@@ -200,7 +206,8 @@ def load_file_splits(recipe: Recipe, device: torch.device, world: World) -> File
             "same class folders."
         )
     labels = _TrainLabels(source.name, source.labels, source.classes)
-    train, held_out = split(labels, settings.validation, recipe.split_seed, settings.train_images)
+    used, seed = settings.train_images, recipe.split_seed
+    train, held_out = divide(labels, settings.validation, seed, used)
     workers = settings.files.workers
     if workers is None:
         # One core of each process is left to the training itself.
