@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from conadv._terminal import fitted, width_of
 from conadv.errors import ConadvError, Interrupted, in_words, install_command, what_was_done
 
 USAGE = 2
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if message is None or os.environ.get("CONADV_TRACEBACK") == "1":
             raise
         if _speaks_for_all(error):
-            print(message, file=sys.stderr)
+            print(fitted(message, width_of(sys.stderr)), file=sys.stderr)
         return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
