@@ -32,7 +32,7 @@ def share_cores(environment: MutableMapping[str, str] = os.environ) -> None:
     it is told nothing. Has an effect before torch is loaded.
     """
     if not any(name in environment for name in WAITING):
-        environment |= {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+        environment.update({"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
