@@ -9,6 +9,10 @@ ratio is taken round by round. Both trainers' rates are medians over steps, star
 `conadv train` crops and flips. timm runs twice: with its own random crop and flip (colour jitter
 off, which ours has not), which the goal is about, and with no augmentation at all, which is as
 quick as it gets. It has channels_last, which is quicker here, and no mixing.
+
+Processor time (user and system, loader processes included) stands beside it, for machines that are
+shared: each run is made once more with half of the images, and what the longer one takes more
+is what images cost, start-up excluded.
 """
 
 from __future__ import annotations
@@ -16,19 +20,23 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import pickle
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from side_by_side import processor_seconds
 
 from conadv.trainer.data import load_dataset
 from conadv.trainer.run import environment as machine
 
-BARS = {"cifar/resnet18": 1.1, "cifar/resnet20": 1.5}
+BARS = {"cifar/resnet18": 1.15, "cifar/resnet20": 1.3}
 SKIP = 3
 """Steps at the start of a run that are not counted: workers start, kernels are chosen."""
 RUNNER = Path(__file__).with_name("_timm_runner.py")
@@ -105,6 +113,61 @@ def conadv_rate(model: str, batch: int, images: int) -> float:
     return batch / statistics.median(seconds[SKIP:])
 
 
+def costed(run: Callable[[int], float], images: int) -> tuple[float, float]:
+    """Images per second of a run, and processor seconds that an image costs."""
+    began = processor_seconds()
+    rate = run(images)
+    middle = processor_seconds()
+    run(images // 2)
+    longer, shorter = middle - began, processor_seconds() - middle
+    return rate, (longer - shorter) / (images - images // 2)
+
+
+def measure(model: str, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Both trainers in turn; a row for each augmentation of timm's."""
+
+    def ours(images: int) -> float:
+        return conadv_rate(model, options.batch, images)
+
+    def theirs(name: str) -> Callable[[int], float]:
+        script, batch, workers = options.timm_script, options.batch, options.workers
+        return lambda images: timm_rate(script, folder / str(images), model, batch, workers, name)
+
+    runs = {"conadv": ours, **{name: theirs(name) for name in AUGMENTATION}}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for pair in range(options.pairs):
+        for name, run in runs.items():
+            found[name].append(costed(run, options.images))
+            rate, seconds = found[name][-1]
+            shown = f"{rate:.1f} images/s, {1e3 * seconds:.2f} ms of processor time an image"
+            print(f"{model} round {pair + 1}, {name}: {shown}", flush=True)
+    rows = []
+    for name in AUGMENTATION:
+        pairs = list(zip(found["conadv"], found[name], strict=True))
+        ratio = machine.spread([own[0] / other[0] for own, other in pairs])
+        processor = machine.spread([other[1] / own[1] for own, other in pairs])
+        print(
+            f"{model}, timm with augmentation {name}: x{ratio['median']:.2f}, by processor time "
+            f"x{processor['median']:.2f}",
+            flush=True,
+        )
+        rows.append(
+            {
+                "model": model,
+                "batch": options.batch,
+                "timm_augmentation": name,
+                "ratio": ratio,
+                "processor_ratio": processor,
+                "goal": BARS.get(model) if name != "none" else None,
+                "conadv_images_per_second": [rate for rate, _ in found["conadv"]],
+                "timm_images_per_second": [rate for rate, _ in found[name]],
+                "conadv_processor_seconds": [seconds for _, seconds in found["conadv"]],
+                "timm_processor_seconds": [seconds for _, seconds in found[name]],
+            }
+        )
+    return rows
+
+
 def main() -> None:
     """Alternate the two, print the ratios, write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -117,45 +180,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
+    load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
-        write_cifar(Path(folder), options.images, test=128)
+        for images in (options.images, options.images // 2):
+            write_cifar(Path(folder) / str(images), images, test=128)
         for model in options.models:
-            ours: list[float] = []
-            theirs: dict[str, list[float]] = {name: [] for name in AUGMENTATION}
-            for pair in range(options.pairs):
-                ours.append(conadv_rate(model, options.batch, options.images))
-                for name, rates in theirs.items():
-                    rates.append(
-                        timm_rate(
-                            options.timm_script,
-                            Path(folder),
-                            model,
-                            options.batch,
-                            options.workers,
-                            name,
-                        )
-                    )
-                latest = {name: round(rates[-1], 1) for name, rates in theirs.items()}
-                print(f"{model} round {pair + 1}: ours {ours[-1]:.1f}/s, timm {latest}", flush=True)
-            for name, rates in theirs.items():
-                ratio = machine.spread([a / b for a, b in zip(ours, rates, strict=True)])
-                print(f"{model}, timm with augmentation {name}: x{ratio['median']:.2f}", flush=True)
-                rows.append(
-                    {
-                        "model": model,
-                        "batch": options.batch,
-                        "timm_augmentation": name,
-                        "ratio": ratio,
-                        "goal": BARS.get(model) if name != "none" else None,
-                        "conadv_images_per_second": ours,
-                        "timm_images_per_second": rates,
-                    }
-                )
+            rows += measure(model, Path(folder), options)
+    load.append(os.getloadavg()[0])
     if options.json:
         script = hashlib.sha256(options.timm_script.read_bytes()).hexdigest()
         content = {
             "rows": rows,
             "timm_script_sha256": script,
+            "load": dict(zip(("before", "after"), load, strict=True)),
             "environment": machine.environment(),
         }
         options.json.write_text(json.dumps(content, indent=1) + "\n")

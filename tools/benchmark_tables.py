@@ -73,6 +73,9 @@ def optimizers() -> str:
     return table(header, rows) + remade(found["environment"])
 
 
+SHARING = "benchmarks/results/side-by-side-cpu.json"
+
+
 def training() -> str:
     """Images per second against timm's training script."""
     found = read("benchmarks/results/train-vs-timm-cpu.json")
@@ -81,11 +84,44 @@ def training() -> str:
             f"{row['model']}, timm's augmentation: {row['timm_augmentation']}",
             str(row["batch"]),
             spread(row["ratio"]),
-            "" if row["goal"] is None else f"{row['goal']:.1f}",
+            spread(row["processor_ratio"]) if "processor_ratio" in row else "",
+            "" if row["goal"] is None else f"{row['goal']:g}",
         ]
         for row in found["rows"]
     ]
-    header = ["network", "batch", "images/s over timm's (p10-p90)", "goal"]
+    header = ["network", "batch", "images/s over timm's (p10-p90)"]
+    header += ["timm's processor time over ours (p10-p90)", "goal"]
+    return table(header, rows) + remade(found["environment"])
+
+
+def parts() -> str:
+    """Where the processor time of a step goes."""
+    found = read("benchmarks/results/step-parts-cpu.json")
+    kinds = ("network", "convolutions", "images", "update", "host")
+    rows = [
+        [
+            f"{row['model']}, {row['precision']}",
+            str(row["batch"]),
+            *(f"{100 * row['share_of_step'][kind]['median']:.1f} %" for kind in kinds),
+            f"{row['step_over_convolutions']:.2f}",
+        ]
+        for row in found["rows"]
+    ]
+    header = ["network", "batch", "forward and backward", "of which convolutions", "images"]
+    header += ["update", "the rest", "step over its convolutions"]
+    return table(header, rows) + remade(found["environment"])
+
+
+def sharing() -> str:
+    """Two trainings on the same cores."""
+    if not (ROOT / SHARING).exists():
+        return f"Not measured yet: `python benchmarks/side_by_side.py --json {SHARING}`.\n"
+    found = read(SHARING)
+    rows = [
+        [row["way"], spread(row["slower"]), spread(row["processor_time"])] for row in found["rows"]
+    ]
+    header = ["how threads wait", "a step's time, over alone (p10-p90)"]
+    header += ["processor time, over alone (p10-p90)"]
     return table(header, rows) + remade(found["environment"])
 
 

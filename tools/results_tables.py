@@ -28,6 +28,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "weights": benchmark_tables.weights,
     "optimizers": benchmark_tables.optimizers,
     "training": benchmark_tables.training,
+    "parts": benchmark_tables.parts,
+    "sharing": benchmark_tables.sharing,
     "kills": benchmark_tables.kills,
     "sweep": benchmark_tables.sweep,
     "link": benchmark_tables.link,

@@ -7,7 +7,7 @@ import typer
 
 from conadv._files import write_json
 from conadv.commands._options import Branch, Checkpoint, Device, Json, Overrides, Run, check_run
-from conadv.commands._show import percent, table
+from conadv.commands._show import facts, percent, say, table
 
 
 def evaluate(
@@ -60,16 +60,17 @@ def evaluate(
         overrides=overrides or (),
     )
     under = f"{found['norm']} {found['epsilon'] * 255:.3g}/255"
-    typer.echo(f"step {found['step']}, branch {found['branch']}")
-    typer.echo(f"clean      {percent(found['test_accuracy'])}  loss {found['test_loss']:.4f}")
+    rows = {"clean": f"{percent(found['test_accuracy'])}, loss {found['test_loss']:.4f}"}
     if found["top5_accuracy"] is not None:
-        typer.echo(f"top 5      {percent(found['top5_accuracy'])}")
-    typer.echo(f"FGSM       {percent(found['fgsm_accuracy'])}  {under}")
+        rows["top 5"] = percent(found["top5_accuracy"])
+    rows["FGSM"] = f"{percent(found['fgsm_accuracy'])}, {under}"
     if found["pgd_accuracy"] is not None:
-        typer.echo(
-            f"PGD-{found['pgd_steps']:<6} {percent(found['pgd_accuracy'])}  {under}, "
-            f"{found['pgd_restarts']} restart(s), {found['attacked_images']} images"
-        )
+        starts = found["pgd_restarts"]
+        tries = f", the worst of {starts} starts" if starts > 1 else ""
+        rows[f"PGD-{found['pgd_steps']}"] = f"{percent(found['pgd_accuracy'])}, {under}{tries}"
+    attacked = f"attacked: {found['attacked_images']:,} test images"
+    say(f"step {found['step']}, branch {found['branch']}; {attacked}")
+    facts(rows)
     if classes:
         _show_classes(found)
     if json is not None:
@@ -87,7 +88,7 @@ def _show_classes(found: dict[str, Any]) -> None:
             most = max(others)
             row["mostly taken for"] = f"{names[others.index(most)]} ({most})" if most else "-"
         rows.append((1.0 if accuracy is None else accuracy, row))
-    typer.echo()
+    say("")
     table([row for _, row in sorted(rows, key=lambda pair: pair[0])])
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from conadv.commands._options import Changes, RecipeName
-from conadv.commands._show import quote
+from conadv.commands._show import quote, say
 
 INTERRUPTED = 130
 
@@ -55,17 +55,15 @@ def lr_find(
     for suffix, text in ((".csv", found.table()), (".svg", drawn)):
         file = name.with_name(name.name + suffix)
         write_text(file, text)
-        typer.echo(f"written: {file}")
+        say(f"written: {file}")
     last = found.points[-1]
     how = "was stopped" if found.stopped else "ended"
-    typer.echo(f"{loaded.name}: {how} at {last.learning_rate:.3g} after {last.step} steps")
+    say(f"{loaded.name}: {how} at {last.learning_rate:.3g} after {last.step} steps")
     if found.suggested_lr is None:
-        typer.echo(
-            "The loss fell nowhere: try other rates with --lowest and --highest, or more --steps."
-        )
+        say("The loss fell nowhere: try other rates with --lowest and --highest, or more --steps.")
     else:
         assert found.steepest is not None and found.lowest is not None
-        typer.echo(
+        say(
             f"The smoothed loss falls fastest at {found.steepest:.2g} and is lowest at "
             f"{found.lowest:.2g}. Long runs often bear no more than a tenth of the latter.\n"
             f"suggested: conadv train {quote(Path(recipe))} optimizer.lr={found.suggested_lr:g}"

@@ -11,7 +11,7 @@ import typer
 from conadv._files import write_json
 from conadv._words import duration
 from conadv.commands._options import Changes, Json, RecipeName
-from conadv.commands._show import table
+from conadv.commands._show import say, table
 
 if TYPE_CHECKING:
     from conadv.lab.planning import Comparison, DeviceType, Job, Link, Rates
@@ -133,15 +133,15 @@ def plan(
     _print(record, rows[devices], [c for n in counts for c in rows[n] if c.plan.schedule == own])
     if json is not None:
         write_json(json, record)
-        typer.echo(f"written: {json}")
+        say(f"written: {json}")
     if chart is not None:
         from conadv.lab.report.charts.plan_chart import write_plan_chart
 
-        typer.echo(f"drawn: {write_plan_chart(record, chart)}")
+        say(f"drawn: {write_plan_chart(record, chart)}")
 
 
 def _print(record: dict[str, Any], here: list[Comparison], own: list[Comparison]) -> None:
-    typer.echo(
+    say(
         f"{record['recipe']}: {record['model']}, {record['forward_gmacs']:.3g} GMACs forward, "
         f"{record['parameters'] / 1e6:.3g} M parameters, {record['global_batch']:,} images per "
         f"step. Predicted, not measured.\n"
@@ -149,25 +149,25 @@ def _print(record: dict[str, Any], here: list[Comparison], own: list[Comparison]
     title = f"{record['devices']:,} x {record['device_type']}, {record['link']}"
     table([_schedule_row(found) for found in here], title)
     hidden = [found.plan.schedule for found in here if found.hidden]
-    typer.echo(f"extra cost hidden here: {', '.join(hidden) or 'of none'}\n")
+    say(f"extra cost hidden here: {', '.join(hidden) or 'of none'}\n")
     table([_devices_row(found) for found in own], f"{record['schedule']}, by number of devices")
     if record["refused"]:
-        typer.echo(
+        say(
             f"cannot carry the batch, normalisation groups kept whole: "
             f"{', '.join(f'{n:,}' for n in record['refused'])} devices"
         )
     if record["published"]:
-        typer.echo("\npublished by others, for orientation:")
+        say("\npublished by others, for orientation:")
     for row in record["published"]:
         minutes = row["minutes"]
         when = "no time known to us" if minutes is None else f"{minutes:g} min"
-        typer.echo(
-            f"  {row['what']}: batch {row['batch']:,}, {row['devices']:,} x {row['device']}, "
+        say(
+            f"- {row['what']}: batch {row['batch']:,}, {row['devices']:,} x {row['device']}, "
             f"{when} ({row['source']})"
         )
-    typer.echo("\nassumptions:")
+    say("\nassumptions:")
     for note in record["assumptions"]:
-        typer.echo(f"  {note}")
+        say(f"- {note}")
 
 
 def _is_the_papers(model: str, shape: tuple[int, int, int]) -> bool:

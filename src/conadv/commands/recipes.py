@@ -1,9 +1,14 @@
 """``conadv recipes``: what comes with the package, and every setting of it."""
 
+import sys
+import textwrap
+from typing import Any
+
 import typer
 
+from conadv._terminal import width_of
 from conadv.commands._options import Changes, RecipeName
-from conadv.commands._show import by_numbers, percent, table
+from conadv.commands._show import by_numbers, percent, say, table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -32,7 +37,7 @@ def list_recipes() -> None:
         }
         rows.append(row | ({"published": percent(recipe.published)} if any_published else {}))
     table(rows)
-    typer.echo("In full: conadv recipes show RECIPE")
+    say("In full: conadv recipes show RECIPE")
 
 
 @app.command("show")
@@ -47,4 +52,12 @@ def show(
     from conadv.trainer.recipe import dump_recipe, load_recipe, recipe_names
 
     changed = recipe not in recipe_names() or bool(overrides)
-    typer.echo(dump_recipe(load_recipe(recipe, overrides or [], checked=changed)), nl=False)
+    found = load_recipe(recipe, overrides or [], checked=changed)
+    width = width_of(sys.stdout)
+    if width is None:
+        typer.echo(dump_recipe(found), nl=False)
+        return
+    whole: Any = {"break_long_words": False, "break_on_hyphens": False}
+    for line in dump_recipe(found, min(width, 100)).splitlines():
+        further = " " * (len(line) - len(line.lstrip()) + 2)  # still the same value in YAML
+        typer.echo("\n".join(textwrap.wrap(line, width, subsequent_indent=further, **whole)))

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from conadv.commands._show import say
+
 
 def report(
     paths: Annotated[
@@ -50,7 +52,7 @@ def report(
         page = write_content(
             material, out or first / "report.html", markdown_out=markdown, table_out=csv
         )
-    typer.echo(material.findings.headline)
+    say(material.findings.headline)
     for path in (page, markdown, csv):
         if path is not None:
-            typer.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+            say(f"{path}  {path.stat().st_size / 1e6:.1f} MB")

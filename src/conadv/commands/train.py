@@ -11,12 +11,11 @@ import typer
 
 from conadv._words import duration
 from conadv.commands._options import Changes, RecipeName
-from conadv.commands._show import percent, quote, table
+from conadv.commands._show import facts, quote, say, table
 
 if TYPE_CHECKING:
     from conadv.trainer.probe.dry_run import DryRun
     from conadv.trainer.recipe import Recipe
-    from conadv.trainer.run.result import Result
 
 
 def train(
@@ -125,7 +124,7 @@ def _train(
     stop = StopRequest()
     with steady_streams():
         try:
-            result = run(
+            run(
                 recipe,
                 folder,
                 resume=resume,
@@ -139,7 +138,7 @@ def _train(
                 requeue(job)
             raise
         if main:
-            typer.echo(_summary(result, folder))
+            say(_next(folder))
 
 
 def _dry_run(recipe: Recipe, devices: int, *, resume: bool, fitted: bool) -> None:
@@ -168,16 +167,13 @@ def _default_folder(given: str, recipe: Recipe) -> Path:
     return Path("runs") / f"{recipe.name}-{recipe.seed}"
 
 
-def _summary(result: Result, folder: Path) -> str:
+def _next(folder: Path) -> str:
     where = quote(folder)
     return "\n".join(
         [
-            f"test accuracy {percent(result.test_accuracy)}, under attack "
-            f"{percent(result.robust_accuracy)}, validation {percent(result.val_accuracy)}",
-            f"run folder: {folder}",
-            "next:",
-            f"  conadv evaluate {where}    # FGSM and PGD, either branch",
-            f"  conadv export {where}      # the plain network, as safetensors",
+            "next, stronger attacks, the plain network as a file, and curves:",
+            f"  conadv evaluate {where}",
+            f"  conadv export {where}",
             f"  tensorboard --logdir {quote(folder.parent)}",
         ]
     )
@@ -187,7 +183,7 @@ def _show_dry_run(found: DryRun) -> None:
     """Print it: the step, the schedule, memory and time."""
     recipe, (channels, height, width) = found.recipe, found.image
     total = recipe.batch.global_batch
-    typer.echo(f"{recipe.name}: a dry run, nothing is trained or written.\n")
+    say(f"{recipe.name}: a dry run, nothing is trained or written.\n")
     passes = f"{found.micro_steps:,} x {recipe.micro_batch:,} images"
     compute = f"{found.compute_factor:.2f} times ordinary training on {total:,} images"
     rows = {
@@ -207,14 +203,14 @@ def _show_dry_run(found: DryRun) -> None:
         "time of a step": f"about {duration(found.step_seconds)} on such devices",
         "time of the run": f"about {duration(found.seconds)}",
     }
-    table([{"": name, "what it comes to": value} for name, value in rows.items()])
+    facts(rows)
     typer.echo()
     points = [
         {
             "at": point.what,
             "step": point.step,
             "epoch": f"{point.epoch:.2f}",
-            "learning rate": f"{point.learning_rate:.4g}",
+            "rate": f"{point.learning_rate:.4g}",
         }
         for point in found.schedule
     ]
@@ -223,9 +219,9 @@ def _show_dry_run(found: DryRun) -> None:
     kinds = [field.name for field in fields(found.memory)]
     memory = [{"memory per device": k, "MB": _megabytes(getattr(found.memory, k))} for k in kinds]
     table([*memory, {"memory per device": "together", "MB": _megabytes(found.memory.total)}])
-    typer.echo("\nnotes:")
+    say("")
     for note in found.notes:
-        typer.echo(f"  {note}")
+        say(f"- {note}")
 
 
 def _megabytes(count: float) -> str:

@@ -27,6 +27,7 @@ from conadv.lab.report.tables import columns, rows
 from conadv.lab.study.cost import work
 from conadv.trainer.probe.dry_run import dry_run
 from conadv.trainer.recipe import Recipe, load_recipe
+from conadv.trainer.run.output import say
 from conadv.trainer.start import train
 
 RUNS = {
@@ -92,10 +93,10 @@ def run(
         measured = (seconds_per_image or _seconds_per_image)(missing[0])
         expected = _OVERHEAD * measured * sum(map(work, missing))
         if expected > LONG:
-            console.print(
+            say(
+                console,
                 f"This machine, as busy as it is, takes about {duration(expected)}. Ctrl-C stops; "
                 "the same command goes on.",
-                highlight=False,
             )
     for number, (folder, recipe) in enumerate(wanted.items(), 1):
         name, _, seed = folder.rpartition("-")
@@ -140,7 +141,7 @@ def _train(recipe: Recipe, folder: Path, out: Path, console: Console) -> None:
         console.print(f"This run diverged, and the report will say so: {error}", markup=False)
     except Interrupted:
         raise Interrupted(
-            f"Stopped; what is done is kept. To go on: {command_prefix()} quickstart --out "
+            f"Stopped; what is done is kept. To go on:\n  {command_prefix()} quickstart --out "
             f"{shlex.quote(str(out))}"
         ) from None
     except RecipeError as error:
@@ -177,11 +178,12 @@ def _next(out: Path, page: Path, console: Console, seconds: float) -> None:
     lines = [
         f"\nThe page with curves and pictures ({seconds / 60:.1f} minutes in all): "
         f"{page.resolve().as_uri()}",
-        "\nNext:",
-        f"  {conadv} evaluate {folder}/recycled-0   # stronger attacks, either branch",
-        f"  {conadv} export {folder}/recycled-0     # the plain network, as safetensors",
-        f"  {conadv} recipes show {RUNS['recycled']}    # every setting, explained",
-        f"  {conadv} train {RUNS['recycled']} optimizer.lr=4 --out runs/mine    # your own",
+        "\nNext: stronger attacks, the plain network as a file, every setting explained, and a run "
+        "of your own:",
+        f"  {conadv} evaluate {folder}/recycled-0",
+        f"  {conadv} export {folder}/recycled-0",
+        f"  {conadv} recipes show {RUNS['recycled']}",
+        f"  {conadv} train {RUNS['recycled']} optimizer.lr=4 --out runs/mine",
     ]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)

@@ -112,6 +112,8 @@ class Run:
         self.metrics = self._closing(JsonLines(files.metrics, say) if main else NoLines())
         self.timing = self._closing(JsonLines(files.timing, say) if main else NoLines())
         self.loggers = self._closing(self._open_loggers() if main else Loggers())
+        begun = f" go on after step {self.trainer.step}" if self.trainer.step else ""
+        self._say(f"{self.recipe.name}: {self.total:,} steps{begun}, kept in {files.root}")
         self._say(self.recipe.division(self.world.size))
         left = self.total - self.trainer.step
         self.trace: StepTrace | None = None
@@ -327,7 +329,7 @@ class Run:
         reason = self.stop.reason or "a signal to another rank"
         raise Interrupted(
             f"stopped by {reason} after step {self.trainer.step} of {self.total}; a "
-            f"checkpoint is written. To continue exactly there: {self.folder.resume_command()}"
+            f"checkpoint is written. To continue exactly there:\n  {self.folder.resume_command()}"
         )
 
     # -- the end -------------------------------------------------------------------------------

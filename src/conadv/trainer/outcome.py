@@ -61,13 +61,11 @@ class Outcome:
         robust = built.robust_accuracy()
         if built.world.main or trainer.exchange.lockstep:
             self._take_pictures(images)
-        self.say(
-            f"{name}: test accuracy {test.accuracy:.2%}, under attack {robust:.2%}, "
-            f"compute {trainer.compute:,.0f} images"
-        )
         measured |= {"test_accuracy": test.accuracy, "test_loss": test.loss}
         measured |= {"test_images": len(images), "robust_accuracy": robust}
-        return self.write("finished", **measured)
+        result = self.write("finished", **measured)
+        self.say(f"{name}: {result.summary}")
+        return result
 
     def _take_pictures(self, images: EvalImages) -> None:
         built, path = self.built, self.folder.pictures

@@ -29,7 +29,7 @@ from conadv.trainer.recipe import Recipe, change_recipe, differing_fields, load_
 from conadv.trainer.run.device import keep_freed_memory, resolve_device
 from conadv.trainer.run.folder import RunFolder
 from conadv.trainer.run.loggers.logger import Logger
-from conadv.trainer.run.output import steady
+from conadv.trainer.run.output import say, steady
 from conadv.trainer.run.result import Result
 from conadv.trainer.run.signals import StopRequest
 
@@ -116,10 +116,11 @@ def train(
             recipe = _on_every_rank(world, lambda: _fitted(folder, recipe, world, console))
         done = _on_every_rank(world, lambda: _finished(folder, recipe, resume))
         if done is not None:
+            say(console, f"{recipe.name}: this run has ended before: {done.summary}")
             return done
         held.callback(folder.lock.release)
-        say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-        resuming = _on_every_rank(world, lambda: _begin(folder, recipe, resume, say))
+        tell = partial(say, console)
+        resuming = _on_every_rank(world, lambda: _begin(folder, recipe, resume, tell))
         device = resolve_device(local_device(recipe.hardware.device, world))
         if device.type == "cpu":
             keep_freed_memory()
@@ -193,9 +194,9 @@ def _fitted(folder: RunFolder, recipe: Recipe, world: World, console: Console) -
         return change_recipe(
             recipe, [f"batch.{n}={getattr(batch, n)}" for n in ("micro_batch", "norm_group")]
         )
-    console.print("Looking for the largest micro-batch that fits ...")
+    say(console, "Looking for the largest micro-batch that fits ...")
     found = fit(recipe, world)
-    console.print(str(found), highlight=False)
+    say(console, str(found))
     return with_micro_batch(recipe, found.micro_batch, found.norm_group)
 
 
@@ -208,9 +209,9 @@ def _finished(folder: RunFolder, recipe: Recipe, resume: bool) -> Result | None:
     return result if result.status == "finished" else None
 
 
-def _begin(folder: RunFolder, recipe: Recipe, resume: bool, say: Callable[[str], None]) -> bool:
+def _begin(folder: RunFolder, recipe: Recipe, resume: bool, tell: Callable[[str], None]) -> bool:
     """Take the folder for this run; whether there is one to be resumed in it."""
-    folder.lock.take(say)
+    folder.lock.take(tell)
     if not (resume and folder.recipe.exists()):
         folder.require_free()
         return False

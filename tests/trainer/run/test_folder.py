@@ -20,7 +20,7 @@ def test_create_makes_the_files(tmp_path: Path) -> None:
 def test_a_folder_that_holds_a_run_is_refused_with_the_resume_command(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.create("a: 1\n", {})
-    with pytest.raises(RunFolderError, match=r"already holds a run.*--resume"):
+    with pytest.raises(RunFolderError, match=r"already holds a run[^$]*--resume"):
         folder.create("a: 2\n", {})
     assert folder.recipe.read_text() == "a: 1\n"
 

@@ -207,24 +207,21 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-_WIDTH = 100
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """The whole recipe as commented YAML; `load_recipe` on it gives an equal recipe."""
+def dump_recipe(recipe: Recipe, width: int = 100) -> str:
+    """The whole recipe as YAML with comments of a width; `load_recipe` gives an equal recipe."""
     lines: list[str] = []
     values = recipe.model_dump(mode="json")
     for name, field in all_fields().items():
         *sections, key = name.split(".")
         indent = "  " * len(sections)
         if field.section:
-            lines += ["", *_comment(field.description, indent), f"{indent}{key}:"]
+            lines += ["", *_comment(field.description, indent, width), f"{indent}{key}:"]
             continue
         value: Any = values
         for part in name.split("."):
             value = value[part]
         usual = "" if field.required else f" Default {one_line(_plain(field.default))}."
-        lines += _comment(f"{field.description}{usual} Allowed: {field.allowed}.", indent)
+        lines += _comment(f"{field.description}{usual} Allowed: {field.allowed}.", indent, width)
         lines.append(f"{indent}{key}: {one_line(value)}{_fraction(value)}")
     return "\n".join(lines) + "\n"
 
@@ -233,10 +230,10 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
-def _comment(text: str, indent: str) -> list[str]:
+def _comment(text: str, indent: str, width: int) -> list[str]:
     start = f"{indent}# "
     return textwrap.wrap(
-        text, _WIDTH, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
+        text, width, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
     )
 
 

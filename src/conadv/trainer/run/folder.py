@@ -53,8 +53,8 @@ class RunFolder:
             self.checkpoints.rmdir()
         if self.holds_run():
             raise RunFolderError(
-                f"{self.root} already holds a run. To continue it: {self.resume_command()}. "
-                "To start another one, give a new folder with --out."
+                f"{self.root} already holds a run. To start another one, give a new folder with "
+                f"--out. To continue it:\n  {self.resume_command()}"
             )
         if self.root.exists() and (not self.root.is_dir() or self._names() - {LOCK}):
             raise RunFolderError(

@@ -8,6 +8,8 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 
+from conadv._terminal import fitted
+
 
 class Steady:
     """A text stream whose writes never fail.
@@ -48,6 +50,12 @@ def steady(console: Console) -> Console:
     if not isinstance(console.file, Steady):
         console.file = cast(IO[str], Steady(console.file))
     return console
+
+
+def say(console: Console, text: str) -> None:
+    """Print plain text: in the width of a terminal, elsewhere in whole lines."""
+    width = console.width if console.is_terminal else None
+    console.print(fitted(text, width), highlight=False, markup=False, soft_wrap=True)
 
 
 def tell(text: str) -> None:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from conadv._words import duration
+from conadv.trainer.run.output import say
 
 PLAIN_LINES = 20
 """How many lines a whole run prints where there is no terminal, evaluations aside."""
@@ -36,7 +37,7 @@ def make_watcher(console: Console, name: str, start: int, total: int) -> Watcher
         start: Steps done already, by the run that is resumed.
         total: Steps of the whole run.
     """
-    kind = Bar if console.is_terminal else Lines
+    kind = Bar if console.is_interactive else Lines
     return kind(console, name, start, total)
 
 
@@ -75,7 +76,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """Print above the bar, in lines that fit."""
-        self._progress.console.print(text, highlight=False, markup=False, overflow="fold")
+        say(self._progress.console, text)
 
     def close(self) -> None:
         """Leave the last state on the screen."""
@@ -106,7 +107,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self._console, text)
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -49,6 +49,18 @@ class Result:
     warnings: tuple[str, ...] = ()
     """What went wrong on any process and stopped nothing, such as checkpoints not written."""
 
+    @property
+    def summary(self) -> str:
+        """What was measured at the end, on one line."""
+        measured = {
+            "test accuracy": self.test_accuracy,
+            "under attack": self.robust_accuracy,
+            "validation": self.val_accuracy,
+        }
+        known = [f"{name} {value:.2%}" for name, value in measured.items() if value is not None]
+        cost = f"the compute of ordinary training on {self.compute:,.0f} images"
+        return f"{', '.join(known) or 'nothing measured'}, for {cost}"
+
     def write(self, path: Path) -> None:
         """Write the JSON file."""
         write_json(path, dataclasses.asdict(self))

@@ -1,6 +1,6 @@
 """The first charts of a page: accuracy against batch size and compute, and under attack."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from conadv.lab.evidence import Paired
 from conadv.lab.report.charts.palette import Colour, MethodKey, colour_of
@@ -13,8 +13,9 @@ from conadv.lab.report.charts.panels import (
     multiples,
     span_of,
 )
+from conadv.lab.report.charts.scatter import names_height, scatter
 from conadv.lab.report.study.cells import Cell
-from conadv.lab.report.study.large_batch import Gain, Gains, LargeBatch, equal_epochs
+from conadv.lab.report.study.large_batch import Gains, LargeBatch, equal_epochs
 from conadv.lab.report.text import count, percent, points, ratio
 
 ACCURACY = "test accuracy (%)"
@@ -28,28 +29,8 @@ def scale_charts(
     """Every figure that the settings have data for."""
     charts = [
         None if scale is None else _against_batch(scale, palette),
-        _differences(
-            "compute",
-            "Accuracy against compute",
-            "Test accuracy above the best ordinary training of at most as much compute at the same "
-            "batch, paired by seed, from the cheapest method to the dearest; × is the compute of a "
-            "run as a multiple of ordinary training. Hollow: ordinary training never had so much, "
-            f"and stands there as it is. {_BY_SEED}",
-            gains,
-            palette,
-            lambda row: row.same_compute,
-            lambda row: row.above,
-        ),
-        _differences(
-            "attack",
-            "Accuracy under attack",
-            "The same on images that an attack has changed: above the best ordinary training of at "
-            f"most as much compute; hollow: above ordinary training as it is. {_BY_SEED}",
-            gains,
-            palette,
-            lambda row: row.robust_same_compute,
-            lambda row: row.robust,
-        ),
+        _against_compute(gains, palette),
+        _under_attack(gains, palette),
         _fit(everything, palette),
     ]
     return [chart for chart in charts if chart is not None]
@@ -90,21 +71,60 @@ def _against_batch(scale: LargeBatch, palette: Palette) -> Chart | None:
     )
 
 
-def _differences(
-    slug: str,
-    title: str,
-    note: str,
-    gains: Sequence[Gains],
-    palette: Palette,
-    fair: Callable[[Gain], Paired | None],
-    plain: Callable[[Gain], Paired | None],
-) -> Chart | None:
+def _against_compute(gains: Sequence[Gains], palette: Palette) -> Chart | None:
+    """One panel a batch: test accuracy over compute, longer ordinary training included."""
+    batches: list[tuple[int, list[tuple[float, Mark]], list[tuple[float, float]]]] = []
+    for at in gains:
+        cells = [(1.0, at.ordinary), *((row.multiple, row.cell) for row in at.rows)]
+        known = [(multiple, cell) for multiple, cell in cells if multiple]
+        longer = [(m, c) for m, c in known if c is at.ordinary or _longer(c, at.ordinary)]
+        line = sorted((m, 100 * _accuracy(c)) for m, c in longer)
+        batches.append((at.batch, [(m, _mark(c, palette)) for m, c in known], line))
+    if not batches:
+        return None
+    costs = [cost for _, marks, _ in batches for cost, _ in marks]
+    x_span = min(costs) / 1.2, max(2.0, *costs) * 1.2
+    height = max(210.0, *(names_height([m for _, m in marks]) for _, marks, _ in batches))
+    panels = []
+    for batch, marks, line in batches:
+        y_span = span_of([end for _, mark in marks for end in mark.span])
+        drawn = scatter(marks, "times the compute", ACCURACY, x_span, y_span, height, line)
+        panels.append(Panel(f"Batch {count(batch)}", drawn))
+    return Chart(
+        "compute",
+        "Accuracy against compute",
+        "Compute of a run as a multiple of ordinary training's at the same batch; symbols of the "
+        "same compute stand side by side. Each batch has a vertical axis of its own. Dotted: "
+        f"ordinary training, for longer. {_BY_SEED}",
+        tuple(panels),
+    )
+
+
+def _longer(cell: Cell, ordinary: Cell) -> bool:
+    """Whether a setting is ordinary training, but for its length."""
+    alike = cell.setting("optimizer.name") == ordinary.setting("optimizer.name")
+    return cell.ordinary and alike and not equal_epochs(cell)
+
+
+def _mark(cell: Cell, palette: Palette) -> Mark:
+    return Mark(
+        cell.key.method,
+        100 * _accuracy(cell),
+        _ends(cell, "test_accuracy"),
+        colour_of(palette, cell.key),
+        palette[cell.key].symbol,
+        percent(_accuracy(cell)),
+    )
+
+
+def _under_attack(gains: Sequence[Gains], palette: Palette) -> Chart | None:
     """Rows of differences from ordinary training, one panel a batch."""
     panels: list[tuple[str, list[Mark]]] = []
     for at_batch in gains:
         marks = []
         for row in sorted(at_batch.rows, key=lambda row: row.multiple or 0):
-            found, hollow = (fair(row), "") if fair(row) else (plain(row), "-open")
+            fair = row.robust_same_compute
+            found, hollow = (fair, "") if fair else (row.robust, "-open")
             if found is None or (row.cell.ordinary and row.cell.length != 1):
                 continue
             symbol = palette[row.cell.key].symbol.removesuffix("-open")
@@ -120,7 +140,17 @@ def _differences(
             )
         if marks:
             panels.append((f"Batch {count(at_batch.batch)}", marks))
-    return _chart(slug, title, note, panels, "points above ordinary training", zero=True)
+    return _chart(
+        "attack",
+        "Accuracy under attack",
+        "On images that an attack has changed: points above the best ordinary training of at most "
+        "as much compute at the same batch, paired by seed, from the cheapest method to the "
+        "dearest; × is the compute of a run as a multiple of ordinary training. Hollow: ordinary "
+        f"training never had so much, and stands there as it is. {_BY_SEED}",
+        panels,
+        "points above ordinary training",
+        zero=True,
+    )
 
 
 def _fit(everything: Sequence[Cell], palette: Palette) -> Chart | None:

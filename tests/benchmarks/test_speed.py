@@ -1,0 +1,69 @@
+"""The benchmarks of a step's parts, and of two trainings on the same cores."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import side_by_side
+import step_parts
+import train_vs_timm
+
+from conadv.cli import WAITING, share_cores
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_step_make_up_the_step(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    sizes = ["--batch", "8", "--rounds", "2", "--steps", "2", "--precision", "fp32"]
+    step_parts.main(["--models", "cifar/resnet8", *sizes, "--json", str(path)])
+    (row,) = json.loads(path.read_text())["rows"]
+    parts = row["processor_seconds"]
+    assert all(parts[name] > 0 for name in ("step", "images", "update", "network", "convolutions"))
+    assert parts["convolutions"] < parts["network"] < parts["step"]
+    together = sum(row["share_of_step"][k]["median"] for k in ("images", "update", "network"))
+    assert together + row["share_of_step"]["host"]["median"] == pytest.approx(1, abs=1e-6)
+
+
+def test_how_much_each_of_two_loses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seconds = {("conadv", 1): 1.0, ("conadv", 2): 2.2}
+    seconds |= {("OpenMP's own", 1): 1.0, ("OpenMP's own", 2): 50.0}
+
+    def together(count: int, way: str, *_: Any) -> dict[str, float]:
+        return {"step": seconds[way, count], "processor": 3.0 * seconds[way, count] * count}
+
+    monkeypatch.setattr(side_by_side, "train_together", together)
+    path = tmp_path / "found.json"
+    side_by_side.main(["--rounds", "3", "--json", str(path)])
+    ours, theirs = json.loads(path.read_text())["rows"]
+    assert ours["slower"]["median"] == pytest.approx(2.2) and ours["goal"] == 2.5
+    assert ours["processor_time"]["median"] == pytest.approx(2.2)
+    assert theirs["slower"]["median"] == pytest.approx(50)
+
+
+def test_steps_at_both_ends_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "timing.jsonl"
+    seconds = [9.0] * side_by_side.SKIP + [1.0, 2.0, 3.0] + [9.0] * side_by_side.SKIP
+    path.write_text("\n".join(json.dumps({"step": 1, "seconds": s}) for s in seconds))
+    assert side_by_side.step_seconds(path) == 2.0
+
+
+def test_threads_give_their_core_away_unless_told_otherwise() -> None:
+    environment = {"PATH": "/bin"}
+    share_cores(environment)
+    assert environment == {"PATH": "/bin", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+    for name in WAITING:
+        environment = {name: "as I said"}
+        share_cores(environment)
+        assert environment == {name: "as I said"}
+
+
+def test_what_images_cost_is_what_a_longer_run_takes_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def run(images: int) -> float:
+        clock[0] += 20.0 + 0.01 * images  # 20 seconds of start-up
+        return 50.0
+
+    monkeypatch.setattr(train_vs_timm, "processor_seconds", lambda: clock[0])
+    assert train_vs_timm.costed(run, 400) == (50.0, pytest.approx(0.01))
