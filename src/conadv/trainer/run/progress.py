@@ -13,7 +13,7 @@ PLAIN_LINES = 20
 
 
 class Watcher(Protocol):
-    """Told about each step; shows it in its own way."""
+    """Display that is told about each step and shows it in its own way."""
 
     def update(
         self, step: int, epoch: float, loss: float, accuracy: float, images_per_second: float
@@ -109,7 +109,7 @@ class Lines:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Give nothing back."""
 
 
 def _numbers(epoch: float, loss: float, accuracy: float, images_per_second: float) -> str:
