@@ -11,7 +11,7 @@ from torch import Tensor
 from conadv._tree import map_tensors
 
 LOOK_FIRST, LOOK_EVERY = 3, 100
-"""On a GPU to compare images is to wait for it: in the first rounds, and now and then."""
+"""Rounds in which images are compared, the first ones and now and then: on a GPU it is a wait."""
 ROWS, PLACES = 8, 4
 """Images, and places along each dimension of them, that a sample is of."""
 

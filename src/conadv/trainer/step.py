@@ -55,7 +55,7 @@ class StepReport:
     images: int
     """Fresh images since the start."""
     compute: float
-    """Since the start, in units of one forward and backward of one image."""
+    """Compute since the start, in units of one forward and backward of one image."""
     agreement: float | None = None
     """Cosine of stale and fresh perturbations, if ``method.track_agreement`` asks for it."""
     skipped: bool = False

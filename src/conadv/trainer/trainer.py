@@ -37,7 +37,7 @@ class Trainer:
     model: nn.Module
     """The bare model; its normalisation already split."""
     adversary: StepAdversary
-    """On that model, or on what it is wrapped in."""
+    """An adversary on that model, or on what it is wrapped in."""
     update: Update
     criterion: Criterion
     """``criterion(logits, labels)``, the mean over the images."""

@@ -166,7 +166,7 @@ class Update:
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:
-        """With SAM: at weights uphill along the gradient that is there; otherwise nothing.
+        """Enclose passes at weights uphill along the gradient that is there; nothing without SAM.
 
         The running statistics stay those of the passes at the weights themselves.
         """

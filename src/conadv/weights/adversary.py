@@ -202,7 +202,7 @@ class WeightAdversary(Continued):
         self._end_round(kept)
 
     def skip(self) -> None:
-        """Instead of `collect`, where the round is void (NaN loss): nothing of it is kept.
+        """Take the place of `collect` where the round is void (NaN loss): nothing of it is kept.
 
         Without a `loss` before it, a round is left out altogether.
         """

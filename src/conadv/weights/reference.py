@@ -38,7 +38,7 @@ def own_parts(gradients: Sequence[Gradient]) -> list[Gradient]:
 
 
 def mean_of(tensors: Sequence[Tensor]) -> Tensor:
-    """Their mean."""
+    """The mean of tensors of one shape."""
     return torch.stack(list(tensors)).mean(0)
 
 

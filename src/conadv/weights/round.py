@@ -24,9 +24,9 @@ class Term:
     """One part of a round's loss."""
 
     loss: Tensor
-    """With its weight."""
+    """The loss with its weight."""
     seen: Tensor | None
-    """Detached, without; of the images alone where there are copies of them."""
+    """The loss detached, without its weight; of the images alone where there are copies of them."""
     images: int
     outputs: Any
     moved: bool
@@ -44,7 +44,7 @@ class RoundState:
     alone: bool
     """Whether that makes no copies of images."""
     micro_batches: list[MicroBatch]
-    """At least one."""
+    """All of the round, at least one."""
     criterion: Criterion
     """Of the training loss."""
     step: int
@@ -78,7 +78,7 @@ class RoundState:
     tapped: dict[int, Kept] = field(default_factory=dict)
     """Kept gradients by the number of their micro-batch."""
     ascents: dict[int, Ascent] = field(default_factory=dict)
-    """Likewise."""
+    """Ascents by the number of their micro-batch."""
     factor: Tensor | None = None
     """What the backward began with, 0-dim: the scale of a GradScaler, say."""
     began: bool = False

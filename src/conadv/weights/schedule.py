@@ -20,7 +20,7 @@ class MicroBatch:
     """Images that have a perturbation of their own."""
 
     number: int
-    """In the run."""
+    """Its number in the run."""
     images: Tensor
     labels: Any
 
@@ -75,7 +75,7 @@ class Round(Protocol):
 
     @property
     def taken(self) -> list[Kept]:
-        """After the backward: each micro-batch's own gradient, where `takes` asked for it."""
+        """Take each micro-batch's own gradient after the backward, where `takes` asked for it."""
         ...
 
 
@@ -136,7 +136,7 @@ class WeightSchedule:
         return value_at(self.weight, progress, "weight")
 
     def active(self, progress: float) -> bool:
-        """False where share or weight is zero: then nothing is made and nothing costs."""
+        """Whether passes are made: not where share or weight is zero, and then nothing costs."""
         return self.share_at(progress) > 0 and self.weight_at(progress) != 0
 
     def work(self, progress: float, of_images: Work | None = None) -> Work:

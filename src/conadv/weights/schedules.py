@@ -75,7 +75,7 @@ class Recycled(WeightSchedule):
         super().__init__(share, weight, every)
 
     def weight_at(self, progress: float) -> float | None:
-        """Below 1, for the clean loss gives the gradient."""
+        """A weight below 1, for the clean loss gives the gradient."""
         weight = super().weight_at(progress)
         if weight == 1:
             raise ValueError(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ import conadv
 from conadv.errors import RecipeError
 from conadv.trainer.recipe import dump_recipe, load_recipe, make_recipe
 from conadv.trainer.recipe.describe import all_fields
+from conadv.trainer.recipe.updates import OPTIMIZERS, optimizer_names
 from conadv.trainer.recipe.yaml12 import parse_yaml
 
 
@@ -113,6 +115,16 @@ def test_a_wrong_choice_lists_the_choices() -> None:
     message = refusal("optimizer.name=larz")
     assert "Did you mean lars?" in message
     assert "AdamW" in message
+
+
+def test_the_optimizers_are_those_that_torch_has() -> None:
+    """Their names are read from its source, for importing it takes seconds."""
+    kinds = {thing for thing in vars(torch.optim).values() if isinstance(thing, type)}
+    classes = {kind.__name__ for kind in kinds if issubclass(kind, torch.optim.Optimizer)}
+    assert classes >= {"SGD", "AdamW"}
+    assert {*optimizer_names()} == {*OPTIMIZERS} | classes.difference(
+        ("Optimizer", "LBFGS", "SparseAdam", "Muon")
+    )
 
 
 def test_grey_levels_are_noticed() -> None:

@@ -53,13 +53,6 @@ class Comparison:
         return max(measured, key=merit, default=None)
 
     @property
-    def gained(self) -> float | None:
-        """Test accuracy of :attr:`best` above ordinary training at the same batch."""
-        return (
-            None if self.best is None else mean_difference(self.best, self.large, "test_accuracy")
-        )
-
-    @property
     def single_seed(self) -> bool:
         """Whether no cell has runs of two seeds."""
         return all(len(cell.finished) < 2 for cell in (self.large, *self.methods))

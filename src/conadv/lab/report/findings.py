@@ -72,7 +72,16 @@ def findings(everything: Sequence[Cell]) -> Findings:
     seen = compare(everything)
     if seen is None:
         return Findings(_plain_headline(everything), (), (), tuple(_caveats(everything, None)))
-    figures = [_lost_figure(seen), _gained_figure(seen), _robust_figure(seen), _cost_figure(seen)]
+    best = "" if seen.best is None else seen.best.key.method
+    attack = "" if seen.best is None else attack_note(seen.best)
+    at = f"points from {best} at batch {count(seen.large.batch)}"
+    under = f"points of accuracy under attack from {best}"
+    figures = [
+        _lost_figure(seen),
+        _gain_figure(seen, "test_accuracy", at, " test accuracy"),
+        _gain_figure(seen, "robust_accuracy", under, attack),
+        _cost_figure(seen),
+    ]
     sentences = [_sentence(seen, cell) for cell in seen.methods]
     return Findings(
         _headline(seen),
@@ -175,31 +184,14 @@ def _lost_figure(seen: Comparison) -> Figure | None:
     )
 
 
-def _gained_figure(seen: Comparison) -> Figure | None:
-    if seen.gained is None or seen.best is None:
+def _gain_figure(seen: Comparison, name: str, label: str, detail: str) -> Figure | None:
+    """What the best adversarial method has more than ordinary training at its batch."""
+    best, large = seen.best, seen.large
+    gained = None if best is None else mean_difference(best, large, name)
+    if best is None or gained is None:
         return None
-    return Figure(
-        points(seen.gained),
-        _interval(seen, seen.best, "test_accuracy"),
-        f"points from {seen.best.key.method} at batch {count(seen.large.batch)}",
-        f"{percent(seen.best.mean('test_accuracy'))} against "
-        f"{percent(seen.large.mean('test_accuracy'))} test accuracy",
-    )
-
-
-def _robust_figure(seen: Comparison) -> Figure | None:
-    if seen.best is None:
-        return None
-    gained = mean_difference(seen.best, seen.large, "robust_accuracy")
-    if gained is None:
-        return None
-    return Figure(
-        points(gained),
-        _interval(seen, seen.best, "robust_accuracy"),
-        f"points of accuracy under attack from {seen.best.key.method}",
-        f"{percent(seen.best.mean('robust_accuracy'))} against "
-        f"{percent(seen.large.mean('robust_accuracy'))}{attack_note(seen.best)}",
-    )
+    accuracies = f"{percent(best.mean(name))} against {percent(large.mean(name))}"
+    return Figure(points(gained), _interval(seen, best, name), label, accuracies + detail)
 
 
 def _cost_figure(seen: Comparison) -> Figure | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from conadv.lab.report.runs import Run
 from conadv.lab.report.study.cells import Cell, cells, relative
-from conadv.lab.report.text import amount, count, percent, ratio, seconds
+from conadv.lab.report.study.wording import accuracy
+from conadv.lab.report.text import amount, count, ratio, seconds
 
 TESTED = {"test_accuracy": "Test accuracy", "robust_accuracy": "Robust accuracy"}
 HELD_OUT = {"val_accuracy": "Held-out accuracy"}
@@ -48,7 +49,7 @@ def rows(everything: Sequence[Cell]) -> list[Row]:
             (
                 cell.key.method,
                 count(cell.batch),
-                *(_accuracy(cell, name) for name in measured),
+                *(accuracy(cell, name) for name in measured),
                 _cost(cell, everything, "compute", amount),
                 _cost(cell, everything, "step_seconds_median", seconds),
             ),
@@ -87,12 +88,6 @@ def escape(text: str) -> str:
     for character in "\\|*_`[]<>":
         text = text.replace(character, "\\" + character)
     return " ".join(text.split())
-
-
-def _accuracy(cell: Cell, name: str) -> str:
-    spread = cell.spread(name)
-    text = percent(cell.mean(name))
-    return text if spread is None else f"{text} ± {100 * spread:.1f}"
 
 
 def _cost(cell: Cell, everything: Sequence[Cell], name: str, write: Any) -> str:

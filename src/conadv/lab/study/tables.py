@@ -42,7 +42,7 @@ def write_tables(folder: StudyFolder, plan: Plan, search: Search) -> None:
 
 
 def tuned(plan: Plan, search: Search, found: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Per cell: what is tuned, the chosen settings, and all trials.
+    """What is tuned in each cell, the chosen settings, and all trials.
 
     ``chosen`` is null until every trial and confirmation has ended, and where all failed.
     ``val_accuracy`` is that of the chosen trial, or the mean over it and its confirmations.

@@ -60,7 +60,7 @@ class JoinedStatistics:
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Back to `begin`: the images of this rank do not count."""
+        """Go back to `begin`: the images of this rank do not count."""
         self._put(self._statistics, self._start)
         self._set_counts(self._before)
 

@@ -99,7 +99,7 @@ class Joined(Exchange):
         return messages  # type: ignore[no-any-return]
 
     def _wait_for_gradients(self) -> None:
-        """Nothing to wait for, unless their exchange is awaited late."""
+        """Wait for nothing, unless their exchange is awaited late."""
 
 
 class DataParallel(Joined):

@@ -50,22 +50,22 @@ class NoWatchdog:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Nobody watches."""
+        """Enclose a wait: nobody watches."""
         yield
 
     def doing(self, what: str) -> None:
-        """Nobody asks."""
+        """Note what is done: nobody asks."""
 
     def fail(self, cause: str) -> bool:
-        """Nobody else would tell."""
+        """Tell nobody: there is nobody else."""
         return True
 
     def lost(self) -> Verdict | None:
-        """Nothing is known."""
+        """None: nothing is known."""
         return None
 
     def close(self) -> None:
-        """Nothing to stop."""
+        """Stop nothing: nothing runs."""
 
 
 class Watchdog(NoWatchdog):
@@ -121,7 +121,7 @@ class Watchdog(NoWatchdog):
         self._said = replace(self._said, at=what)
 
     def fail(self, cause: str) -> bool:
-        """This process cannot go on: the others end quietly.
+        """Say that this process cannot go on: the others end quietly.
 
         Args:
             cause: one line.
@@ -178,7 +178,7 @@ class Watchdog(NoWatchdog):
             self._watch_alone()
 
     def _watch_alone(self) -> None:
-        """Without a store, as after the launcher's end: do not wait for the others for ever."""
+        """Watch without a store, as after the launcher's end: wait for the others, not for ever."""
         seen, since = self._said.waits, time.monotonic()
         while not self._closing:
             now = time.monotonic()

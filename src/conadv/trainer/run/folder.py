@@ -125,7 +125,7 @@ class RunFolder:
         return command + (f" --devices {processes}" if processes > 1 else "")
 
     def _processes(self) -> int:
-        """On how many the run was begun or last continued."""
+        """Number of processes on which the run was begun or last continued."""
         try:
             known = json.loads(self.environment.read_text(encoding="utf-8"))
             last = [known, *known.get("resumed", [])][-1]

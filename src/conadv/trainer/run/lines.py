@@ -16,13 +16,13 @@ class NoLines:
     """What ranks other than the first write: nothing."""
 
     def append(self, line: dict[str, Any]) -> None:
-        """Nothing."""
+        """Append nothing."""
 
     def sync(self) -> None:
-        """Nothing."""
+        """Flush nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Close nothing."""
 
 
 class JsonLines:

@@ -14,7 +14,7 @@ PLAIN_LINES = 20
 
 
 class Watcher(Protocol):
-    """Told about each step; shows it in its own way."""
+    """Display that is told about each step and shows it in its own way."""
 
     def update(
         self, step: int, epoch: float, loss: float, accuracy: float, images_per_second: float
@@ -110,7 +110,7 @@ class Lines:
         say(self._console, text)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Give nothing back."""
 
 
 def _numbers(epoch: float, loss: float, accuracy: float, images_per_second: float) -> str:

@@ -1,6 +1,5 @@
 """Rows of the study's tables: how far methods go, and what they give at one batch."""
 
-from conadv.lab.report.study.cells import Cell
 from conadv.lab.report.study.findings import reach_text
 from conadv.lab.report.study.large_batch import (
     Gain,
@@ -10,7 +9,7 @@ from conadv.lab.report.study.large_batch import (
     unfinished,
 )
 from conadv.lab.report.study.marks import marks
-from conadv.lab.report.study.wording import difference
+from conadv.lab.report.study.wording import accuracy, difference
 from conadv.lab.report.text import MISSING, count, percent, ratio
 
 
@@ -65,9 +64,3 @@ def gains_row(at_batch: Gains, row: Gain | None) -> tuple[str, ...]:
         MISSING if loss is None else f"{loss:.3f}",
         ", ".join(marks(cell, at_batch.cells)) or MISSING,
     )
-
-
-def accuracy(cell: Cell, name: str) -> str:
-    """Mean and standard deviation in per cent, over the seeds."""
-    text, spread = percent(cell.mean(name)), cell.spread(name)
-    return text if spread is None else f"{text} ± {100 * spread:.1f}"

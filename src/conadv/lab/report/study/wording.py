@@ -1,10 +1,17 @@
-"""How differences and verdicts are written."""
+"""How accuracies, differences and verdicts are written."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conadv.lab.evidence import Paired
-from conadv.lab.report.text import MISSING, points
+from conadv.lab.report.study.cells import Cell
+from conadv.lab.report.text import MISSING, percent, points
+
+
+def accuracy(cell: Cell, name: str) -> str:
+    """Mean and standard deviation in per cent, over the seeds."""
+    text, spread = percent(cell.mean(name)), cell.spread(name)
+    return text if spread is None else f"{text} ± {100 * spread:.1f}"
 
 
 def difference(found: Paired | None) -> str:

@@ -29,7 +29,7 @@ class Claim:
 
     @property
     def path(self) -> Path:
-        """Its file."""
+        """The file of the claim."""
         return self.folder / f"claim-{self.generation}.json"
 
     def owned(self) -> bool:

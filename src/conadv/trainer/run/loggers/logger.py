@@ -30,7 +30,7 @@ class LoggedRun:
 
 
 class Logger(Protocol):
-    """Somewhere to send numbers and pictures: all that a logger of one's own has to have.
+    """Receiver of numbers and pictures: all that a logger of one's own has to have.
 
     What makes one is called with a `LoggedRun` and the recipe's options for it. It lives in a
     thread of its own, so it may be slow, and is given up at its first error.
