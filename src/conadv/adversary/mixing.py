@@ -40,7 +40,8 @@ class Part:
         """The gradient that the backward left for this part's images, or None."""
         if self.leaf is None or self.leaf.grad is None:
             return None
-        found = self.leaf.grad[self.offset : self.offset + len(self.images)]
+        stop = self.offset + len(self.images)
+        found: Tensor = rows(self.leaf.grad, self.offset, stop, len(self.leaf))
         return found if self.length is None else found[:, : self.length]
 
 

@@ -39,6 +39,8 @@ def ordinary(tensor: Tensor) -> Tensor:
 
 def wide(tensor: Tensor) -> Tensor:
     """The tensor in float32 at least: fp16 and bf16 are too coarse to project in."""
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor.detach()
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from conadv._tree import rows
 from conadv.schedules.base import Copies, Round, Schedule, Scheduled, own_labels
 from conadv.schedules.facts import Setting, Work
 
@@ -221,9 +222,9 @@ class Recycled(Schedule):
         cohort = -(-wanted // self.refine)
         count = max(0, min(total, cohort, wanted - sum(map(len, pending))))
         if count and current.clean_gradient is not None:
-            origins = current.images[:count].detach()
+            origins = rows(current.images, 0, count, total).detach()
             scales = current.draw_scales(count)
-            gradient = current.clean_gradient[:count]
+            gradient = rows(current.clean_gradient, 0, count, total)
             stepped = current.attack.ascend(origins, origins, gradient, scales)
             current.report_zero_share(stepped.zero_share, stepped.nan_share)
             keep = origins.clone() if self.refine > 1 or current.keep_origins else None
