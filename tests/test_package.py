@@ -69,7 +69,7 @@ def test_the_library_imports_torch_and_numpy_alone(module: str) -> None:
 
 # -- the rooms ---------------------------------------------------------------------------------
 
-SHARED = {"errors", "_files", "_tree", "_numbers", "_words", "_terminal"}
+SHARED = {"errors", "_files", "_tree", "_numbers", "_words"}
 """What every room may use."""
 LIBRARY: dict[str, set[str]] = {
     "branches": set(),

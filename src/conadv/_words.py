@@ -1,15 +1,18 @@
-"""Words: times as people write them, names that somebody may have meant, and things by name.
+"""Words: times, lines that fit a terminal, names that somebody may have meant, things by name.
 
 A registered thing has a word for a name; one's own is ``module:attribute``.
 """
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 T = TypeVar("T")
+_COMMAND = re.compile(r"  (conadv|torchrun|tensorboard|\S*python\S*) ")
+"""What a line begins with that is to be typed, not read."""
 
 
 def duration(seconds: float) -> str:
@@ -18,6 +21,46 @@ def duration(seconds: float) -> str:
         if seconds >= size * (2 if unit == "days" else 1):
             return f"{seconds / size:.3g} {unit}"
     return "0 s" if seconds == 0 else f"{seconds * 1e6:.3g} us"
+
+
+def width_of(stream: IO[str]) -> int | None:
+    """Columns of the terminal behind a stream; None where there is none."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else None
+    except (OSError, ValueError):  # a stand-in for a terminal, or a closed one
+        return None
+
+
+def fitted(text: str, width: int | None) -> str:
+    """Break lines at spaces so that they fit; a word that is longer stays whole.
+
+    Parts of an indented command end in a backslash: a shell takes them as one.
+
+    Args:
+        text: Any number of lines.
+        width: Columns; None leaves the text as it is.
+    """
+    if width is None:
+        return text
+    return "\n".join(_broken(line, width) for line in text.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    command = _COMMAND.match(line) is not None
+    # What stands in quotes is one word to a shell.
+    words = re.findall(r"(?:'[^']*'|\S)+" if command else r"\S+", line)
+    start = " " * (len(line) - len(line.lstrip()))
+    further = start + "  " * (command or words[:1] == ["-"])
+    end = " \\" * command
+    lines = [start + "".join(words[:1])]
+    for word in words[1:]:
+        if len(lines[-1]) + 1 + len(word) + len(end) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(further + word)
+    return f"{end}\n".join(lines)
 
 
 def nearest(word: str, words: Iterable[str], count: int = 3, alike: float = 0.6) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conadv._terminal import fitted, width_of
+from conadv._words import fitted, width_of
 from conadv.errors import ConadvError, Interrupted, in_words, install_command, what_was_done
 
 USAGE = 2

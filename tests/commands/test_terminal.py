@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conadv._terminal import fitted
+from conadv._words import fitted
 from conadv.cli import main
 from support.terminal import Terminal, screen
 
@@ -94,7 +94,7 @@ def test_no_word_is_cut_and_no_line_is_longer_than_the_terminal(
     known = set(piped(arguments, monkeypatch).split())
     lines = screen(typed(arguments, width, monkeypatch))
     longest = max(map(len, known))
-    assert max(map(len, lines)) <= max(width, longest + 2)
+    assert max(map(len, lines)) <= max(width, longest + 4)
     # A comment is marked on each of its lines; a table is cut into two with the same first column,
     # or read row by row, each name with a colon.
     known |= {f"{word}:" for word in known} | {"-", "#"}
@@ -109,3 +109,14 @@ def test_commands_stay_whole_for_a_shell() -> None:
         first, *_ = shown.partition("\n  conadv")
         assert max(map(len, first.split("\n"))) <= width
         assert shlex.split(shown[len(first) :].replace("\\\n", "")) == shlex.split(command)
+
+
+def test_lists_stay_indented_and_are_no_commands() -> None:
+    shown = fitted("two problems:\n  - optimizer.lr=-1: give a number above 0, such as 0.1", 30)
+    assert shown.split("\n") == [
+        "two problems:",
+        "  - optimizer.lr=-1: give a",
+        "    number above 0, such as",
+        "    0.1",
+    ]
+    assert fitted(" " * 50, 30).strip() == ""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conadv._terminal import fitted, width_of
+from conadv._words import fitted, width_of
 
 if TYPE_CHECKING:
     from rich.console import Console

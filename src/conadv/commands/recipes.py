@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from conadv._terminal import width_of
+from conadv._words import width_of
 from conadv.commands._options import Changes, RecipeName
 from conadv.commands._show import by_numbers, percent, say, table
 

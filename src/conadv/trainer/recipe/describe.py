@@ -233,7 +233,12 @@ def _plain(value: Any) -> Any:
 def _comment(text: str, indent: str, width: int) -> list[str]:
     start = f"{indent}# "
     return textwrap.wrap(
-        text, width, initial_indent=start, subsequent_indent=start, break_on_hyphens=False
+        text,
+        width,
+        initial_indent=start,
+        subsequent_indent=start,
+        break_on_hyphens=False,
+        break_long_words=False,
     )
 
 

@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 
 from rich.console import Console
 
-from conadv._terminal import fitted
+from conadv._words import fitted
 
 
 class Steady:
