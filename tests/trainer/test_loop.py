@@ -137,7 +137,7 @@ def test_interrupted_and_resumed_equals_unbroken(method: str, tmp_path: Path) ->
     recipe = tiny(*METHODS[method], "train.ema_decay=0.9")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = quietly(recipe, whole)
-    with pytest.raises(Interrupted, match=r"after step 1 of 6.*--resume"):
+    with pytest.raises(Interrupted, match=r"(?s)after step 1 of 6.*--resume"):
         quietly(recipe, broken, stop=StopAfter(1))
     assert Result.read(broken / "result.json").status == "interrupted"
     with pytest.raises(Interrupted, match="after step 3 of 6"):
