@@ -326,6 +326,25 @@ def test_the_rule_would_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert imports_of(file) == {"conadv.trainer.recipe", "conadv.optim.b", "numpy"}
 
 
+_BEGINNINGS = {
+    *("After", "Always", "At", "Below", "For", "From", "In", "Inside", "Instead", "Likewise"),
+    *("Nobody", "Nothing", "Of", "On", "Per", "Then", "They", "Told", "With", "Without"),
+}
+"""Words with which neither a verb nor a noun phrase begins."""
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun_phrase() -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)}: {text.splitlines()[0]}"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and (text := ast.get_docstring(node))
+        and text.split()[0].rstrip(",.:;") in _BEGINNINGS
+    ]
+    assert found == []
+
+
 # -- names and metadata ------------------------------------------------------------------------
 
 

@@ -111,7 +111,7 @@ def describe(error: BaseException) -> tuple[str | None, int]:
 
 
 def _from_elsewhere(error: BaseException) -> str | None:
-    """Of an error of another library, or of one's own code, where it is and what was being done.
+    """Where an error of another library or of one's own code is, and what was being done.
 
     None if nobody noted that, or if the error is one of this package, which a traceback explains.
     """

@@ -251,7 +251,7 @@ class RoundState:
                 parameter.grad = torch.zeros_like(parameter)
 
     def count_nans(self) -> None:
-        """Of the images' own gradient, where whoever used it has told nothing."""
+        """Count them in the images' own gradient, where whoever used it has told nothing."""
         if self.nan_share is None and self.clean_gradient is not None:
             self.nan_share = self.clean_gradient.isnan().mean(dtype=torch.float32)
 
