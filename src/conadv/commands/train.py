@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -124,7 +125,7 @@ def _train(
     stop = StopRequest()
     with steady_streams():
         try:
-            run(
+            result = run(
                 recipe,
                 folder,
                 resume=resume,
@@ -138,6 +139,8 @@ def _train(
                 requeue(job)
             raise
         if main:
+            if not (sys.stdout.isatty() and sys.stderr.isatty()):
+                say(result.summary)  # on a terminal it is the last line above
             say(_next(folder))
 
 
