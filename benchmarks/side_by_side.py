@@ -20,6 +20,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from _result import load, processor_seconds, write_result
+
+from conadv.cli import WAITING
 from conadv.trainer.run import environment as machine
 
 GOAL = 2.5
@@ -30,7 +33,7 @@ WAYS: dict[str, dict[str, str]] = {
     "OpenMP's own": {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"},
 }
 """Environments. The second is what libgomp and Intel's library do where nothing is set."""
-UNSET = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+UNSET = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", *WAITING)
 
 
 def train_together(count: int, way: str, model: str, batch: int, steps: int) -> dict[str, float]:
@@ -66,12 +69,6 @@ def train_together(count: int, way: str, model: str, batch: int, steps: int) -> 
         used = processor_seconds() - before
         walls = [step_seconds(out / "timing.jsonl") for out in outs]
     return {"step": statistics.median(walls), "processor": used}
-
-
-def processor_seconds() -> float:
-    """User and system time of all children that have ended."""
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 def step_seconds(timing: Path) -> float:
@@ -119,17 +116,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    before = os.getloadavg()[0]
+    before = load()
     rows = measure(given.model, given.batch, given.steps, given.rounds)
     for row in rows:
         print(
             f"{row['way']}: each {row['slower']['median']:.2f}x slower, "
             f"{row['processor_time']['median']:.2f}x the processor time"
         )
-    if given.json:
-        load = {"before": before, "after": os.getloadavg()[0]}
-        content = {"rows": rows, "load": load, "environment": machine.environment()}
-        given.json.write_text(json.dumps(content, indent=1) + "\n")
+    write_result(given.json, {"rows": rows}, before)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ No trainer can be quicker than the convolutions: step over convolutions is how f
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _result import load, write_result
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -157,17 +156,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    before = os.getloadavg()[0]
+    before = load()
     rows = []
     for model in given.models:
         row = measure(model, given.batch, given.rounds, given.steps, given.precision)
         rows.append(row)
         shares = ", ".join(f"{k} {v['median']:.1%}" for k, v in row["share_of_step"].items())
         print(f"{model}: {shares}; {row['step_over_convolutions']:.2f}x convolutions", flush=True)
-    if given.json:
-        load = {"before": before, "after": os.getloadavg()[0]}
-        content = {"rows": rows, "load": load, "environment": machine.environment()}
-        given.json.write_text(json.dumps(content, indent=1) + "\n")
+    write_result(given.json, {"rows": rows}, before)
 
 
 if __name__ == "__main__":

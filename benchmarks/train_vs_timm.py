@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import pickle
 import re
 import statistics
@@ -31,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from side_by_side import processor_seconds
+from _result import load, processor_seconds, write_result
 
 from conadv.trainer.data import load_dataset
 from conadv.trainer.run import environment as machine
@@ -180,22 +179,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
-    load = [os.getloadavg()[0]]
+    before = load()
     with tempfile.TemporaryDirectory() as folder:
         for images in (options.images, options.images // 2):
             write_cifar(Path(folder) / str(images), images, test=128)
         for model in options.models:
             rows += measure(model, Path(folder), options)
-    load.append(os.getloadavg()[0])
-    if options.json:
-        script = hashlib.sha256(options.timm_script.read_bytes()).hexdigest()
-        content = {
-            "rows": rows,
-            "timm_script_sha256": script,
-            "load": dict(zip(("before", "after"), load, strict=True)),
-            "environment": machine.environment(),
-        }
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    script = hashlib.sha256(options.timm_script.read_bytes()).hexdigest()
+    write_result(options.json, {"rows": rows, "timm_script_sha256": script}, before)
 
 
 if __name__ == "__main__":

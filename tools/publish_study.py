@@ -21,6 +21,7 @@ import json
 import re
 import shutil
 import sys
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def publish(study: Path, out: Path, *, pictures: bool = True) -> int:
     """Write ``out`` anew.
 
     Args:
-        study: Folder of the study; give it as a reader would, it is shown in commands.
+        study: Folder of the study; its name stands in the table of the runs.
         out: What is committed; what is there is replaced.
         pictures: Whether the page shows images of the data.
 
@@ -78,12 +79,14 @@ def publish(study: Path, out: Path, *, pictures: bool = True) -> int:
     environments = json.dumps(list(machines.values()), indent=2) + "\n"
     (out / "environments.json").write_text(environments, encoding="utf-8")
     if rows:
-        write_content(
-            content(gather([study]), pictures=pictures),
-            out / "report.html",
-            markdown_out=out / "report.md",
-            table_out=out / "runs.csv",
-        )
+        out = out.resolve()
+        with chdir(study.parent):  # so that tables name the runs without this machine's folders
+            write_content(
+                content(gather([Path(study.name)]), pictures=pictures),
+                out / "report.html",
+                markdown_out=out / "report.md",
+                table_out=out / "runs.csv",
+            )
     return len(rows)
 
 

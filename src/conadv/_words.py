@@ -6,6 +6,7 @@ A registered thing has a word for a name; one's own is ``module:attribute``.
 import difflib
 import os
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import IO, Any, TypeVar, cast
@@ -13,6 +14,8 @@ from typing import IO, Any, TypeVar, cast
 T = TypeVar("T")
 _COMMAND = re.compile(r"  (conadv|torchrun|tensorboard|\S*python\S*) ")
 """What a line begins with that is to be typed, not read."""
+_INSIDE = "\0"
+"""Stands for a space that no line is broken at."""
 
 
 def duration(seconds: float) -> str:
@@ -31,7 +34,7 @@ def width_of(stream: IO[str]) -> int | None:
         return None
 
 
-def fitted(text: str, width: int | None) -> str:
+def fitted(text: str, width: int | None, further: str = "") -> str:
     """Break lines at spaces so that they fit; a word that is longer stays whole.
 
     Parts of an indented command end in a backslash: a shell takes them as one.
@@ -39,28 +42,31 @@ def fitted(text: str, width: int | None) -> str:
     Args:
         text: Any number of lines.
         width: Columns; None leaves the text as it is.
+        further: What the second and later parts of any line begin with, after its indentation.
     """
     if width is None:
         return text
-    return "\n".join(_broken(line, width) for line in text.split("\n"))
+    return "\n".join(_broken(line, width, further) for line in text.split("\n"))
 
 
-def _broken(line: str, width: int) -> str:
+def _broken(line: str, width: int, further: str) -> str:
     if len(line) <= width:
         return line
     command = _COMMAND.match(line) is not None
-    # What stands in quotes is one word to a shell.
-    words = re.findall(r"(?:'[^']*'|\S)+" if command else r"\S+", line)
-    start = " " * (len(line) - len(line.lstrip()))
-    further = start + "  " * (command or words[:1] == ["-"])
     end = " \\" * command
-    lines = [start + "".join(words[:1])]
-    for word in words[1:]:
-        if len(lines[-1]) + 1 + len(word) + len(end) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(further + word)
-    return f"{end}\n".join(lines)
+    if command:  # what stands in quotes is one word to a shell
+        line = re.sub("'[^']*'", lambda quoted: quoted[0].replace(" ", _INSIDE), line)
+    text = line.lstrip()
+    further += "  " * (command or text.startswith("- "))
+    parts = textwrap.wrap(
+        text,
+        width - len(end),
+        initial_indent=line[: -len(text)],
+        subsequent_indent=line[: -len(text)] + further,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return f"{end}\n".join(parts).replace(_INSIDE, " ")
 
 
 def nearest(word: str, words: Iterable[str], count: int = 3, alike: float = 0.6) -> list[str]:

@@ -52,6 +52,7 @@ def test_a_published_study_says_what_the_whole_one_says(
     assert {"report.html", "report.md", "runs.csv", "environments.json"} <= {
         path.name for path in out.iterdir()
     }
+    assert not any(str(tmp_path) in p.read_text() for p in out.rglob("*.*") if p.is_file())
     recipes = {p: p.read_text() for p in out.rglob("recipe.yaml")}
     assert len(recipes) == 38 and not any(
         "\n#" in text or "\n\n" in text for text in recipes.values()

@@ -1,12 +1,10 @@
 """``conadv recipes``: what comes with the package, and every setting of it."""
 
 import sys
-import textwrap
-from typing import Any
 
 import typer
 
-from conadv._words import width_of
+from conadv._words import fitted, width_of
 from conadv.commands._options import Changes, RecipeName
 from conadv.commands._show import by_numbers, percent, say, table
 
@@ -54,10 +52,5 @@ def show(
     changed = recipe not in recipe_names() or bool(overrides)
     found = load_recipe(recipe, overrides or [], checked=changed)
     width = width_of(sys.stdout)
-    if width is None:
-        typer.echo(dump_recipe(found), nl=False)
-        return
-    whole: Any = {"break_long_words": False, "break_on_hyphens": False}
-    for line in dump_recipe(found, min(width, 100)).splitlines():
-        further = " " * (len(line) - len(line.lstrip()) + 2)  # still the same value in YAML
-        typer.echo("\n".join(textwrap.wrap(line, width, subsequent_indent=further, **whole)))
+    text = dump_recipe(found, min(width or 100, 100))
+    typer.echo(fitted(text, width, "  "), nl=False)  # indented: still the same value in YAML

@@ -267,7 +267,9 @@ class Run:
         """This rank's part of a checkpoint, copied."""
         step, rows = self.trainer.step, dict[str, Tensor]()
         with doing(f"collecting the checkpoint of step {step}"):
-            shared = take_rows(self.trainer.state_dict(), rows)
+            shared = None
+            if self.world.main or self.trainer.exchange.mesh is not None:  # every rank has rows
+                shared = take_rows(self.trainer.state_dict(), rows)
             own = {"step": step, "own": self.trainer.rank_state_dict(), "rows": rows}
         if not self.world.main:
             return snapshot(own)  # type: ignore[no-any-return]

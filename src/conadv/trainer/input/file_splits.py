@@ -22,7 +22,7 @@ from conadv.trainer.data.split import Indices, divide
 from conadv.trainer.distributed import World
 from conadv.trainer.input.feed import Feed
 from conadv.trainer.input.file_feed import FileFeed
-from conadv.trainer.input.images import Images
+from conadv.trainer.input.images import Images, evenly_spread
 from conadv.trainer.input.splits import Facts
 from conadv.trainer.recipe import Recipe
 
@@ -56,7 +56,7 @@ class FileImages:
         """Take at most ``count`` of them, evenly spread over the split; None: all."""
         if count is None or count >= len(self):
             return self
-        return replace(self, indices=self.indices[torch.arange(count) * len(self) // count])
+        return replace(self, indices=self.indices[evenly_spread(len(self), count)])
 
     def repeated(self, count: int) -> FileImages:
         """The first image so many times."""
@@ -158,10 +158,7 @@ class FileSplits:
         return self._images(self.test_source, indices)
 
     def _train_indices(self, count: int | None) -> Tensor:
-        """So many of them, evenly spread; None: all."""
-        total = len(self.train_indices)
-        count = total if count is None else min(count, total)
-        return self.train_indices[torch.arange(count) * total // count]
+        return self.train_indices[evenly_spread(len(self.train_indices), count)]
 
     def _images(self, source: ImageSource, indices: Tensor) -> FileImages:
         files = self.recipe.data.files

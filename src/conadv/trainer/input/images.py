@@ -45,6 +45,12 @@ class EvalImages(Protocol):
         """Standardised float32 batches (images, labels) on a device, in order."""
 
 
+def evenly_spread(total: int, count: int | None) -> Tensor:
+    """Places of at most ``count`` of so many things, int64, evenly spread; None: all."""
+    count = total if count is None else min(count, total)
+    return torch.arange(count) * total // count
+
+
 @dataclass(frozen=True)
 class Images:
     """Labelled images of one split that lie in memory.
@@ -68,7 +74,7 @@ class Images:
         """Take at most ``count`` of them, evenly spread over the split; None: all."""
         if count is None or count >= len(self):
             return self
-        chosen = torch.arange(count, device=self.labels.device) * len(self) // count
+        chosen = evenly_spread(len(self), count).to(self.labels.device)
         return Images(self.images[chosen], self.labels[chosen], self.mean, self.std)
 
     def repeated(self, count: int) -> "Images":

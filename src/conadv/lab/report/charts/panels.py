@@ -78,6 +78,10 @@ class Mark:
         """Lowest and highest number that it reaches."""
         return self.ends or (self.value, self.value)
 
+    def said(self, where: str = "") -> str:
+        """What a reader who points at it is told; ``where`` stands behind the figure."""
+        return f"{self.label}: {self.written}{where}{_in_brackets(self.ends)}"
+
 
 @dataclass(frozen=True)
 class Series:
@@ -136,18 +140,14 @@ def dots(marks: Sequence[Mark], axis: str, span: tuple[float, float], line_at: f
         parts.append(f'<g style="--c:{mark.colour}">')
         if mark.ends is not None:
             parts.append(line(x(mark.ends[0]), middle, x(mark.ends[1]), middle, "whisker"))
-        parts.append(
-            symbol(mark.symbol, x(mark.value), middle, 4.5, f"{mark.label}: {_said(mark)}")
-        )
+        parts.append(symbol(mark.symbol, x(mark.value), middle, 4.5, mark.said()))
         parts.append("</g>" + text(WIDTH, middle + 4, mark.written, "end", "figure"))
         top += height
     return svg(WIDTH, foot + _BOTTOM, parts, axis)
 
 
-def _said(mark: Mark) -> str:
-    if mark.ends is None:
-        return mark.written
-    return f"{mark.written} ({' to '.join(tick_text(end) for end in mark.ends)})"
+def _in_brackets(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f" ({' to '.join(map(tick_text, ends))})"
 
 
 def multiples(
@@ -225,8 +225,6 @@ def _own(ident: str, one: Series, x: Scale, y: Scale) -> str:
         if ends is not None:
             parts.append(line(x(a), y(ends[0]), x(a), y(ends[1]), "whisker"))
         if one.symbol:
-            title = f"{one.name}: {tick_text(b)} at {tick_text(a)}"
-            if ends is not None:
-                title += f" ({' to '.join(tick_text(end) for end in ends)})"
+            title = f"{one.name}: {tick_text(b)} at {tick_text(a)}{_in_brackets(ends)}"
             parts.append(symbol(one.symbol, x(a), y(b), title=title))
     return "".join(parts) + "</g>"

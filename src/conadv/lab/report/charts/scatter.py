@@ -126,13 +126,10 @@ def _drawn(mark: Mark, cost: float, at: tuple[float, float], middle: float, y: S
     across, down = at
     words = _lines(mark)
     leader = path_points([(across, down), (RIGHT, down), (LABELS - 4, middle)])
-    said = f"{mark.label}: {mark.written} at {ratio(cost)}"
-    if mark.ends is not None:
-        said += f" ({' to '.join(tick_text(end) for end in mark.ends)})"
     parts = [f'<g style="--c:{mark.colour}"><polyline class="leader" points="{leader}"/>']
     if mark.ends is not None:
         parts.append(line(across, y(mark.ends[0]), across, y(mark.ends[1]), "whisker"))
-    parts += [symbol(mark.symbol, across, down, title=said), "</g>"]
+    parts += [symbol(mark.symbol, across, down, title=mark.said(f" at {ratio(cost)}")), "</g>"]
     first = middle + 4 - LINE / 2 * (len(words) - 1)
     parts += [text(LABELS, first + LINE * n, word) for n, word in enumerate(words)]
     return "".join(parts)
