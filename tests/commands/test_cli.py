@@ -38,7 +38,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     return put
 
 
-RESULT = SimpleNamespace(test_accuracy=0.8125, robust_accuracy=0.25, val_accuracy=None)
+RESULT = SimpleNamespace(summary="test accuracy 81.25%")
 
 
 # -- the frame ---------------------------------------------------------------------------------
@@ -270,6 +270,7 @@ def test_train_hands_on_the_recipe(fake: Fake, capsys: pytest.CaptureFixture[str
     assert folder == Path("runs/smoke-3")
     assert called["resume"] is False
     shown = capsys.readouterr().out
+    assert RESULT.summary in shown
     assert "conadv evaluate runs/smoke-3" in shown
     assert "conadv export runs/smoke-3" in shown
     assert "tensorboard --logdir runs" in shown

@@ -106,12 +106,13 @@ def test_a_process_that_hangs(rank: int, tmp_path: Path) -> None:
 
 
 def test_a_process_that_fails(tmp_path: Path) -> None:
-    """A bug or a lack of memory: one stack trace, of the process that knows."""
+    """A bug or a lack of memory: said once, by the process that knows."""
     process = start_changed(tmp_path, 1, "raise KeyError('of rank 1')", "hardware.timeout=60")
     _, errors = finish(process)
     assert process.returncode not in (0, None)
-    assert errors.count("Traceback") == 1, errors
-    assert "KeyError: 'of rank 1'" in errors and "error: " not in errors
+    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert told == ["error: KeyError: 'of rank 1' (while taking step 4)"], errors
+    assert "CONADV_TRACEBACK=1" in errors and "Traceback" not in errors
 
 
 def test_a_process_whose_loss_is_not_a_number(tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ from conadv.trainer.distributed.batch_norm import JoinedStatistics
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+# Its name since torch 2.14, which warns of the older one.
+_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 class Exchange:
     """The other ranks, as a step sees them. Here there are none: a process on its own.
@@ -85,7 +88,7 @@ class Joined(Exchange):
         self._lengths = [len(message), len(updates)]
         own = torch.cat([message, updates])
         self._gathered = own.new_empty(self.world.size * len(own))
-        self._gathering = dist.all_gather_into_tensor(self._gathered, own, async_op=True)
+        self._gathering = _gather(self._gathered, own, async_op=True)
 
     def wait(self) -> Tensor:
         """Wait for everything that is under way."""
