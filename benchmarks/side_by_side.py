@@ -1,11 +1,11 @@
-"""Two trainings on the same cores, each with its default threads: how much does each lose?
+"""Two trainings on the same cores: how much does each lose, and what helps?
 
     python benchmarks/side_by_side.py --json benchmarks/results/side-by-side-cpu.json
 
-Fair sharing costs each a factor of 2; the goal is 2.5. Alone and side by side alternate, as
-`conadv` starts (its threads give a core away soon, see `conadv.cli`) and as the OpenMP library has
-it by itself (threads spin while they wait). Processor time stands beside wall time: what is spun
-away shows there.
+Fair sharing costs each a factor of 2; the goal is 2.5. Alone and side by side alternate: with a
+thread on each core as they start by themselves, with threads that sleep while they wait for one
+another instead of spinning, and with one thread each. Processor time stands beside wall time: what
+is spun away shows there.
 """
 
 from __future__ import annotations
@@ -22,23 +22,28 @@ from typing import Any
 
 from _result import load, processor_seconds, write_result
 
-from conadv.cli import WAITING
 from conadv.trainer.run import environment as machine
 
 GOAL = 2.5
 SKIP = 5
 """Steps at both ends that are not counted: one process starts or ends before the other."""
-WAYS: dict[str, dict[str, str]] = {
-    "conadv": {},
-    "OpenMP's own": {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"},
+DEFAULT = "a thread on each core"
+WAYS: dict[str, tuple[dict[str, str], list[str]]] = {
+    DEFAULT: ({}, []),
+    "threads that sleep": ({"OMP_WAIT_POLICY": "passive"}, []),
+    "one thread": ({}, ["hardware.threads=1"]),
 }
-"""Environments. The second is what libgomp and Intel's library do where nothing is set."""
-UNSET = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", *WAITING)
+"""Environments and overrides."""
+UNSET = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+    *("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"),
+)
 
 
 def train_together(count: int, way: str, model: str, batch: int, steps: int) -> dict[str, float]:
-    """Start so many trainings at once; medians over them of the time of a step."""
-    environment = {k: v for k, v in os.environ.items() if k not in UNSET} | WAYS[way]
+    """Start so many trainings at once; what a step takes and a training uses."""
+    added, overrides = WAYS[way]
+    environment = {k: v for k, v in os.environ.items() if k not in UNSET} | added
     with tempfile.TemporaryDirectory() as folder:
         outs = [Path(folder) / str(n) for n in range(count)]
         started = [
@@ -48,11 +53,8 @@ def train_together(count: int, way: str, model: str, batch: int, steps: int) -> 
                     *("--out", str(out), f"model.name={model}", f"batch.global_batch={batch}"),
                     *("batch.micro_batch=null", "batch.norm_group=null", "train.epochs=null"),
                     *(f"train.steps={steps}", "lr_schedule.warmup_epochs=0"),
-                    *(
-                        "evaluation.test=false",
-                        "evaluation.every_epochs=1000",
-                        "logging.loggers=[]",
-                    ),
+                    *("evaluation.test=false", "evaluation.every_epochs=1000"),
+                    *("logging.loggers=[]", *overrides),
                 ],
                 env=environment,
                 stdout=subprocess.DEVNULL,
@@ -66,7 +68,7 @@ def train_together(count: int, way: str, model: str, batch: int, steps: int) -> 
             _, said = process.communicate()
             if process.returncode != 0:
                 raise SystemExit(f"conadv train failed:\n{said[-3000:]}")
-        used = processor_seconds() - before
+        used = (processor_seconds() - before) / count
         walls = [step_seconds(out / "timing.jsonl") for out in outs]
     return {"step": statistics.median(walls), "processor": used}
 
@@ -86,25 +88,25 @@ def measure(model: str, batch: int, steps: int, rounds: int) -> list[dict[str, A
                 one = train_together(count, way, model, batch, steps)
                 found.setdefault((way, count), []).append(one)
                 print(f"round {number + 1}, {way}, {count} at once: {one}", flush=True)
-    rows = []
-    for way in WAYS:
-        pairs = list(zip(found[way, 2], found[way, 1], strict=True))
-        rows.append(
-            {
-                "way": way,
-                "model": model,
-                "batch": batch,
-                "steps": steps,
-                "step_seconds_alone": [alone["step"] for _, alone in pairs],
-                "step_seconds_beside": [both["step"] for both, _ in pairs],
-                "slower": machine.spread([both["step"] / alone["step"] for both, alone in pairs]),
-                "processor_time": machine.spread(
-                    [both["processor"] / 2 / alone["processor"] for both, alone in pairs]
-                ),
-                "goal": GOAL if way == "conadv" else None,
-            }
-        )
-    return rows
+
+    def column(way: str, count: int, name: str) -> list[float]:
+        return [one[name] for one in found[way, count]]
+
+    def over_alone(way: str, count: int, name: str) -> dict[str, float]:
+        pairs = zip(column(way, count, name), column(DEFAULT, 1, name), strict=True)
+        return machine.spread([taken / alone for taken, alone in pairs])
+
+    return [
+        {
+            **{"way": way, "model": model, "batch": batch, "steps": steps, "goal": GOAL},
+            "step_seconds_alone": column(way, 1, "step"),
+            "step_seconds_beside": column(way, 2, "step"),
+            "slower_alone": over_alone(way, 1, "step"),
+            "slower_beside": over_alone(way, 2, "step"),
+            "processor_time": over_alone(way, 2, "processor"),
+        }
+        for way in WAYS
+    ]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -120,7 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows = measure(given.model, given.batch, given.steps, given.rounds)
     for row in rows:
         print(
-            f"{row['way']}: each {row['slower']['median']:.2f}x slower, "
+            f"{row['way']}: {row['slower_alone']['median']:.2f}x alone, each "
+            f"{row['slower_beside']['median']:.2f}x side by side, "
             f"{row['processor_time']['median']:.2f}x the processor time"
         )
     write_result(given.json, {"rows": rows}, before)

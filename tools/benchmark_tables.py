@@ -117,11 +117,9 @@ def sharing() -> str:
     if not (ROOT / SHARING).exists():
         return f"Not measured yet: `python benchmarks/side_by_side.py --json {SHARING}`.\n"
     found = read(SHARING)
-    rows = [
-        [row["way"], spread(row["slower"]), spread(row["processor_time"])] for row in found["rows"]
-    ]
-    header = ["how threads wait", "a step's time, over alone (p10-p90)"]
-    header += ["processor time, over alone (p10-p90)"]
+    columns = ["slower_alone", "slower_beside", "processor_time"]
+    rows = [[row["way"], *(spread(row[name]) for name in columns)] for row in found["rows"]]
+    header = ["each with", "a step alone", "a step beside another", "processor time beside another"]
     return table(header, rows) + remade(found["environment"])
 
 

@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,6 @@ from conadv.errors import ConadvError, Interrupted, in_words, install_command, w
 
 USAGE = 2
 INTERRUPTED = 130
-
-
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""What says how long an OpenMP thread spins before it gives its core away."""
-
-
-def share_cores(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Have waiting threads give their core away soon, unless the user has said how long.
-
-    Otherwise two trainings on the same cores spin, for milliseconds at every operation, for threads
-    that the other keeps from running. libgomp reckons 1,000 rounds as 10 us, and has 300,000 where
-    it is told nothing. Has an effect before torch is loaded.
-    """
-    if not any(name in environment for name in WAITING):
-        environment.update({"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    share_cores()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8
     try:

@@ -9,8 +9,6 @@ import side_by_side
 import step_parts
 import train_vs_timm
 
-from conadv.cli import WAITING, share_cores
-
 
 @pytest.mark.slow
 def test_the_parts_of_a_step_make_up_the_step(tmp_path: Path) -> None:
@@ -26,19 +24,21 @@ def test_the_parts_of_a_step_make_up_the_step(tmp_path: Path) -> None:
 
 
 def test_how_much_each_of_two_loses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    seconds = {("conadv", 1): 1.0, ("conadv", 2): 2.2}
-    seconds |= {("OpenMP's own", 1): 1.0, ("OpenMP's own", 2): 50.0}
+    seconds = dict(zip(side_by_side.WAYS, [(1.0, 5.0), (1.5, 30.0), (1.6, 1.8)], strict=True))
 
     def together(count: int, way: str, *_: Any) -> dict[str, float]:
-        return {"step": seconds[way, count], "processor": 3.0 * seconds[way, count] * count}
+        step = seconds[way][count - 1]
+        return {"step": step, "processor": 3.0 * step}
 
     monkeypatch.setattr(side_by_side, "train_together", together)
     path = tmp_path / "found.json"
     side_by_side.main(["--rounds", "3", "--json", str(path)])
-    ours, theirs = json.loads(path.read_text())["rows"]
-    assert ours["slower"]["median"] == pytest.approx(2.2) and ours["goal"] == 2.5
-    assert ours["processor_time"]["median"] == pytest.approx(2.2)
-    assert theirs["slower"]["median"] == pytest.approx(50)
+    default, _, single = json.loads(path.read_text())["rows"]
+    assert default["slower_alone"]["median"] == 1 and default["slower_beside"]["median"] == 5
+    assert single["slower_alone"]["median"] == pytest.approx(1.6)
+    assert single["slower_beside"]["median"] == pytest.approx(1.8)
+    assert single["slower_beside"]["median"] < single["goal"]
+    assert single["processor_time"]["median"] == pytest.approx(1.8)
 
 
 def test_steps_at_both_ends_do_not_count(tmp_path: Path) -> None:
@@ -46,16 +46,6 @@ def test_steps_at_both_ends_do_not_count(tmp_path: Path) -> None:
     seconds = [9.0] * side_by_side.SKIP + [1.0, 2.0, 3.0] + [9.0] * side_by_side.SKIP
     path.write_text("\n".join(json.dumps({"step": 1, "seconds": s}) for s in seconds))
     assert side_by_side.step_seconds(path) == 2.0
-
-
-def test_threads_give_their_core_away_unless_told_otherwise() -> None:
-    environment = {"PATH": "/bin"}
-    share_cores(environment)
-    assert environment == {"PATH": "/bin", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
-    for name in WAITING:
-        environment = {name: "as I said"}
-        share_cores(environment)
-        assert environment == {name: "as I said"}
 
 
 def test_what_images_cost_is_what_a_longer_run_takes_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from conadv.trainer.distributed.world import launched
 from conadv.trainer.outcome import Outcome
 from conadv.trainer.recipe import Recipe, dump_recipe
 from conadv.trainer.recipe.recipe import flat
+from conadv.trainer.run.contention import Contention
 from conadv.trainer.run.environment import describe_environment
 from conadv.trainer.run.folder import RunFolder
 from conadv.trainer.run.lines import JsonLines, NoLines, finite, truncate_after
@@ -129,6 +131,7 @@ class Run:
     def complete(self) -> Result:
         """Take the remaining steps and measure the outcome."""
         self._evaluate_if_due()
+        self.contention = Contention(torch.get_num_threads())
         self.clock = time.perf_counter()
         stop = self.world.size == 1 and self.stop.requested
         while not self.trainer.finished:
@@ -213,6 +216,8 @@ class Run:
                 "images_per_second": round(images_per_second, 3),
             }
         )
+        if crowded := self.contention.notice():
+            self._say(f"warning: {crowded}")
         self.watcher.update(
             report.step, report.epoch, report.loss, report.accuracy, images_per_second
         )
