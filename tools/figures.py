@@ -2,7 +2,8 @@
 
 `<!-- = STUDY CELL [- CELL] MEASURE FORM -->text<!-- / -->` holds what the final runs of a
 published study say: a mean over seeds, or a difference of two cells paired by seed. `STUDY runs`
-counts its runs with those that tuned it, `STUDY sharpness BATCH` is the range over its methods.
+counts its runs with those that tuned it, `STUDY hours SPEED` is what those it lacks take at so many
+images/s, `STUDY sharpness BATCH` is the range over its methods.
 `results_tables.py` writes it anew, as it does the tables; a test refuses bare figures and
 judgements.
 
@@ -44,6 +45,8 @@ def figure(key: str) -> str:
             values = [one[seed] - two[seed] for seed in one if seed in two]
         case [study, "runs"]:
             return f"{_count(study):,}"
+        case [study, "hours", speed]:
+            return f"{_hours_left(study, float(speed)):.0f}"
         case [study, "sharpness", batch]:
             found = sorted(eigenvalues(study, int(batch)).values())
             return " to ".join(f"{value:,.0f}" for value in dict.fromkeys((found[0], found[-1])))
@@ -80,6 +83,21 @@ def _count(study: str) -> int:
     trials = sum(len(cell.get("trials", ())) for cell in cells)
     again = sum(len(one["accuracies"]) - 1 for cell in cells for one in cell.get("confirmed", ()))
     return len(read(f"results/{study}/summary.json")["runs"]) + trials + again
+
+
+def _hours_left(study: str, images_per_second: float) -> float:
+    """What one worker needs for the runs that a published study lacks."""
+    from conadv.lab.study.cost import estimate
+    from conadv.lab.study.files import load_study
+    from conadv.lab.study.outcomes import read_outcomes
+    from conadv.lab.study.plan import make_plan
+
+    folder = ROOT / "results" / study
+    plan = make_plan(load_study(folder / "study.yaml"), folder)
+    ended = read_outcomes(folder / "tasks", [task.name for task in plan.tasks])
+    costs = {cost.cell: cost for cost in estimate(plan, images_per_second)}
+    left = [(costs[t.cell.name], t.kind) for t in plan.tasks if t.name not in ended]
+    return sum(c.final_seconds if kind == "final" else c.trial_seconds for c, kind in left) / 3600
 
 
 def _verdict(found: Paired) -> str:

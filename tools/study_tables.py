@@ -24,6 +24,7 @@ def page(name: str) -> Content:
     return content(gather([ROOT / "results" / name]))
 
 
+@cache
 def quickstart_cells() -> list[Cell]:
     """The runs of `make quickstart`, by method and batch."""
     from conadv.lab.report.runs import read_run
