@@ -134,7 +134,9 @@ def staleness(theme: str) -> dict[str, str]:
     ink, soft = shade(recycled, theme), shade(vanilla, theme)
     series = [
         Series("mean", "mean of an age", ink, "", tuple(zip(ages, means, strict=True))),
-        Series("pairs", "two steps", ink, "circle", tuple((a, c) for a, c, _ in pairs), dash=""),
+        Series(
+            "pairs", "a pair of steps", ink, "circle", tuple((a, c) for a, c, _ in pairs), dash=""
+        ),
         Series("chance", "chance", soft, "", ((ages[0], chance), (ages[-1], chance)), dash="dot"),
     ]
     x = Axis("age of the weights (steps)", (ages[0], ages[-1]), ticks(ages[0], ages[-1]))
