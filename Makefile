@@ -46,7 +46,7 @@ pages: $(RUN)  ## Make the pages of the studies in results/: results/*/report.ht
 	@for study in results/*/report.md; do \
 		"$(BIN)/python" -m conadv report "$${study%/report.md}" || exit 1; done
 
-pictures: $(DEV)  ## Draw the pictures of README.md and docs/gallery.md from results/
+pictures: $(DEV)  ## Draw the pictures of the documentation from results/
 	"$(BIN)/python" tools/front_pictures.py
 
 docs: $(DEV)  ## Only the code and the links of the documentation

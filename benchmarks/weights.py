@@ -18,16 +18,15 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from _result import Seconds, ratios, timed
 
 from conadv import weights
 from conadv.lab.bench.stepper import Settings, Stepper
-from conadv.trainer.probe.memory import synchronise
 from conadv.trainer.run import environment as machine
 
 SCHEDULES: dict[str, Callable[[], weights.WeightSchedule]] = {
@@ -41,17 +40,6 @@ SHARE_BAR = 0.03
 """Largest median share of the perturbation in a step."""
 STEP_BAR = 0.08
 """How far the median of a step may be from its operations."""
-Seconds = tuple[float, float]
-"""Wall and processor time."""
-
-
-def timed(run: Callable[[], object], device: torch.device) -> Seconds:
-    """How long it takes."""
-    synchronise(device)
-    wall, processor = time.perf_counter(), time.process_time()
-    run()
-    synchronise(device)
-    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def perturb(stepper: Stepper) -> Callable[[], object]:
@@ -93,16 +81,6 @@ def run(settings: Settings, repeats: int, warmup: int = 1) -> dict[str, Any]:
         "environment": machine.environment(settings.device),
     }
     return result | {"missed": judge(result, "wall" if device.type == "cuda" else "processor")}
-
-
-def ratios(times: Sequence[Seconds], base: Sequence[Seconds]) -> dict[str, dict[str, float]]:
-    """Median and spread of one over the other, turn by turn, and the range of all turns."""
-    pairs = list(zip(times, base, strict=True))
-    return {
-        kind: machine.spread(parts) | {"least": min(parts), "most": max(parts)}
-        for place, kind in enumerate(("wall", "processor"))
-        if (parts := [one[place] / other[place] for one, other in pairs])
-    }
 
 
 def judge(result: dict[str, Any], kind: str) -> list[str]:

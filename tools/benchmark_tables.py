@@ -74,10 +74,14 @@ def optimizers() -> str:
 
 
 SHARING = "benchmarks/results/side-by-side-cpu.json"
+BY_HAND = "benchmarks/results/by-hand-cpu.json"
 
 
 def training() -> str:
     """Images per second against timm's training script."""
+    sys.path.append(str(ROOT / "benchmarks"))
+    from train_vs_timm import BARS
+
     found = read("benchmarks/results/train-vs-timm-cpu.json")
     rows = [
         [
@@ -85,13 +89,38 @@ def training() -> str:
             str(row["batch"]),
             spread(row["ratio"]),
             spread(row["processor_ratio"]) if "processor_ratio" in row else "",
-            "" if row["goal"] is None else f"{row['goal']:g}",
+            "" if row["goal"] is None else f"{BARS[row['model']]:g}",
         ]
         for row in found["rows"]
     ]
     header = ["network", "batch", "images/s over timm's (p10-p90)"]
     header += ["timm's processor time over ours (p10-p90)", "goal"]
     return table(header, rows) + remade(found["environment"])
+
+
+def by_hand() -> str:
+    """Images per second against a loop that is written by hand."""
+    if not (ROOT / BY_HAND).exists():
+        return f"Not measured yet: `python benchmarks/by_hand.py --json {BY_HAND}`.\n"
+    found = read(BY_HAND)
+    settings = f"{found['precision']}{', channels last' if found['channels_last'] else ''}"
+    rows = [
+        [
+            f"{found['model']}, {settings}",
+            str(found["batch"]),
+            spread(found["over_loop"]["wall"]),
+            spread(found["over_loop"]["processor"]),
+            f"{found['goal']:g}",
+            *(f"{found['images_per_second'][name]:,.0f}" for name in ("trainer", "loop")),
+        ]
+    ]
+    header = ["network", "batch", "images/s over the loop's (p10-p90)"]
+    header += ["the loop's processor time over ours (p10-p90)", "goal", "images/s", "the loop's"]
+    note = (
+        f"\nRecipe `{found['recipe']}`, {found['rounds']} interleaved rounds of {found['steps']} "
+        f"steps; load {found['load']['before']:.1f} before, {found['load']['after']:.1f} after.\n"
+    )
+    return table(header, rows) + note + remade(found["environment"])
 
 
 def parts() -> str:

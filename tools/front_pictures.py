@@ -1,9 +1,10 @@
-"""Draw the pictures of the front page and of the gallery from what is committed in `results/`.
+"""Draw the pictures of the documentation from what is committed in `results/`.
 
     python tools/front_pictures.py   # or: make pictures
 
-Each is made for light and for dark pages. The copies are those of a run of the quickstart, whose
-images are Fashion-MNIST's (MIT, see NOTICE).
+Those of the front page and of the gallery are here, the charts of docs/results.md in
+`result_charts.py`. Each is made for light and for dark pages. The copies are those of a run of the
+quickstart, whose images are Fashion-MNIST's (MIT, see NOTICE).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from picture_parts import FOLDER, FONT, THEMES, shade, style
+from result_charts import charts
 from study_tables import FORMS, answers
 from table_parts import ROOT
 
@@ -24,13 +27,8 @@ from conadv.lab.report.charts.panels import WIDTH as PANEL
 from conadv.lab.report.charts.panels import Panel, Series, multiples
 from conadv.lab.report.charts.pictures import read_pictures, strongest, triples
 
-FOLDER = ROOT / "docs" / "pictures"
 COPIES = ROOT / "results" / "quickstart" / "recycled-0"
 LANDSCAPE = ROOT / "results" / "fashion-cpu" / "runs"
-STALENESS = ROOT / "results" / "staleness" / "analysis.json"
-THEMES = {"light": ("#1c2430", "#59636e", "#dfe3e8"), "dark": ("#e6e9ee", "#a3adb9", "#39424e")}
-"""Ink, soft ink and lines; the background is the page's."""
-FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans',Arial,sans-serif"
 WIDTH = 880
 SHOWN = 3
 """Images in the picture of copies."""
@@ -130,36 +128,20 @@ def landscape(theme: str) -> str:
     return _panels(panels, theme, "Training loss around the weights")
 
 
-def staleness(theme: str) -> str:
-    """Agreement of perturbations by old weights with those by fresh ones, against their age."""
-    by_age: dict[int, list[float]] = {}
-    pairs = _result(STALENESS, "staleness")["pairs"]
-    for pair in pairs:
-        by_age.setdefault(pair["tau"], []).append(pair["cosine"])
-    chance = statistics.fmean(pair["chance"] for pair in pairs)
-    line = tuple((float(age), statistics.fmean(by_age[age])) for age in sorted(by_age))
-    series = [
-        Series(
-            "old copies against fresh ones", "cosine", _colour("recycled", theme), "circle", line
-        )
-    ]
-    drawn = multiples(
-        series, "age of the weights (steps)", "cosine", slug="staleness", line_at=chance
-    )
-    return _panels(drawn, theme, "Agreement of old and fresh perturbations")
+def pictures(theme: str) -> dict[str, str]:
+    """Every picture by the name of its file."""
+    own = {"headline": headline, "copies": copies, "landscape": landscape}
+    return {**{name: picture(theme) for name, picture in own.items()}, **charts(theme)}
 
 
 def main() -> None:
-    """Write the files."""
+    """Write the files anew."""
     FOLDER.mkdir(exist_ok=True)
+    for old in FOLDER.glob("*.svg"):
+        old.unlink()
     for theme in THEMES:
-        for name, picture in (
-            ("headline", headline),
-            ("copies", copies),
-            ("landscape", landscape),
-            ("staleness", staleness),
-        ):
-            (FOLDER / f"{name}-{theme}.svg").write_text(picture(theme), encoding="utf-8")
+        for name, picture in pictures(theme).items():
+            (FOLDER / f"{name}-{theme}.svg").write_text(picture, encoding="utf-8")
 
 
 def _result(path: Path, name: str) -> Any:
@@ -168,13 +150,8 @@ def _result(path: Path, name: str) -> Any:
 
 def _panels(panels: Sequence[Panel], theme: str, label: str) -> str:
     """Panels of a report side by side, with the colours that the page would have given them."""
-    ink, soft, line = THEMES[theme]
-    style = (
-        f"text{{fill:{ink};font-size:12px}}.axis{{fill:{soft}}}.grid{{stroke:{line}}}"
-        f".target{{stroke:{soft};stroke-dasharray:2 3}}.others{{stroke:{soft};stroke-width:1}}"
-        ".own{stroke:var(--c);stroke-width:2.2}g>path{fill:var(--c)}"
-    )
-    parts = [f"<style>{style}</style>"]
+    ink, _, _ = THEMES[theme]
+    parts = [f"<style>{style(theme)}</style>"]
     for number, panel in enumerate(panels):
         left = number * (PANEL + 40)
         parts.append(_text(left + 4, 14, panel.title, ink, 14, weight=600))
@@ -206,7 +183,7 @@ def _signed(fraction: float) -> str:
 def _colour(form: str, theme: str) -> str:
     colour = FAMILIES["recycled/fixed" if form == FORMS[1] else form].colour
     assert colour is not None
-    return colour.light if theme == "light" else colour.dark
+    return shade(colour, theme)
 
 
 def _key(theme: str, soft: str) -> list[str]:

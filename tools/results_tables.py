@@ -28,6 +28,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "weights": benchmark_tables.weights,
     "optimizers": benchmark_tables.optimizers,
     "training": benchmark_tables.training,
+    "by_hand": benchmark_tables.by_hand,
     "parts": benchmark_tables.parts,
     "sharing": benchmark_tables.sharing,
     "kills": benchmark_tables.kills,

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from table_parts import ROOT, read, remade, table
 
 if TYPE_CHECKING:
     from conadv.lab.evidence import Paired
+    from conadv.lab.report.content import Content
+    from conadv.lab.report.study.cells import Cell
     from conadv.lab.report.study.large_batch import Gain
+
+
+@cache
+def page(name: str) -> Content:
+    """What the report of a published study says."""
+    from conadv.lab.report.content import content
+    from conadv.lab.report.study.runs import gather
+
+    return content(gather([ROOT / "results" / name]))
+
+
+@cache
+def quickstart_cells() -> list[Cell]:
+    """The runs of `make quickstart`, by method and batch."""
+    from conadv.lab.report.runs import read_run
+    from conadv.lab.report.study.cells import cells
+
+    folders = sorted(path.parent for path in (ROOT / "results/quickstart").glob("*/result.json"))
+    return cells(map(read_run, folders))
 
 
 def quickstart() -> str:
     """What `make quickstart` measured: means, and differences from ordinary training there."""
     from conadv.lab.report.comparison import step_time
-    from conadv.lab.report.runs import read_run
-    from conadv.lab.report.study.cells import baseline, cells, relative
+    from conadv.lab.report.study.cells import baseline, relative
     from conadv.lab.report.study.large_batch import measured_difference
     from conadv.lab.report.study.wording import difference
 
-    folders = sorted(path.parent for path in (ROOT / "results/quickstart").glob("*/result.json"))
-    found = cells(map(read_run, folders))
+    found = quickstart_cells()
     large = next(c for c in found if c.ordinary and c.batch == max(c.batch or 0 for c in found))
     rows = []
     for cell in sorted(found, key=lambda c: (c.batch or 0, c.mean("compute") or 0)):
@@ -77,11 +97,9 @@ def campaign(name: str) -> str:
     folder = ROOT / "results" / name
     if not (folder / "summary.json").exists():
         return ""
-    from conadv.lab.report.content import content
     from conadv.lab.report.export import gains_table, reach_table
-    from conadv.lab.report.study.runs import gather
 
-    found = content(gather([folder]))
+    found = page(name)
     parts = [f"**{found.findings.headline}**\n"]
     if found.scale is not None:
         parts.append(reach_table(found.scale))
@@ -134,22 +152,20 @@ class Answer:
 
 def answers() -> list[Answer]:
     """The schedule `recycled` at full strength and on a fixed budget, at every batch."""
-    from conadv.lab.report.content import content
     from conadv.lab.report.study.large_batch import measured_difference
     from conadv.lab.report.study.marks import marks
-    from conadv.lab.report.study.runs import gather
 
     found = []
     for name, data in STUDIES.items():
-        page = content(gather([ROOT / "results" / name]))
-        assert page.scale is not None
-        for at_batch in page.gains:
+        scale = page(name).scale
+        assert scale is not None
+        for at_batch in page(name).gains:
             usual = [
                 at_batch.ordinary,
                 *(r.cell for r in at_batch.rows if r.cell.ordinary and r.cell.length == 1),
             ]
             best = max(usual, key=lambda cell: cell.mean("test_accuracy") or 0.0)
-            lost = measured_difference(page.scale.reference, best)
+            lost = measured_difference(scale.reference, best)
             if lost is None:
                 continue
             for row in at_batch.rows:
@@ -159,7 +175,7 @@ def answers() -> list[Answer]:
                     found.append(
                         Answer(
                             f"{data}, batch {at_batch.batch:,}",
-                            len(page.scale.reference.finished),
+                            len(scale.reference.finished),
                             row,
                             ", ".join(marks(row.cell, at_batch.cells)),
                             lost,
@@ -250,46 +266,68 @@ def confirmatory(name: str) -> str:
     return text + f"\n{study_command(name)} makes it.\n"
 
 
-def corners() -> str:
-    """Single changes to recycled, by held-out images, beside ordinary training of the same seed.
+@dataclass(frozen=True)
+class Corner:
+    """A single change to recycled, beside ordinary training of the same seeds."""
+
+    name: str
+    accuracies: tuple[float, ...]
+    above: Paired | None
+    compute: float
+    train: float
+
+
+def corner_runs() -> list[Corner]:
+    """Single changes to recycled, by held-out images.
 
     A larger network and longer training have ordinary training of their own to stand beside.
     """
     import statistics
 
     from conadv.lab.evidence import Paired
-    from conadv.lab.report.study.runs import gather
-    from conadv.lab.report.study.wording import difference
 
     of_method: dict[str, dict[int, dict[str, Any]]] = {}
-    for run in gather([ROOT / "results/fashion-corners"]).runs:
+    for run in page("fashion-corners").runs:
         name, _, _ = str(run.result["name"]).rpartition("-b")
         of_method.setdefault(name, {})[int(run.result["seed"])] = dict(run.result)
-    rows = []
+    found = []
     for name, runs in of_method.items():
         own = f"vanilla-{name.rpartition('-')[2]}"
         beside = of_method.get(own if name != own else "vanilla", of_method["vanilla"])
-        accuracy = [100 * run["val_accuracy"] for run in runs.values()]
-        above = [
-            100 * (run["val_accuracy"] - beside[seed]["val_accuracy"]) for seed, run in runs.items()
-        ]
-        train = statistics.fmean(run["train_accuracy"] for run in runs.values())
-        compute = statistics.fmean(
-            run["compute"] / beside[seed]["compute"] for seed, run in runs.items()
-        )
-        paired = difference(Paired(tuple(value / 100 for value in above)))
-        rows.append(
-            [
+        above = [run["val_accuracy"] - beside[seed]["val_accuracy"] for seed, run in runs.items()]
+        found.append(
+            Corner(
                 name,
-                f"{statistics.fmean(accuracy):.1f} % ± {statistics.stdev(accuracy):.1f}",
-                "–" if name == "vanilla" else paired,
-                f"{compute:.2f}×",
-                f"{train:.1%}".replace("%", " %"),
-            ]
+                tuple(run["val_accuracy"] for run in runs.values()),
+                None if name == "vanilla" else Paired(tuple(above)),
+                statistics.fmean(run["compute"] / beside[n]["compute"] for n, run in runs.items()),
+                statistics.fmean(run["train_accuracy"] for run in runs.values()),
+            )
         )
+    return found
+
+
+def corners() -> str:
+    """The table of `corner_runs`."""
+    import statistics
+
+    from conadv.lab.report.study.wording import difference
+
+    found = corner_runs()
+    rows = [
+        [
+            one.name,
+            f"{100 * statistics.fmean(one.accuracies):.1f} % ± "
+            f"{100 * statistics.stdev(one.accuracies):.1f}",
+            difference(one.above),
+            f"{one.compute:.2f}×",
+            f"{one.train:.1%}".replace("%", " %"),
+        ]
+        for one in found
+    ]
     header = ["change", "held-out accuracy", "above ordinary training, same seed", "compute"]
     header.append("training accuracy")
-    seeds = max(map(len, of_method.values()))
+    seeds = max(len(one.accuracies) for one in found)
     note = (
         "\nAccuracies ± standard deviation over seeds; differences with intervals of 95 %, paired "
         f"by seed. {study_command('fashion-corners')} remakes it, {seeds} seeds of each.\n"

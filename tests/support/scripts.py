@@ -16,5 +16,6 @@ def load_script(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"script_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
     spec.loader.exec_module(module)
     return module

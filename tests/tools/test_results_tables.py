@@ -2,12 +2,9 @@
 
 import re
 
-import pytest
-
 from support.tools import load_tool
 
 results_tables = load_tool("results_tables")
-figures = load_tool("figures")
 ROOT = results_tables.ROOT
 
 
@@ -39,20 +36,3 @@ def test_the_readme_is_read_in_minutes() -> None:
         r"<!--.*?-->", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
     )
     assert len(shown.split()) < 900
-
-
-# -- Figures within sentences --------------------------------------------------------------------
-
-MEASURED = re.compile(r"[+−]?\d+(?:\.\d+)? ?(?:%|points)|[+−]\d+\.\d|\d+\.\d+ points|± \d")
-JUDGED = re.compile(r"\b(?:ahead|behind|within chance|wins? back|won back)\b")
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
-def test_no_figure_or_judgement_stands_on_its_own(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    prose = re.sub(r"```.*?```", "", results_tables.BLOCK.sub("", text), flags=re.DOTALL)
-    for line in prose.splitlines():
-        bare = figures.FIGURE.sub("", line)
-        assert not MEASURED.search(bare), f"{page}: give this its source (tools/figures.py): {line}"
-        if JUDGED.search(bare):
-            assert figures.FIGURE.search(line) or "table" in line, f"{page}: what says so? {line}"
