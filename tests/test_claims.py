@@ -528,15 +528,6 @@ CLAIMS: list[Claim] = [
     ),
     (
         "README.md",
-        "at 2,500 more updates gain more",
-        lambda: (
-            cell("fashion-cpu", "vanilla", 2500).mean("train_accuracy") < 0.9
-            and best_at_equal_steps("fashion-cpu", 2500).value
-            < above("fashion-cpu", 2500, "vanilla, 2x steps", "vanilla").interval[0]
-        ),
-    ),
-    (
-        "README.md",
         "docs/results.md) has ten methods",
         lambda: len(gains_at("fashion-cpu", 512).cells) == 10,
     ),
