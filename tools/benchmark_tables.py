@@ -30,6 +30,17 @@ def steps() -> str:
     return table(header, rows) + note + remade(found["environment"])
 
 
+def host() -> str:
+    """Processor time of the adversary in a step."""
+    found = read("benchmarks/results/host-cpu.json")
+    rows = [
+        [row["schedule"], f"{1000 * row['host_seconds']:.1f} ms"]
+        for row in found["rows"]
+        if row["host_seconds"] is not None
+    ]
+    return table(["schedule", "processor time a step"], rows) + remade(found["environment"])
+
+
 def weights() -> str:
     """Cost of a step with copies of weights, and of the perturbation."""
     found = read("benchmarks/results/weights-cpu.json")

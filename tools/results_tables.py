@@ -30,6 +30,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training": benchmark_tables.training,
     "by_hand": benchmark_tables.by_hand,
     "parts": benchmark_tables.parts,
+    "host": benchmark_tables.host,
     "sharing": benchmark_tables.sharing,
     "kills": benchmark_tables.kills,
     "sweep": benchmark_tables.sweep,

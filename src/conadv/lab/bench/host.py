@@ -39,6 +39,16 @@ class Stopwatch:
             self.seconds += time.thread_time() - self._began
 
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """A stretch, whatever comes of it."""
+        self.start()
+        try:
+            yield
+        finally:
+            self.stop()
+
+
 @contextmanager
 def network_passes(model: nn.Module, watch: Stopwatch) -> Iterator[None]:
     """`watch` runs inside while `model` computes, forwards and in `torch.autograd.grad`."""
@@ -49,11 +59,8 @@ def network_passes(model: nn.Module, watch: Stopwatch) -> Iterator[None]:
     grad = torch.autograd.grad
 
     def watched(*arguments: Any, **options: Any) -> Any:
-        watch.start()
-        try:
+        with watch.running():
             return grad(*arguments, **options)
-        finally:
-            watch.stop()
 
     torch.autograd.grad = watched
     try:
@@ -65,7 +72,7 @@ def network_passes(model: nn.Module, watch: Stopwatch) -> Iterator[None]:
 
 
 def host_seconds(settings: Settings, schedule: Schedule, repeats: int = 20) -> float:
-    """Median processor time of `loss` and `collect` in a step, without the network's passes.
+    """Median processor time of `loss` and `collect` in a step beside network and criterion.
 
     On a few images and in eager mode: what is left is what the host decides and launches, which
     is the same for any number of images.
@@ -81,17 +88,14 @@ def host_seconds(settings: Settings, schedule: Schedule, repeats: int = 20) -> f
     found = []
     for repeat in range(3 + repeats):
         network, all_of_it = Stopwatch(), Stopwatch()
-        with network_passes(model, network):
-            all_of_it.start()
+        criterion = network.running()(cross_entropy)
+        with network_passes(model, network), all_of_it.running():
             adversary.peek(stepper.images, stepper.labels)
             with few.autocast():
-                loss = adversary.loss(stepper.images, stepper.labels, cross_entropy)
-            all_of_it.stop()
+                loss = adversary.loss(stepper.images, stepper.labels, criterion)
         loss.backward()
-        with network_passes(model, network):
-            all_of_it.start()
+        with network_passes(model, network), all_of_it.running():
             adversary.collect()
-            all_of_it.stop()
         model.zero_grad(set_to_none=True)
         if repeat >= 3:
             found.append(all_of_it.seconds - network.seconds)
