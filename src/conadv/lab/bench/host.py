@@ -38,7 +38,6 @@ class Stopwatch:
         if self._depth == 0:
             self.seconds += time.thread_time() - self._began
 
-
     @contextmanager
     def running(self) -> Iterator[None]:
         """A stretch, whatever comes of it."""
