@@ -76,21 +76,24 @@ def link(path: Path, name: Path) -> None:
     os.replace(temporary, name)
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be written as UTF-8."""
+    return str(path).encode(errors="ignore").decode() == str(path)
+
+
 @contextmanager
 def in_utf8(folder: Path) -> Iterator[Path]:
     """A path to a folder for libraries that take none but UTF-8: its own where that will do.
 
     Otherwise a link to it, for the length of the block.
     """
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory(prefix="conadv-") as place:
-            name = Path(place) / "folder"
-            name.symlink_to(folder.resolve(), target_is_directory=True)
-            yield name
-    else:
+    if is_utf8(folder):
         yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="conadv-") as place:
+        name = Path(place) / "folder"
+        name.symlink_to(folder.resolve(), target_is_directory=True)
+        yield name
 
 
 def is_partial(path: Path) -> bool:
