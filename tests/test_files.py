@@ -1,5 +1,6 @@
 """Files are written whole or not at all, by any number of writers."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,17 @@ def test_many_writers_leave_one_whole_file(tmp_path: Path) -> None:
         list(pool.map(lambda text: files.write_text(path, text), texts))
     assert path.read_text() in texts
     assert names(path.parent) == ["x.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_path_that_is_not_utf8_has_one_that_is(tmp_path: Path) -> None:
+    odd = tmp_path / "l\udce4uf"
+    odd.mkdir()
+    with files.in_utf8(tmp_path) as same, files.in_utf8(odd) as other:
+        assert same == tmp_path
+        (other / "x").write_text("text")
+        assert str(other).isascii() and other.resolve() == odd
+    assert (odd / "x").read_text() == "text" and not other.is_symlink()
 
 
 def test_what_fails_changes_nothing(tmp_path: Path) -> None:

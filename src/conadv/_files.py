@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,6 +74,26 @@ def link(path: Path, name: Path) -> None:
     except OSError:  # a file system without hard links
         shutil.copyfile(path, temporary)
     os.replace(temporary, name)
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be written as UTF-8."""
+    return str(path).encode(errors="ignore").decode() == str(path)
+
+
+@contextmanager
+def in_utf8(folder: Path) -> Iterator[Path]:
+    """A path to a folder for libraries that take none but UTF-8: its own where that will do.
+
+    Otherwise a link to it, for the length of the block.
+    """
+    if is_utf8(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="conadv-") as place:
+        name = Path(place) / "folder"
+        name.symlink_to(folder.resolve(), target_is_directory=True)
+        yield name
 
 
 def is_partial(path: Path) -> bool:

@@ -7,6 +7,7 @@ interruption. ``CONADV_TRACEBACK=1`` shows the traceback all the same.
 
 import io
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from conadv._words import fitted, width_of
-from conadv.errors import ConadvError, Interrupted, in_words, install_command, what_was_done
+from conadv.errors import ConadvError, Interrupted, in_brackets, in_words, install_command
 
 USAGE = 2
 INTERRUPTED = 130
@@ -31,14 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        return _run(given)
     except BrokenPipeError:
         # The reader of the pipe has seen enough; Python must not complain while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        message, code = describe(error)
+        message, code = describe(error, f"running conadv {shlex.join(given)}")
         if getattr(error, "told", False):
             return code
         if message is None or os.environ.get("CONADV_TRACEBACK") == "1":
@@ -68,8 +70,13 @@ def _speaks_for_all(error: BaseException) -> bool:
     return os.environ.get("RANK", "0") == "0" or not getattr(error, "on_every_rank", False)
 
 
-def describe(error: BaseException) -> tuple[str | None, int]:
-    """The message for an error and the exit code; None where the traceback is the message."""
+def describe(error: BaseException, command: str = "") -> tuple[str | None, int]:
+    """The message for an error and the exit code; None where the traceback is the message.
+
+    Args:
+        error: what a command has raised.
+        command: what was being done, where nobody knew better.
+    """
     if isinstance(error, Interrupted):
         return str(error), INTERRUPTED
     if type(error).__name__ == "Abort":  # typer's word for Ctrl-C
@@ -80,36 +87,43 @@ def describe(error: BaseException) -> tuple[str | None, int]:
         return f"error: {error}", USAGE
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"error: {where}{error.strerror}", USAGE
+        return f"error: {where}{error.strerror}{in_brackets(error, command)}", USAGE
     if type(error).__name__ == "OutOfMemoryError":
         return (
-            f"error: out of memory: {error}\nLower batch.micro_batch: the global batch stays, in "
-            "more and smaller forward passes.",
+            f"error: out of memory: {error}{in_brackets(error, command)}\nLower "
+            "batch.micro_batch: the global batch stays, in more and smaller forward passes.",
             USAGE,
         )
     if type(error).__name__ == "NoArgsIsHelpError":
         return str(error.format_message()), USAGE  # type: ignore[attr-defined]
     if hasattr(error, "format_message"):  # typer's usage errors
         return f"error: {error.format_message()}{_help(error)}", USAGE
-    return _from_elsewhere(error), 1
+    return _from_elsewhere(error, command), 1
 
 
-def _from_elsewhere(error: BaseException) -> str | None:
+def _from_elsewhere(error: BaseException, command: str) -> str | None:
     """Where an error of another library or of one's own code is, and what was being done.
 
-    None if nobody noted that, or if the error is one of this package, which a traceback explains.
+    None for a bug of this package, which a traceback explains.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    if not frames or _inside(frames[-1]) or not what_was_done(error):
+    if not frames or (_inside(frames[-1]) and not _of_an_extension(error)):
         return None
     return (
-        f"error: {in_words(error)}\nIt comes from {frames[-1].filename}, line {frames[-1].lineno}; "
-        "CONADV_TRACEBACK=1 before the command shows the way there."
+        f"error: {in_words(error, command)}\nIt comes from {frames[-1].filename}, line "
+        f"{frames[-1].lineno}; CONADV_TRACEBACK=1 before the command shows the way there."
     )
 
 
 def _inside(frame: traceback.FrameSummary) -> bool:
     return Path(frame.filename).is_relative_to(Path(__file__).parent)
+
+
+def _of_an_extension(error: BaseException) -> bool:
+    """Whether compiled code raised the error, by its kind: such code leaves no frame."""
+    home = type(error).__module__.partition(".")[0]
+    known = isinstance(error, RuntimeError | MemoryError) or home not in ("builtins", "conadv")
+    return known and not _raised_here(error)
 
 
 def _raised_here(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ them without a traceback; a library user can catch :class:`ConadvError`.
 """
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,38 +66,56 @@ class PlanError(ConadvError, ValueError):
 
 
 _WHILE = "while "
+_under_way: dict[int, tuple[str, ...]] = {}
+"""What each thread is doing, from the inside out."""
 
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Note on an error from elsewhere what was being done, for whoever reads it.
+    """Say what is being done, to whoever reads of an error from elsewhere or of a stuck process.
 
     Other libraries, and code of one's own that a recipe names, raise what they like, and their
     words seldom say which part of a run they are about. The error stays what it is, so that a
-    caller can catch it; :func:`in_words` and the command line tell what was noted.
+    caller can catch it; :func:`in_words` and the command line tell what was noted on it.
 
     Args:
         what: as in ``making the optimizer (optimizer.name=lars)``.
     """
+    thread = threading.get_ident()
+    around = _under_way.get(thread, ())
+    _under_way[thread] = (what, *around)
     try:
         yield
     except ConadvError:
         raise  # says it itself
     except Exception as error:
-        error.add_note(_WHILE + what)
+        if not what_was_done(error):
+            error.add_note(_WHILE + activity(thread))
         raise
+    finally:
+        _under_way[thread] = around
+
+
+def activity(thread: int) -> str:
+    """What a thread is :func:`doing` now, from the inside out; empty if it has not said."""
+    return ", ".join(_under_way.get(thread, ()))
 
 
 def what_was_done(error: BaseException) -> str:
     """What :func:`doing` has noted, from the inside out; empty if nothing."""
     notes = getattr(error, "__notes__", ())
-    return ", ".join(dict.fromkeys(n.removeprefix(_WHILE) for n in notes if n.startswith(_WHILE)))
+    return next((note.removeprefix(_WHILE) for note in notes if note.startswith(_WHILE)), "")
 
 
-def in_words(error: BaseException) -> str:
-    """Kind and message of an error, and what was being done."""
-    what = what_was_done(error)
-    return f"{type(error).__name__}: {error}" + (f" (while {what})" if what else "")
+def in_words(error: BaseException, otherwise: str = "") -> str:
+    """Kind and message of an error, and what was being done; `otherwise` if nobody noted it."""
+    return f"{type(error).__name__}: {error}{in_brackets(error, otherwise)}"
+
+
+def in_brackets(error: BaseException, otherwise: str = "") -> str:
+    """What was being done, to follow a message; `otherwise` if nobody noted it."""
+    what = what_was_done(error) or otherwise
+    return f" ({_WHILE}{what})" if what else ""
 
 
 def install_command(*extras: str) -> str:

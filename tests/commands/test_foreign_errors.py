@@ -5,13 +5,19 @@ It is told in one message that says what was being done, whose code it is, and h
 
 import importlib
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import typer
 
 from conadv.cli import main
-from conadv.errors import DataError, doing, in_words, what_was_done
+from conadv.commands import app
+from conadv.errors import DataError, activity, doing, in_words, what_was_done
+from conadv.trainer.recipe import dump_recipe, load_recipe
 from support.runs import TINY
 
 FOREIGN = """
@@ -213,13 +219,103 @@ def test_before_a_run(
     assert f"(while {while_}" in told([*command, *settings], capsys)
 
 
-def test_own_errors_and_own_bugs_are_left_as_they_are() -> None:
+COMMANDS = {
+    "quickstart": ("conadv.lab.quickstart.run", ""),
+    "train": ("conadv.trainer.start.train", "smoke"),
+    "evaluate": ("conadv.trainer.evaluation.evaluate.evaluate_run", "RUN"),
+    "analyse": ("conadv.lab.analysis.run.analyse.analyse_run", "RUN"),
+    "export": ("conadv.trainer.evaluation.export.export_run", "RUN"),
+    "study": ("conadv.lab.study.load_study", "smoke"),
+    "report": ("conadv.lab.report.gather", "RUN"),
+    "lr-find": ("conadv.trainer.probe.lr_find.lr_find", "smoke"),
+    "plan": ("conadv.lab.planning.link_named", "smoke"),
+    "recipes list": ("conadv.trainer.recipe.load_recipe", ""),
+    "recipes show": ("conadv.trainer.recipe.load_recipe", "smoke"),
+    "data list": ("conadv.commands.data.table", ""),
+    "data fetch": ("conadv.trainer.data.load_dataset", "cifar10"),
+    "data shard": ("conadv.trainer.data.sources.open_source", "photos shards"),
+    "models list": ("conadv.trainer.models.names.model_names", ""),
+    "models check": ("conadv.lab.bench.model_checks.targets", "cifar/resnet8"),
+    "bench steps": ("conadv.lab.bench.steps.run", ""),
+    "bench optimizers": ("conadv.lab.bench.optimizers.run", "--model cifar/resnet8"),
+}
+"""Every command: what does its work, and what else is typed."""
+
+
+def leaves(command: Any, words: str = "") -> Iterator[str]:
+    """The commands that do something, as they are typed."""
+    if not hasattr(command, "commands"):
+        yield words
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from leaves(inner, f"{words} {name}".strip())
+
+
+def test_no_command_is_missing_here() -> None:
+    assert set(leaves(typer.main.get_command(app))) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_in_the_work_of_every_command(
+    command: str,
+    foreign: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With nothing but the command itself to say what was being done, unless it knows better."""
+    (tmp_path / "RUN").mkdir()
+    (tmp_path / "RUN/recipe.yaml").write_text(dump_recipe(load_recipe("smoke")))
+    monkeypatch.chdir(tmp_path)
+    work, more = COMMANDS[command]
+    monkeypatch.setattr(work, lambda *_, **__: foreign.meet("work"))
+    foreign.WHEN = "work"
+    typed = f"{command} {more}".strip()
+    message = told(typed.split(), capsys)
+    assert (
+        f" (while {'reporting on RUN' if command == 'report' else f'running conadv {typed}'})"
+        in message
+    )
+    monkeypatch.setenv("CONADV_TRACEBACK", "1")
+    with pytest.raises(foreign.Trouble):
+        main(typed.split())
+
+
+def test_errors_of_the_system_say_what_was_being_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr("conadv.trainer.data.load_dataset", refuse)
+    assert main(["data", "fetch", "cifar10"]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: Connection refused (while running conadv data fetch cifar10)\n"
+
+
+def test_own_errors_are_left_as_they_are() -> None:
     with pytest.raises(DataError) as own, doing("anything"):
         raise DataError("no data.")
     assert what_was_done(own.value) == ""
     with pytest.raises(KeyError) as nested, doing("the whole"), doing("a part"):
         raise KeyError("x")
+    with pytest.raises(KeyError), doing("something later"):
+        raise nested.value
     assert in_words(nested.value) == "KeyError: 'x' (while a part, the whole)"
+
+
+def test_what_is_being_done_is_known_by_thread() -> None:
+    here = threading.get_ident()
+    seen: list[str] = []
+
+    def look() -> None:
+        with doing("another thing"):
+            seen.extend([activity(here), activity(threading.get_ident())])
+
+    with doing("the whole"), doing("a part"):
+        other = threading.Thread(target=look)
+        other.start()
+        other.join()
+    assert seen == ["a part, the whole", "another thing"] and activity(here) == ""
 
 
 def test_a_bug_within_shows_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -48,15 +49,37 @@ def caught(action: object) -> BaseException:
     return found.value
 
 
-def test_only_the_projects_own_errors_go_without_a_traceback() -> None:
+def test_the_projects_own_errors_are_told_from_those_of_others() -> None:
     ours = caught(lambda: Attack(epsilon=-1.0))
     assert cli.describe(ours) == (f"error: {ours}", cli.USAGE)
-    for theirs in (
-        caught(lambda: torch.nn.Dropout(p=3)),
-        caught(lambda: int("x")),
-        ValueError("never raised"),
-    ):
-        assert cli.describe(theirs) == (None, 1)
+    for theirs in (caught(lambda: torch.nn.Dropout(p=3)), caught(lambda: int("x"))):
+        message, code = cli.describe(theirs, "running conadv")
+        assert message is not None and code == 1
+        assert message.startswith(f"error: ValueError: {theirs} (while running conadv)\nIt comes ")
+    assert cli.describe(ValueError("never raised")) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("1 / 0", False),
+        ("None.x", False),
+        ("torch.zeros(2).view(3)", True),
+        ("bytearray(2**62)", True),
+        ("raise RuntimeError", False),
+        ("zlib.decompress(b'')", True),
+    ],
+)
+def test_compiled_code_is_not_taken_for_a_bug_of_this_package(line: str, shown: bool) -> None:
+    """It has no frame of its own: the last one is the line that called it."""
+    lines = Path(cli.__file__).read_text().splitlines()
+    kind = line.partition(" ")[0] if line.startswith("raise") else "import"
+    place = next(i for i, there in enumerate(lines) if there.strip().startswith(kind))
+    code_there = compile("\n" * place + line, cli.__file__, "exec")
+    with pytest.raises(Exception) as found:
+        exec(code_there, {"torch": torch, "zlib": zlib})
+    message, code = cli.describe(found.value, "running conadv")
+    assert (message is not None, code) == (shown, 1)
 
 
 def test_a_network_that_cannot_take_the_images(tmp_path: Path) -> None:

@@ -152,7 +152,6 @@ class Run:
                 self.clock = time.perf_counter()
         self.saving.ensure_saved(self.trainer.step)
         self._hear()
-        self.world.watchdog.doing("the last evaluation")
         with doing("measuring what has been trained"):
             return self._outcome.measure()
 
@@ -183,7 +182,6 @@ class Run:
             self.folder.create(dump_recipe(self.recipe), environment)
 
     def _step(self) -> StepRequests:
-        self.world.watchdog.doing(f"step {self.trainer.step + 1}")
         self.folder.lock.check()
         if self._launcher is not None and os.getppid() != self._launcher:
             self.stop.ask("the end of its launcher")
@@ -248,7 +246,6 @@ class Run:
         due = step > 0 and (step % every == 0 or self.trainer.finished)
         if not due or self.evaluated_step == step or self.built.validation is None:
             return
-        self.world.watchdog.doing(f"the evaluation after step {step}")
         with doing(f"evaluating after step {step}"):
             found = self.built.score(self.built.validation)
         line = {

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import conadv
+from conadv.errors import ConadvError
 from conadv.lab import planning
 from conadv.lab.bench import host, steps
 from conadv.lab.bench.memory import peak_bytes
@@ -95,3 +96,11 @@ def test_memory_is_measured_in_a_process_of_its_own() -> None:
     assert small is not None
     assert large is not None
     assert 0 < small < large
+
+
+def test_memory_that_cannot_be_measured_is_told_in_a_line() -> None:
+    with pytest.raises(ConadvError) as found:
+        peak_bytes(Settings(**SETTINGS | {"device": "nowhere"}), "vanilla")
+    message = str(found.value)
+    assert message.startswith("measuring the memory of vanilla failed: RuntimeError: ")
+    assert "\n" not in message and "Traceback" in found.value.__notes__[0]

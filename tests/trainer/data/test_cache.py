@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,15 @@ def test_what_the_dead_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"b")
     with locked(tmp_path, silent):
         assert {f.name for f in tmp_path.iterdir()} == {*others, cache.LOCK}
+
+
+def test_a_thread_may_take_its_lock_again(tmp_path: Path) -> None:
+    with locked(tmp_path, silent), locked(tmp_path, silent, wait_seconds=0):
+        pass
+    with locked(tmp_path, silent), ThreadPoolExecutor(1) as pool:
+        another = pool.submit(locked(tmp_path, silent, wait_seconds=0).__enter__)
+        with pytest.raises(DataError, match="Another process"):
+            another.result()
 
 
 def test_a_file_system_without_locks_still_works(tmp_path: Path, monkeypatch) -> None:

@@ -10,7 +10,7 @@ from conadv.trainer.distributed.failure import Beat, Judge, Verdict
 def beats(*states: str, waits: tuple[int, ...] = (), sequence: int = 1) -> list[Beat]:
     counts = waits or (0,) * len(states)
     return [
-        Beat(sequence, n, state, "step 4", f"run.py:{rank}", f"process {rank}")  # type: ignore[arg-type]
+        Beat(sequence, n, state, "taking step 4", f"run.py:{rank}", f"process {rank}")  # type: ignore[arg-type]
         for rank, (state, n) in enumerate(zip(states, counts, strict=True))
     ]
 
@@ -55,7 +55,7 @@ def test_one_that_does_not_come_is_stuck(stuck: int, teller: int) -> None:
     assert found.teller == teller
     assert found.message == (
         f"rank {stuck} (process {stuck}) of 3 is stuck: the others have waited for it for 10 s "
-        f"(hardware.timeout); last seen in step 4 at run.py:{stuck}."
+        f"(hardware.timeout); last seen taking step 4 at run.py:{stuck}."
     )
 
 
@@ -89,7 +89,7 @@ def test_one_that_was_killed_is_gone_and_not_stuck(beats_missed: int) -> None:
             break
     assert found is not None and now == 7
     assert found.message.startswith("rank 1 (process 1) of 2 is gone: no sign of life for ")
-    assert "last seen in step 4" in found.message
+    assert "last seen taking step 4" in found.message
 
 
 def test_silence_alone_takes_longer() -> None:

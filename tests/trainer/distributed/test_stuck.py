@@ -67,7 +67,7 @@ def test_a_process_that_is_killed(rank: int, tmp_path: Path) -> None:
     assert process.returncode not in (0, None)
     assert f"rank {rank} (process" in one_message(errors)
     assert "is gone: no sign of life" in errors
-    assert re.search(r"; last seen in (step|the evaluation after step) \d", errors)
+    assert re.search(r"; last seen (taking|evaluating after) step \d", errors)
     assert "Traceback" not in errors
 
 
@@ -101,7 +101,7 @@ def test_a_process_that_hangs(rank: int, tmp_path: Path) -> None:
     told = one_message(errors)
     assert f"rank {rank} (process" in told
     assert "is stuck: the others have waited for it for 6 s (hardware.timeout)" in told
-    assert "in step 4 at trainer/trainer.py:" in told
+    assert "last seen taking step 4 at trainer/trainer.py:" in told
     assert "Traceback" not in errors
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from conadv.errors import doing
 from conadv.trainer.distributed import World
 from conadv.trainer.distributed import watchdog as watching
 from conadv.trainer.distributed.watchdog import EXIT_CODE, NoWatchdog, Watchdog
@@ -67,16 +68,33 @@ def test_a_stuck_process_ends_all_with_one_message(
     stuck: int, groups: Callable[..., Group], capfd: pytest.CaptureFixture[str]
 ) -> None:
     group = groups(3)
-    group.ranks[stuck].doing("step 7")
-    for rank, watched in enumerate(group.ranks):
-        if rank != stuck:
-            watched.waiting().__enter__()
-    until(lambda: len(group.ended) == 3)
+    with doing("taking step 7"):
+        for rank, watched in enumerate(group.ranks):
+            if rank != stuck:
+                watched.waiting().__enter__()
+        until(lambda: len(group.ended) == 3)
     assert set(group.ended.values()) == {EXIT_CODE}
     errors = capfd.readouterr().err
     assert errors.count("error:") == 1
-    assert f"rank {stuck} (process" in errors and "is stuck" in errors and "step 7" in errors
+    assert (
+        f"rank {stuck} (process" in errors
+        and "is stuck" in errors
+        and "last seen taking step 7" in errors
+    )
     assert "--resume" in errors
+
+
+def test_between_two_things_a_process_is_where_it_last_waited(
+    groups: Callable[..., Group],
+) -> None:
+    watched = groups(1).ranks[0]
+    with doing("the whole"), doing("a part"), watched.waiting():
+        pass
+    with doing("something quick"):
+        pass
+    assert watched._activity() == "a part, the whole"
+    with doing("the end"):
+        assert watched._activity() == "the end"
 
 
 @pytest.mark.parametrize("killed", [0, 2])
@@ -198,6 +216,6 @@ def test_where_the_main_thread_is() -> None:
 def test_a_process_on_its_own() -> None:
     alone = NoWatchdog()
     with alone.waiting():
-        alone.doing("step 1")
+        pass
     assert alone.fail("anything") and alone.lost() is None
     alone.close()

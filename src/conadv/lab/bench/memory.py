@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conadv.errors import ConadvError
+
 if TYPE_CHECKING:
     from conadv.lab.bench.stepper import Settings
 
@@ -32,7 +34,10 @@ def peak_bytes(settings: Settings, schedule: str) -> int | None:
         check=False,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"Measuring the memory of {schedule} failed:\n{done.stderr[-2000:]}")
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        failed = ConadvError(f"measuring the memory of {schedule} failed: {last}")
+        failed.add_note(done.stderr[-2000:])  # shown with a traceback
+        raise failed
     value = json.loads(done.stdout.splitlines()[-1])
     return None if value is None else int(value)
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ Say = Callable[[str], None]
 
 LOCK = ".conadv.lock"
 _SCRATCH = ".conadv-download-"
+_held = threading.local()
+"""Folders that a thread has the lock of."""
 
 
 def cache_dir() -> Path:
@@ -73,12 +76,18 @@ def scratch(folder: Path) -> Iterator[Path]:
 def locked(folder: Path, say: Say, wait_seconds: float = 1800) -> Iterator[None]:
     """One process at a time in a folder; the lock of a process that died is free again.
 
+    A thread that has the lock may ask for it again.
+
     What dead processes left half done in the folder is removed. Where the file system knows no
     locks, processes may fetch the same thing twice, but each file is still whole.
 
     Raises:
         DataError: another process held it all the time, or the folder may not be written to.
     """
+    mine: set[Path] = _held.__dict__.setdefault("folders", set())
+    if folder in mine:
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a")
@@ -99,7 +108,11 @@ def locked(folder: Path, say: Say, wait_seconds: float = 1800) -> Iterator[None]
             time.sleep(0.1)
         if state == "ours":
             _remove_leftovers(folder)
-        yield
+        mine.add(folder)
+        try:
+            yield
+        finally:
+            mine.remove(folder)
 
 
 def _try_lock(descriptor: int) -> str:

@@ -33,7 +33,7 @@ class Beat(Note):
     state: State = "working"
     """``waiting`` for the others, ``lost``: its connection to them broke, ``done``: leaving."""
     at: str = ""
-    """What it is doing, such as ``step 41``."""
+    """What it is doing, such as ``taking step 41``."""
     line: str = ""
     """Where its main thread is: file, line, function."""
     name: str = ""
@@ -163,8 +163,8 @@ class Judge:
 
     def _doing(self, rank: int) -> str:
         beat = self._beats[rank]
-        said = [part for part in (beat.at, beat.line) if part]
-        return f"; last seen in {' at '.join(said)}" if said else ""
+        said = f" {beat.at}" * bool(beat.at) + f" at {beat.line}" * bool(beat.line)
+        return f"; last seen{said}" if said else ""
 
     def _verdict(self, ranks: list[int], message: str) -> Verdict:
         healthy = [r for r in range(self.size) if r not in ranks]

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from conadv.errors import activity
 from conadv.trainer.distributed.failure import Beat, Judge, Verdict
 
 EXIT_CODE = 2
@@ -52,9 +53,6 @@ class NoWatchdog:
     def waiting(self) -> Iterator[None]:
         """Enclose a wait: nobody watches."""
         yield
-
-    def doing(self, what: str) -> None:
-        """Note what is done: nobody asks."""
 
     def fail(self, cause: str) -> bool:
         """Tell nobody: there is nobody else."""
@@ -100,7 +98,7 @@ class Watchdog(NoWatchdog):
         self._sequence = 0
         self._seen: dict[int, tuple[bytes, float]] = {}
         """Earlier judges' last new beats, and when they were seen."""
-        self._main = threading.main_thread().ident
+        self._main = threading.main_thread().ident or 0
         self._verdict: Verdict | None = None
         self._told = self._closing = False
         self._known, self._wake = threading.Event(), threading.Event()
@@ -112,13 +110,10 @@ class Watchdog(NoWatchdog):
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Enclose whatever needs the other processes."""
-        self._said = replace(self._said, waits=self._said.waits + 1, state="waiting")
+        waits, at = self._said.waits + 1, self._activity()
+        self._said = replace(self._said, waits=waits, state="waiting", at=at)
         yield  # after an error this is still the place where the process waited
         self._said = replace(self._said, state="working")
-
-    def doing(self, what: str) -> None:
-        """Say what this process is at, such as ``step 41``."""
-        self._said = replace(self._said, at=what)
 
     def fail(self, cause: str) -> bool:
         """Say that this process cannot go on: the others end quietly.
@@ -199,8 +194,13 @@ class Watchdog(NoWatchdog):
 
     def _put(self) -> None:
         self._sequence += 1
-        beat = replace(self._said, sequence=self._sequence, line=_line_of(self._main))
+        at, line = self._activity(), _line_of(self._main)
+        beat = replace(self._said, sequence=self._sequence, at=at, line=line)
         self._store.set(f"beat/{self._rank}", beat.packed())
+
+    def _activity(self) -> str:
+        """What the main thread does; between two things, where it last waited for the others."""
+        return activity(self._main) or self._said.at
 
     def _hear(self) -> Verdict | None:
         """What the first judge that is not silent has found out."""
@@ -237,7 +237,7 @@ class Watchdog(NoWatchdog):
         self._stop(EXIT_CODE)
 
 
-def _line_of(thread: int | None) -> str:
+def _line_of(thread: int) -> str:
     """Where a thread is in this package, such as ``trainer/trainer.py:203 in _round``.
 
     As faulthandler writes it: to walk another thread's frames from Python can crash or block the
@@ -247,7 +247,7 @@ def _line_of(thread: int | None) -> str:
         faulthandler.dump_traceback(file)
         file.seek(0)
         mine = re.search(
-            rf"hread 0x0*{thread or 0:x}\b[^\n]*\n((?:  .*\n)*)",
+            rf"hread 0x0*{thread:x}\b[^\n]*\n((?:  .*\n)*)",
             file.read().decode(errors="replace"),
         )
         for path, line, name in _FRAME.findall(mine[1] if mine else ""):

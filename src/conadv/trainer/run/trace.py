@@ -1,9 +1,14 @@
 """A profiler trace of a few training steps, for chrome://tracing and Perfetto."""
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from torch.profiler import profile, schedule
+
+from conadv._files import in_utf8
+from conadv.trainer.run.output import tell
 
 WAIT, WARMUP, STEPS = 3, 1, 3
 """Steps that are left alone, that only warm the profiler up, and that are recorded."""
@@ -39,4 +44,13 @@ class StepTrace:
         self._profile.stop()
 
     def _write(self, recorded: Any) -> None:
-        recorded.export_chrome_trace(str(self.path))
+        ending = ".json.gz" if self.path.suffix == ".gz" else ".json"
+        try:
+            with (
+                in_utf8(self.path.parent) as folder,
+                tempfile.TemporaryDirectory(dir=folder, prefix=".trace-") as made,
+            ):
+                recorded.export_chrome_trace(f"{made}/trace{ending}")
+                os.replace(f"{made}/trace{ending}", self.path)
+        except OSError as error:
+            tell(f"warning: {self.path} cannot be written ({error.strerror or error}).")

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -146,6 +147,32 @@ def test_the_fingerprint_follows_sizes_and_labels() -> None:
     longer = [*cells()[:2], {"bytes": b"x", "path": None}]
     made = [Rows(cells()), Rows(cells(), labels=(1, 1, 0)), Rows(longer)]
     assert len({HuggingFaceSource(rows, "pets").fingerprint for rows in made}) == 3
+
+
+class Many(Rows):
+    """Rows that are made when they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(range(count))
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return (index % 2 for index in range(len(self)))
+        return {"image": {"bytes": b"x" * (key % 1000)}}
+
+    def cast_column(self, column: str, feature: Image) -> "Many":
+        return Many(len(self))
+
+
+def test_no_object_is_held_for_an_image() -> None:
+    """Nor while it is opened: labels and sizes are numbers of 8 bytes."""
+    peaks = []
+    for count in (10, 20_000, 40_000):  # the first one imports things
+        tracemalloc.start()
+        assert len(HuggingFaceSource(Many(count), "pets")) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] - peaks[1] < 20 * 20_000
 
 
 def test_shards_of_it(tmp_path: Path, said) -> None:

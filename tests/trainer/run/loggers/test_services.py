@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from conadv.errors import Interrupted
+from conadv.trainer.recipe import change_recipe
 from support.runs import StopAfter, tiny, train
 
 STEPS = [1, 2, 3, 4, 5, 6]
@@ -27,17 +28,34 @@ def logged(folder: Path, name: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["kind"] == "train"]
 
 
-def test_tensorboard(tmp_path: Path) -> None:
+def read_events(folder: Path) -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    lines = logged(tmp_path / "run", "tensorboard")
-    events = EventAccumulator(str(tmp_path / "run/events"))
+    events = EventAccumulator(str(folder))
     events.Reload()
-    assert [e.step for e in events.Scalars("train/loss")] == STEPS
-    losses = [e.value for e in events.Scalars("train/loss")]
-    assert losses == pytest.approx([line["loss"] for line in lines])
+    return events
+
+
+def losses_of(events: Any) -> list[tuple[int, float]]:
+    """Step and loss; one process may write two files in one second, which are then in any order."""
+    return sorted((event.step, event.value) for event in events.Scalars("train/loss"))
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    lines = logged(tmp_path / "run", "tensorboard")
+    events = read_events(tmp_path / "run/events")
+    assert losses_of(events) == [(line["step"], pytest.approx(line["loss"])) for line in lines]
+    assert [line["step"] for line in lines] == STEPS
     assert len(events.Scalars("result/test_accuracy")) == 1
     assert {"pictures/clean", "pictures/adversarial"} <= set(events.Tags()["images"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_tensorboard_in_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    folder = tmp_path / "l\udce4uf"
+    logged(folder, "tensorboard")
+    events = read_events((folder / "events").rename(tmp_path / "events"))
+    assert [step for step, _ in losses_of(events)] == STEPS
 
 
 @pytest.mark.slow
@@ -47,9 +65,10 @@ def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    lines = logged(tmp_path / "run", "wandb")
+    folder = tmp_path / ("l\udce4uf" if sys.platform == "linux" else "run")
+    lines = logged(folder, "wandb")
     wandb.teardown()  # ends W&B's own process, which writes the files
-    files = sorted((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
+    files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2 and len({file.name for file in files}) == 1, "resumed under its id"
     history = [row for file in files for row in read_wandb(file)]
     losses = {row["step"]: row["train/loss"] for row in history if "train/loss" in row}
@@ -93,6 +112,23 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "result/test_accuracy" in run.data.metrics
     [strips] = (tmp_path / "run/mlflow").glob("*/artifacts/pictures")
     assert {path.name for path in strips.iterdir()} == {"clean.png", "adversarial.png"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of libraries that mlflow brings
+def test_mlflow_says_where_else_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow", reason="extra mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shown, folder = io.StringIO(), tmp_path / "l\udce4uf"
+    recipe = tiny("logging.loggers=[mlflow]", "train.steps=1")
+    train(recipe, folder, console=Console(file=shown, width=1000))
+    assert "give it another place, logging.options.mlflow.tracking_uri=" in shown.getvalue()
+    elsewhere = f"logging.options.mlflow.tracking_uri=sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.chdir(tmp_path)  # where its artifacts go
+    shown = io.StringIO()
+    train(change_recipe(recipe, [elsewhere]), tmp_path / "r\udce4n", console=Console(file=shown))
+    assert "warning" not in shown.getvalue() and (tmp_path / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

@@ -55,25 +55,20 @@ class FolderSource(LabelledSource):
                 f"{self.root} has no class folders: give a folder that holds one folder of images "
                 "per class, such as root/cat/1.jpg and root/dog/2.jpg."
             )
-        names: list[str] = []
-        labels: list[int] = []
-        empty: list[str] = []
         left_out = LeftOut()
-        for label, folder in enumerate(self.classes):
-            images = sorted(_images(self.root, folder, left_out))
-            names += images
-            labels += [label] * len(images)
-            if not images:
-                empty.append(folder)
+        # Packed class by class: all names as objects would take much memory.
+        parts = [pack_names(sorted(_images(self.root, c, left_out))) for c in self.classes]
         left_out.tell(self.root, say)
-        if empty:
+        counts = [len(part) for part in parts]
+        if empty := [c for c, count in zip(self.classes, counts, strict=True) if not count]:
             more = f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else ""
             raise DataError(
                 f"{self.root}: there are no images in {', '.join(empty[:_NAMED])}{more}: put "
                 "images there, or remove these folders."
             )
+        labels = np.repeat(np.arange(len(parts), dtype=np.int64), counts)
         self.labels = check_labels(self.name, labels, self.classes)
-        self._names = pack_names(names)
+        self._names = np.concatenate(parts)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -82,13 +77,13 @@ class FolderSource(LabelledSource):
         Raises:
             DataError: a file is gone, or may not be looked at.
         """
-        sizes = np.empty(len(self), dtype=np.int64)
+        sizes, labels = np.empty(len(self), dtype=np.int64), self.labels.numpy()
         for index in range(len(self)):
             try:
                 sizes[index] = os.stat(self.where(index)).st_size
             except OSError as error:
                 raise unreadable(self.where(index), error) from error
-        return fingerprint_of(self._names, sizes, self.labels)
+        return fingerprint_of([self._names], sizes, labels)
 
     def read(self, index: int) -> bytes:
         """One image as it is stored.

@@ -1,7 +1,7 @@
 """Data sets of the Hugging Face hub, through the package `datasets`."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from conadv.errors import DataError
 from conadv.trainer.data.sources.handles import unreadable
 from conadv.trainer.data.sources.patterns import SPLITS, NoSuchSplitError
 from conadv.trainer.data.sources.source import (
+    PART,
     LabelledSource,
     check_classes_used,
     check_labels,
@@ -46,14 +47,15 @@ class HuggingFaceSource(LabelledSource):
         column = _label_column(name, features, label)
         # As stored: decoding would lose the bytes, and encode them again when they are wanted.
         self._rows = dataset.cast_column(self._image, type(features[self._image])(decode=False))
-        labels = [-1 if value is None else int(value) for value in dataset[column]]
+        values = (-1 if value is None else int(value) for value in dataset[column])
+        labels = np.fromiter(values, dtype=np.int64, count=len(dataset))
         if hasattr(features[column], "names"):
             self.classes = tuple(str(c) for c in features[column].names)
         else:
             self.classes = tuple(str(c) for c in range(check_classes_used(name, labels)))
         self.labels = check_labels(name, labels, self.classes)
-        names = [f"{index:08d}" for index in range(len(labels))]
-        self.fingerprint = fingerprint_of(pack_names(names), self._sizes(), self.labels)
+        names = (pack_names([f"{index:08d}" for index in part]) for part in self._parts())
+        self.fingerprint = fingerprint_of(names, self._sizes(), labels)
 
     def read(self, index: int) -> bytes:
         """One image as it is stored.
@@ -78,18 +80,24 @@ class HuggingFaceSource(LabelledSource):
         """The data set's name and the row."""
         return f"{self.name}::{index}"
 
+    def _parts(self) -> Iterator[range]:
+        """Rows, some at a time."""
+        for first in range(0, len(self), PART):
+            yield range(first, min(first + PART, len(self)))
+
     def _sizes(self) -> npt.NDArray[np.int64]:
         """Bytes of each image; 0 where a row names a file, whose size may be far away."""
         if not hasattr(self._rows, "with_format"):
-            cells = [self._rows[index][self._image] for index in range(len(self.labels))]
-            return np.array([len((c or {}).get("bytes") or b"") for c in cells], dtype=np.int64)
+            cells = (self._rows[index][self._image] for index in range(len(self)))
+            lengths = (len((cell or {}).get("bytes") or b"") for cell in cells)
+            return np.fromiter(lengths, dtype=np.int64, count=len(self))
         compute: Any = importlib.import_module("pyarrow.compute")
-        # Arrow knows the lengths without looking at the images, and copies nothing here.
-        cells = self._rows.with_format("arrow")[:].column(self._image)
-        lengths = compute.binary_length(compute.struct_field(cells, "bytes"))
-        sizes: npt.NDArray[np.int64] = np.array(
-            compute.fill_null(lengths, 0).to_numpy(), dtype=np.int64
-        )
+        rows, sizes = self._rows.with_format("arrow"), np.empty(len(self), dtype=np.int64)
+        for part in self._parts():  # where rows were chosen or mixed, each part is copied
+            # Arrow knows the lengths without looking at the images.
+            cells = rows[part.start : part.stop].column(self._image)
+            lengths = compute.binary_length(compute.struct_field(cells, "bytes"))
+            sizes[part.start : part.stop] = compute.fill_null(lengths, 0).to_numpy()
         return sizes
 
 

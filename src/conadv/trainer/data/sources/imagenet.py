@@ -12,7 +12,8 @@ import numpy as np
 
 from conadv.errors import DataError
 from conadv.trainer.data.cache import Say, say_to_stderr
-from conadv.trainer.data.sources.handles import ArchiveSource, unreadable
+from conadv.trainer.data.sources.archive import ArchiveSource, ImageTable, kept_table
+from conadv.trainer.data.sources.handles import stamp_of, unreadable
 from conadv.trainer.data.sources.source import (
     Names,
     check_labels,
@@ -58,37 +59,44 @@ class ImageNetSource(ArchiveSource):
         _require(path)
         if split == "val":
             _require(folder / DEVKIT)
-        index = tar_indexes(folder, [path.name], say)[path.name]
-        members = [unpack_name(name) for name in index.names.tolist()]
-        images = [i for i, name in enumerate(members) if is_image(_file(name))]
-        if split == "train":
-            names = [members[i] for i in images]
-            folders = _training_classes(path, names)
-            classes = sorted(set(folders))
-        else:
-            # The numbers in the names have leading zeros, so their order is that of the labels.
-            images.sort(key=lambda i: _file(members[i]))
-            folders, classes = _validation_classes(folder, len(images))
-            names = [f"{c}/{_file(members[i])}" for c, i in zip(folders, images, strict=True)]
-        label_of = {c: label for label, c in enumerate(classes)}
-        labels = check_labels(str(path), [label_of[c] for c in folders], classes)
-        packed: Names = pack_names(names)
-        # By class and name: what a folder of the unpacked images would give.
-        order = np.argsort(packed, kind="stable")
-        chosen = np.array(images, dtype=np.int64)[order]
-        labels = labels[order]
-        super().__init__(
-            f"imagenet-{split}",
-            classes,
-            labels,
-            fingerprint_of(packed[order], index.sizes[chosen], labels),
-            paths=[path],
-            stamps=[index.stamp],
-            archive=np.zeros(len(chosen), dtype=np.int32),
-            names=index.names[chosen],
-            offsets=index.offsets[chosen],
-            sizes=index.sizes[chosen],
-        )
+        needed = [path] if split == "train" else [path, folder / DEVKIT]
+        stamps = [stamp_of(file) for file in needed]
+        table = kept_table(folder, (split, stamps), lambda: _table(path, split, say), say)
+        super().__init__(f"imagenet-{split}", table, [path], stamps[:1])
+
+
+def _table(path: Path, split: str, say: Say) -> ImageTable:
+    """What the archive holds, from its index."""
+    index = tar_indexes(path.parent, [path.name], say)[path.name]
+    members = [unpack_name(name) for name in index.names.tolist()]
+    images = [i for i, name in enumerate(members) if is_image(_file(name))]
+    if split == "train":
+        names = [members[i] for i in images]
+        folders = _training_classes(path, names)
+        classes = sorted(set(folders))
+    else:
+        # The numbers in the names have leading zeros, so their order is that of the labels.
+        images.sort(key=lambda i: _file(members[i]))
+        folders, classes = _validation_classes(path.parent, len(images))
+        names = [f"{c}/{_file(members[i])}" for c, i in zip(folders, images, strict=True)]
+    label_of = {c: label for label, c in enumerate(classes)}
+    labels = np.array([label_of[c] for c in folders], dtype=np.int64)
+    check_labels(str(path), labels, classes)
+    packed: Names = pack_names(names)
+    # By class and name: what a folder of the unpacked images would give.
+    order = np.argsort(packed, kind="stable")
+    chosen = np.array(images, dtype=np.int64)[order]
+    labels, sizes = labels[order], index.sizes[chosen]
+    return ImageTable(
+        tuple(classes),
+        (len(chosen),),
+        {},
+        fingerprint_of([packed[order]], sizes, labels),
+        labels,
+        index.names[chosen],
+        index.offsets[chosen],
+        sizes,
+    )
 
 
 def _file(name: str) -> str:

@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from conadv.errors import DataError
 from conadv.trainer.data.cache import Say, say_to_stderr
-from conadv.trainer.data.sources.handles import ArchiveSource
-from conadv.trainer.data.sources.manifest import check_complete, read_manifest
+from conadv.trainer.data.sources.archive import ArchiveSource, ImageTable, kept_table
+from conadv.trainer.data.sources.handles import stamp_of
+from conadv.trainer.data.sources.manifest import Manifest, check_complete, read_manifest
 from conadv.trainer.data.sources.source import (
     EXTENSIONS,
     LeftOut,
-    Names,
     check_classes_used,
     check_labels,
     extension_of,
@@ -35,7 +34,8 @@ class ShardSource(ArchiveSource):
     labels themselves, which run from 0 without a gap.
 
     The first time, the headers of the shards are read to find the images; the result is kept
-    beside them, or else in `conadv.trainer.data.cache_dir`.
+    beside them, or else in `conadv.trainer.data.cache_dir`, and mapped into memory: a process
+    holds nothing of its own for each image.
 
     Args:
         shards: the archives, in order.
@@ -60,59 +60,49 @@ class ShardSource(ArchiveSource):
         manifest = read_manifest(folder)
         if manifest is not None and not {path.name for path in paths} & set(manifest.shards()):
             manifest = None  # it speaks of other shards
-        indexes = tar_indexes(folder, [path.name for path in paths], say)
-        left_out = LeftOut()
-        found = [_images(path, indexes[path.name], left_out) for path in paths]
-        left_out.tell(folder, say)
-        numbers = [label for _, labels in found for label in labels]
-        name = name or folder.resolve().name
-        if manifest is not None:
-            check_complete(manifest, folder, [path.name for path in paths], len(numbers))
-            classes = manifest.classes
-        else:
-            classes = tuple(str(label) for label in range(check_classes_used(name, numbers)))
-        labels = check_labels(name, numbers, classes)
-        parts = [
-            _Part(path, indexes[path.name], positions)
-            for path, (positions, _) in zip(paths, found, strict=True)
-        ]
-        sizes = np.concatenate([part.members.sizes[part.positions] for part in parts])
-        # Keys are unique within a shard only.
-        full = np.concatenate([np.char.add(part.prefix(), part.names()) for part in parts])
-        super().__init__(
-            name,
-            classes,
-            labels,
-            fingerprint_of(full, sizes, labels),
-            paths=paths,
-            stamps=[part.members.stamp for part in parts],
-            archive=np.repeat(
-                np.arange(len(parts), dtype=np.int32), [len(part.positions) for part in parts]
-            ),
-            names=np.concatenate([part.names() for part in parts]),
-            offsets=np.concatenate([part.members.offsets[part.positions] for part in parts]),
-            sizes=sizes,
-        )
+        called = name or folder.resolve().name
+        stamps = [stamp_of(path) for path in paths]
+        key = [path.name for path in paths], stamps, manifest
+        table = kept_table(folder, key, lambda: _table(called, paths, manifest, say), say)
+        LeftOut(table.left_out).tell(folder, say)
+        super().__init__(called, table, paths, stamps)
 
 
-class _Part(NamedTuple):
-    """The images of one shard. Arrays, because a million images as objects take much memory."""
-
-    path: Path
-    members: TarIndex
-    positions: npt.NDArray[np.int64]
-    """Positions of the images among the members."""
-
-    def names(self) -> Names:
-        return self.members.names[self.positions]
-
-    def prefix(self) -> Names:
-        return pack_names([f"{self.path.name}/"])
+def _table(name: str, paths: list[Path], manifest: Manifest | None, say: Say) -> ImageTable:
+    """What the shards hold, from their index."""
+    folder, files = paths[0].parent, [path.name for path in paths]
+    indexes = tar_indexes(folder, files, say)
+    left_out = LeftOut()
+    found = [_images(path, indexes[path.name], left_out) for path in paths]
+    labels = np.concatenate([labels for _, labels in found])
+    if manifest is not None:
+        check_complete(manifest, folder, files, len(labels))
+        classes = manifest.classes
+    else:
+        classes = tuple(str(label) for label in range(check_classes_used(name, labels)))
+    check_labels(name, labels, classes)
+    chosen = [(indexes[file], at) for file, (at, _) in zip(files, found, strict=True)]
+    sizes = np.concatenate([index.sizes[at] for index, at in chosen])
+    names = [index.names[at] for index, at in chosen]
+    # Keys are unique within a shard only.
+    full = (
+        np.char.add(pack_names([f"{file}/"]), part) for file, part in zip(files, names, strict=True)
+    )
+    return ImageTable(
+        classes,
+        tuple(len(at) for _, at in chosen),
+        left_out.counts,
+        fingerprint_of(full, sizes, labels),
+        labels,
+        np.concatenate(names),
+        np.concatenate([index.offsets[at] for index, at in chosen]),
+        sizes,
+    )
 
 
 def _images(
     path: Path, index: TarIndex, left_out: LeftOut
-) -> tuple[npt.NDArray[np.int64], list[int]]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Positions of a shard's images among its members, in its order, and their labels."""
     labels: dict[str, int] = {}
     images: dict[str, int] = {}
@@ -147,7 +137,8 @@ def _images(
                 f"{path}::{names[position]} has no label: put {key}.cls, a number as text, "
                 "beside it."
             )
-    return np.array(list(images.values()), dtype=np.int64), [labels[key] for key in images]
+    positions = np.array(list(images.values()), dtype=np.int64)
+    return positions, np.array([labels[key] for key in images], dtype=np.int64)
 
 
 def _first_part(key: str) -> str:
@@ -158,8 +149,8 @@ def _first_part(key: str) -> str:
 
 def _label(path: Path, name: str, text: bytes) -> int:
     try:
-        return int(text)
-    except ValueError:
+        return int(np.int64(int(text)))
+    except (ValueError, OverflowError):
         raise DataError(
             f"{path}::{name} holds {text[:20]!r}: a label is a number from 0, as text."
         ) from None

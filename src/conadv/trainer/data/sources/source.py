@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +33,8 @@ _MAGIC = (
 )
 """Where images begin, with which bytes, and the extension of such files."""
 _LISTED = 6
+PART = 2**12
+"""Images that are looked at at a time, where there may be any number."""
 
 
 class ImageSource(Protocol):
@@ -103,10 +105,14 @@ class LabelledSource:
 
 
 class LeftOut:
-    """Counts the files of a source that are taken for no images, by reason."""
+    """Counts the files of a source that are taken for no images, by reason.
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+    Args:
+        counts: of an earlier look.
+    """
+
+    def __init__(self, counts: Mapping[str, int] | None = None) -> None:
+        self.counts: Counter[str] = Counter(counts or {})
 
     def add(self, name: str) -> None:
         """Count a file that is left out because of its name."""
@@ -125,7 +131,7 @@ class LeftOut:
         say(f"{where}: {total:,} file{'s' * (total > 1)} left out ({'; '.join(reasons)})")
 
 
-def check_classes_used(name: str, labels: Iterable[int]) -> int:
+def check_classes_used(name: str, labels: npt.NDArray[np.int64]) -> int:
     """The number of classes that labels speak of, which run from 0 without a gap.
 
     Args:
@@ -135,10 +141,10 @@ def check_classes_used(name: str, labels: Iterable[int]) -> int:
     Raises:
         DataError: A class has no images; labels alone never decide the size of a network.
     """
-    used = sorted(set(labels))
-    count = used[-1] + 1 if used else 0
-    if used and used[0] >= 0 and len(used) < count:
-        missing = next(i for i in range(count) if i >= len(used) or used[i] != i)
+    used = np.unique(labels)
+    count = int(used[-1]) + 1 if len(used) else 0
+    if len(used) < count and used[0] >= 0:
+        missing = int(np.argmax(used != np.arange(len(used))))
         raise DataError(
             f"{name}: labels go up to {used[-1]:,}, but there are images of {len(used):,} classes "
             f"only; class {missing:,} is the first without one. Number the classes from 0 without "
@@ -159,26 +165,35 @@ def unpack_name(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def fingerprint_of(names: Names, sizes: npt.NDArray[np.int64], labels: Tensor) -> str:
+def fingerprint_of(
+    names: Iterable[Names], sizes: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
+) -> str:
     """SHA-256 over names, sizes in bytes and labels, in hexadecimal.
 
     The same on every platform: numbers are taken as little-endian 64-bit integers.
+
+    Args:
+        names: in parts, none of them empty; how they are cut changes nothing.
+        sizes: of the images, shape (N,).
+        labels: likewise.
     """
-    digest = hashlib.sha256(b"conadv image source 1\0")
-    digest.update(b"\0".join(names.tolist()))
-    for numbers in (sizes, labels.numpy()):
+    digest = hashlib.sha256(b"conadv image source 1")
+    for part in names:
+        for first in range(0, len(part), PART):
+            digest.update(b"\0" + b"\0".join(part[first : first + PART].tolist()))
+    for numbers in (sizes, labels):
         digest.update(b"\0")
-        digest.update(np.ascontiguousarray(numbers, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(numbers, dtype="<i8").data)
     return digest.hexdigest()
 
 
-def check_labels(name: str, labels: Sequence[int], classes: Sequence[str]) -> Tensor:
+def check_labels(name: str, labels: npt.NDArray[np.int64], classes: Sequence[str]) -> Tensor:
     """Labels as a tensor.
 
     Raises:
         DataError: there are none, or one is no index into `classes`.
     """
-    found = torch.tensor(labels, dtype=torch.int64)
+    found = torch.from_numpy(labels)
     if len(found) == 0:
         raise DataError(f"{name}: there are no images in it.")
     low, high = int(found.min()), int(found.max())

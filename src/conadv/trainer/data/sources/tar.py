@@ -137,7 +137,7 @@ INDEX = ".conadv-index.npz"
 _FORMAT = 2
 _THREADS = 8
 """Archives indexed at once: on disks behind a network nearly all the time is waiting."""
-_WAIT_SECONDS = 7200.0
+WAIT_SECONDS = 7200.0
 
 Indexes = dict[str, TarIndex]
 
@@ -153,12 +153,12 @@ def tar_indexes(folder: Path, names: Sequence[str], say: Say) -> Indexes:
         DataError: an archive is missing, damaged or cut off.
     """
     stamps = {name: stamp_of(folder / name) for name in names}
-    elsewhere = _elsewhere(folder)
+    other = elsewhere(folder)
 
     def known() -> Indexes:
         return {
             name: index
-            for place in (elsewhere, folder)
+            for place in (other, folder)
             for name, index in _load(place / INDEX).items()
             if name not in stamps or index.stamp == stamps[name]
         }
@@ -166,11 +166,11 @@ def tar_indexes(folder: Path, names: Sequence[str], say: Say) -> Indexes:
     kept = known()
     if stamps.keys() <= kept.keys():
         return {name: kept[name] for name in names}
-    place = folder if os.access(folder, os.W_OK) else elsewhere
+    place = folder if os.access(folder, os.W_OK) else other
     with ExitStack() as stack:
         writable = True
         try:
-            stack.enter_context(locked(place, say, _WAIT_SECONDS))
+            stack.enter_context(locked(place, say, WAIT_SECONDS))
         except DataError as error:
             say(f"the index will not be kept: {error}")
             writable = False
@@ -183,7 +183,8 @@ def tar_indexes(folder: Path, names: Sequence[str], say: Say) -> Indexes:
     return {name: kept[name] for name in names}
 
 
-def _elsewhere(folder: Path) -> Path:
+def elsewhere(folder: Path) -> Path:
+    """Where the index of a folder lies that may not be written to."""
     key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     return cache_dir() / "indexes" / key
 

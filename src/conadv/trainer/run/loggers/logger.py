@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
 
+from conadv._files import in_utf8
 from conadv._words import import_named, is_path
 from conadv.errors import install_command
 
@@ -22,7 +24,7 @@ class LoggedRun:
 
     name: str
     folder: Path
-    """The run folder; a logger may keep files of its own in it."""
+    """The run folder, by a path in UTF-8; a logger may keep files of its own in it."""
     step: int
     """The step that the run continues from; what an earlier process sent of later ones is void."""
     settings: Mapping[str, Any]
@@ -128,10 +130,16 @@ def _reason(name: str, error: BaseException) -> str:
 
 
 class Loggers:
-    """Several loggers, or none, as one."""
+    """Several loggers, or none, as one.
 
-    def __init__(self, loggers: Sequence[Background] = ()) -> None:
+    Args:
+        loggers: They are closed in this order.
+        held: What they need as long as they are open.
+    """
+
+    def __init__(self, loggers: Sequence[Background] = (), held: ExitStack | None = None) -> None:
         self._loggers = loggers
+        self._held = held or ExitStack()
 
     def scalars(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Send the numbers among ``values``."""
@@ -147,6 +155,7 @@ class Loggers:
         """Close them all."""
         for logger in self._loggers:
             logger.close()
+        self._held.close()
 
 
 def open_loggers(
@@ -163,9 +172,16 @@ def open_loggers(
         run: What they are told of the run.
         say: Told of failures.
     """
+    held = ExitStack()
 
     def opener(name: str) -> Callable[[], Logger]:
         path = name if is_path(name) else f"{__package__}.{name}:open_logger"
-        return lambda: import_named(path)(run, **options.get(name, {}))
 
-    return Loggers([Background(name, opener(name), say) for name in names])
+        def open_() -> Logger:
+            folder = held.enter_context(in_utf8(run.folder))
+            make: Callable[..., Logger] = import_named(path)
+            return make(replace(run, folder=folder), **options.get(name, {}))
+
+        return open_
+
+    return Loggers([Background(name, opener(name), say) for name in names], held)

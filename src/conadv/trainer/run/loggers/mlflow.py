@@ -8,6 +8,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
+from conadv._files import is_utf8
 from conadv.trainer.run.loggers.logger import LoggedRun
 
 FOLDER = "conadv.folder"
@@ -20,7 +21,7 @@ class MLflow:
     Args:
         run: What is logged.
         tracking_uri: Where to; None is ``$MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the run
-            folder.
+            folder, whose path has to be UTF-8 then.
         experiment: Its name; made if it is not there.
     """
 
@@ -30,6 +31,11 @@ class MLflow:
         folder = run.folder.resolve()
         own = f"sqlite:///{folder / 'mlflow.db'}"
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", own)
+        if uri == own and not is_utf8(folder):
+            raise ValueError(
+                f"MLflow's database takes paths in UTF-8 only, and {folder} is none: give it "
+                "another place, logging.options.mlflow.tracking_uri=sqlite:////PLACE/mlflow.db"
+            )
         self._client = MlflowClient(uri)
         known = self._client.get_experiment_by_name(experiment)
         place = (folder / "mlflow").as_uri() if uri == own else None
