@@ -171,8 +171,14 @@ def test_verdicts_of_a_study_are_shown(make_study: MakeStudy, tmp_path: Path) ->
     row += " | 0.2 | 3 of 4 | undecided, could have seen 3.0 points |"
     assert row in (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "What a-study decides" in page.read_text(encoding="utf-8")
-    after = report_of(folder).findings.caveats
-    assert not any("stated no hypothesis" in note for note in after)
+    after = report_of(folder).findings
+    assert not any("stated no hypothesis" in note for note in after.caveats)
+    # The headline is the answer to the question asked beforehand, once all its runs are there.
+    answer = "recycled at batch 1,000 against vanilla: +1.6 points (+1.0 to +2.2), better."
+    for change, expected in (({}, False), ({"seeds": 4}, True), ({"exploratory": "more"}, False)):
+        one |= {"verdict": "better", **change}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        assert (report_of(folder).findings.headline == answer) == expected
 
 
 def test_compute_that_ordinary_training_never_had_is_not_guessed(make_study: MakeStudy) -> None:

@@ -18,7 +18,7 @@ from conadv.lab.report.study.large_batch import (
 )
 from conadv.lab.report.study.marks import marks
 from conadv.lab.report.study.runs import StudyFacts
-from conadv.lab.report.study.wording import between, interval
+from conadv.lab.report.study.wording import between, interval, judged_sentence
 from conadv.lab.report.text import count, joined, percent, points, ratio
 
 _TOLERANCE = f"{100 * TOLERANCE:g}"
@@ -32,11 +32,12 @@ def findings(
 ) -> Findings:
     """Put the results into words: as a study where batch sizes and methods allow it.
 
-    The headline is how far methods go where there are at least three batch sizes; with two it is
-    what the larger one lost. Two batches outside a study, or with single seeds, are compared
-    method by method.
+    The headline is what the one primary hypothesis came to. Where none was stated and decided, it
+    is how far methods go with at least three batch sizes, and what the larger one lost with two.
+    Two batches outside a study, or with single seeds, are compared method by method.
     """
     plain = plain_findings(everything)
+    answer = _answer(studies)
     several = scale is not None and any(
         len(cell.finished) > 1 for reach in scale.reaches for cell in reach.cells.values()
     )
@@ -46,15 +47,30 @@ def findings(
         or len(scale.batches) < 2
         or (len(scale.batches) == 2 and not (several and studies))
     ):
-        return replace(plain, caveats=(*_missing(everything, studies), *plain.caveats))
+        caveats = (*_missing(everything, studies), *plain.caveats)
+        return replace(plain, headline=answer or plain.headline, caveats=caveats)
     return Findings(
-        (_headline(scale) if len(scale.batches) > 2 else _two_batches(scale, gains))
+        answer
+        or (_headline(scale) if len(scale.batches) > 2 else _two_batches(scale, gains))
         or plain.headline,
         tuple(_figures(scale, gains)),
         tuple(sentence for at_batch in gains for sentence in _sentences(at_batch)),
         (*_missing(everything, studies), *_failed(plain), *_caveats(scale, gains)),
         tuple(sentence for at_batch in gains for sentence in _comparisons(at_batch)),
     )
+
+
+def _answer(studies: Sequence[StudyFacts]) -> str:
+    """What the primary hypothesis came to, if there is one and it stood before all its runs."""
+    primary = [
+        one
+        for study in studies
+        for one in study.judged
+        if one["name"] == "primary"
+        and not one["exploratory"]
+        and one["seeds"] == one["seeds_expected"]
+    ]
+    return judged_sentence(primary[0]) if len(primary) == 1 else ""
 
 
 def reach_text(reach: Reach) -> str:

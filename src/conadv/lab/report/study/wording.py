@@ -38,8 +38,7 @@ def judged_columns() -> tuple[str, ...]:
 
 def judged_row(one: Mapping[str, Any]) -> tuple[str, ...]:
     """A verdict of ``summary.json``: what was claimed, what was found, what that decides."""
-    than = f"{one['than']}" + (f" at {one['than_batch']:,}" if one["than_batch"] else "")
-    small = f" (small batch {one['small_batch']:,})" if one["small_batch"] else ""
+    than, small = _compared(one)
     claim = str(one["claim"]).replace("_", " ")
     verdict = str(one["verdict"])
     if verdict == "undecided" and one["visible"] is not None:
@@ -56,3 +55,17 @@ def judged_row(one: Mapping[str, Any]) -> tuple[str, ...]:
         f"{one['seeds']} of {one['seeds_expected']}",
         verdict,
     )
+
+
+def judged_sentence(one: Mapping[str, Any]) -> str:
+    """A verdict as a headline, to which the table under it gives the rest."""
+    than, small = _compared(one)
+    return (
+        f"{one['method']} at batch {one['batch']:,} against {than}{small}: {points(one['value'])} "
+        f"points ({between(one['interval'])}), {one['verdict']}."
+    )
+
+
+def _compared(one: Mapping[str, Any]) -> tuple[str, str]:
+    than = f"{one['than']}" + (f" at {one['than_batch']:,}" if one["than_batch"] else "")
+    return than, f" (small batch {one['small_batch']:,})" if one["small_batch"] else ""
