@@ -123,7 +123,7 @@ class Saving:
         if any(problems) and self._problem is None:
             self._give_up()
         if self._world.main and (wait or any(problems)):
-            self.store.settle(failed=any(problems))
+            self.store.name_best(failed=any(problems))
         self._problem = None
         for rank, problem in enumerate(problems):
             if self._world.main and rank and problem:

@@ -89,11 +89,11 @@ class CheckpointStore:
             link(path, self.last)
             if best:
                 self._new_best = path, sharded
-            self.settle()
+            self.name_best()
             self._prune()
         return path
 
-    def settle(self, *, failed: bool = False) -> None:
+    def name_best(self, *, failed: bool = False) -> None:
         """Name the best checkpoint, if every rank has written its part of it by now.
 
         Args:
@@ -129,7 +129,7 @@ class CheckpointStore:
                 part.unlink(missing_ok=True)
         if state is not None and state.get("best"):  # the launch may have ended before this
             self._new_best = self.path(step), bool(state.get("sharded"))
-            self.settle()
+            self.name_best()
 
     def path(self, step: int, rank: int = 0, ranks: int = 1) -> Path:
         """Where a rank's part of a checkpoint is."""

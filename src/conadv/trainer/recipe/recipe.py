@@ -109,9 +109,7 @@ class Recipe(Section):
     @property
     def reads_ahead(self) -> int:
         """Steps that the schedules read ahead."""
-        if self.weights.schedule == "lookahead":
-            return self.weights.tau
-        return self.method.make().reads_ahead
+        return self.weights.make().reads_ahead(1) or self.method.make().reads_ahead
 
     @property
     def fresh_per_step(self) -> int:

@@ -43,7 +43,7 @@ def weights_problems(recipe: Recipe) -> Iterator[str]:
     except ValueError as error:
         yield f"weights.{error}"
         return
-    if weights.centres and weights.schedule == "sequential":
+    if weights.centres and schedule.ascents and not schedule.delay(1):
         yield (
             f"weights.centred=true with {given}: a step's micro-batches come one after the other, "
             "and it needs the mean of all before the first. Set weights.centred=null, or "
@@ -64,7 +64,7 @@ def weights_problems(recipe: Recipe) -> Iterator[str]:
             "left for the rest. Set weights.weight=0.5, or another number below 1."
         )
     yield from refused(recipe, given, _REFUSES, "weights.schedule=none")
-    if weights.schedule == "lookahead" and recipe.method.make().reads_ahead > 0:
+    if schedule.reads_ahead(1) and recipe.method.make().reads_ahead:
         yield (
             f"{given} with method.schedule={recipe.method.schedule}: only one of the two can look "
             "ahead. Set weights.schedule=recycled, or weights.schedule=none."
