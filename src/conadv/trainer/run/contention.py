@@ -14,30 +14,30 @@ MUCH = 0.25
 class Contention:
     """Tells once that the threads of a training wait for cores that others use.
 
-    Every operation ends when its last thread does. Two trainings with a thread on each of the same
-    two cores were 5 times slower each, and not twice; with one thread each 1.8 times
-    (``benchmarks/side_by_side.py``). How long idle threads spin changes nothing for the better,
-    and the number of threads is part of what makes results equal, so this changes neither.
+    Every operation ends when its last thread does, and of two trainings with a thread on each of
+    the same cores one always waits (``benchmarks/side_by_side.py``). Threads that sleep instead of
+    spinning are slower still, and the number of threads is part of what makes results equal, so
+    this changes neither.
 
     Args:
         threads: those of an operation; with one, nothing can be gained and nothing is said.
     """
 
     def __init__(self, threads: int) -> None:
-        self.threads = threads
+        self._useful = threads > 1
         self._since = (time.monotonic(), _waited())
 
     def notice(self) -> str | None:
-        """What there is to say after a step."""
+        """What there is to say after a step; None if nothing, or if it was said before."""
         started, waited = self._since
         now = time.monotonic()
-        if self.threads < 2 or waited is None or now - started < WINDOW:
+        if not self._useful or waited is None or now - started < WINDOW:
             return None
         total = _waited()
         self._since = (now, total)
         if total is None or (share := (total - waited) / (now - started)) < MUCH:
             return None
-        self.threads = 1
+        self._useful = False  # once is enough
         return (
             f"other programs use the same cores: this one waited for a core {share:.0%} of the "
             f"last {now - started:.0f} s. Trainings side by side are several times faster with "
