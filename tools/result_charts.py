@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from picture_parts import shade, style
@@ -19,7 +19,7 @@ from table_parts import ROOT
 from conadv.lab.evidence import Paired
 from conadv.lab.report.charts.palette import FAMILIES
 from conadv.lab.report.charts.panels import Series, span_of
-from conadv.lab.report.charts.scatter import APART, GAP, LINE, spread
+from conadv.lab.report.charts.scatter import APART, GAP, LINE, leader, name_at, spread
 from conadv.lab.report.charts.svg import (
     Scale,
     line,
@@ -87,8 +87,7 @@ def over_batches(theme: str) -> Iterator[tuple[str, str]]:
         ]
         batches = _batches(name)
         x = Axis("images per weight update", (batches[0], batches[-1]), batches, True)
-        ends = [end for one in series for both in one.ends if both for end in both]
-        y = _axis("test accuracy (%)", ends)
+        y = _axis("test accuracy (%)", _flat(both for one in series for both in one.ends))
         yield f"batch-{name}", labelled(title, series, x, y, theme, apart=APART)
 
 
@@ -114,9 +113,9 @@ def robust_over_clean(theme: str) -> Iterator[tuple[str, str]]:
                 )
                 across.append(_hundredfold(row.same_compute))
             if series:
-                x = _axis("points, clean images", [end for both in across if both for end in both])
-                ends = [end for one in series for both in one.ends if both for end in both]
-                y = _axis("points, images under attack", ends)
+                x = _axis("points, clean images", _flat(across))
+                upright = _flat(both for one in series for both in one.ends)
+                y = _axis("points, images under attack", upright)
                 place = f"{title.partition(': ')[2]}, batch {count(at.batch)}"
                 drawn = labelled(place, series, x, y, theme, across=across)
                 yield f"robust-{name}-{at.batch}", drawn
@@ -190,9 +189,9 @@ def labelled(
     wanted, high = [places[n][-1][1] for n in order], [heights[n] for n in order]
     middles = dict(zip(order, spread(wanted, high, TOP, bottom), strict=True))
     for n, one in enumerate(series):
-        begin, height = places[n][-1]
-        leader = path_points([(begin, height), (RIGHT, height), (LABELS - 4, middles[n])])
-        parts.append(f'<g style="--c:{one.colour}"><polyline class="leader" points="{leader}"/>')
+        last = places[n][-1]
+        line_to_name = leader(last, middles[n], RIGHT, LABELS)
+        parts.append(f'<g style="--c:{one.colour}">{line_to_name}')
         if one.dash:
             points = path_points(places[n])
             parts.append(f'<polyline class="own {one.dash}" fill="none" points="{points}"/>')
@@ -202,16 +201,19 @@ def labelled(
             if one.symbol:
                 parts.append(symbol(one.symbol, a, b))
         if across and (sides := across[n]) is not None:
-            parts.append(line(right(sides[0]), height, right(sides[1]), height, "whisker"))
+            parts.append(line(right(sides[0]), last[1], right(sides[1]), last[1], "whisker"))
         parts.append("</g>")
-        first = middles[n] + 4 - LINE / 2 * (len(names[n]) - 1)
-        parts += [text(LABELS, first + LINE * row, words) for row, words in enumerate(names[n])]
+        parts += name_at(LABELS, middles[n], names[n])
     return svg(WIDTH, bottom + FOOT, parts, f"{title}: {y.title} against {x.title}", style(theme))
 
 
 def _axis(title: str, values: Sequence[float]) -> Axis:
     span = span_of(values, zero=title.startswith("points"))
     return Axis(title, span, ticks(*span))
+
+
+def _flat(intervals: Iterable[Ends]) -> list[float]:
+    return [end for both in intervals if both for end in both]
 
 
 def _batches(name: str) -> list[float]:

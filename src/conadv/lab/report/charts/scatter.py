@@ -125,14 +125,30 @@ def dodged(places: Sequence[float]) -> list[float]:
 def _drawn(mark: Mark, cost: float, at: tuple[float, float], middle: float, y: Scale) -> str:
     across, down = at
     words = _lines(mark)
-    leader = path_points([(across, down), (RIGHT, down), (LABELS - 4, middle)])
-    parts = [f'<g style="--c:{mark.colour}"><polyline class="leader" points="{leader}"/>']
+    parts = [f'<g style="--c:{mark.colour}">{leader(at, middle, RIGHT, LABELS)}']
     if mark.ends is not None:
         parts.append(line(across, y(mark.ends[0]), across, y(mark.ends[1]), "whisker"))
     parts += [symbol(mark.symbol, across, down, title=mark.said(f" at {ratio(cost)}")), "</g>"]
+    return "".join([*parts, *name_at(LABELS, middle, words)])
+
+
+def leader(at: tuple[float, float], middle: float, right: float, labels: float) -> str:
+    """The thin line from a symbol to its name: level to the edge of the plot, then slanting.
+
+    Args:
+        at: Where the symbol is.
+        middle: How far down the name is.
+        right: The edge of the plot.
+        labels: Where the names begin.
+    """
+    points = path_points([at, (right, at[1]), (labels - 4, middle)])
+    return f'<polyline class="leader" points="{points}"/>'
+
+
+def name_at(left: float, middle: float, words: Sequence[str]) -> list[str]:
+    """The lines of a name, their middle at a place."""
     first = middle + 4 - LINE / 2 * (len(words) - 1)
-    parts += [text(LABELS, first + LINE * n, word) for n, word in enumerate(words)]
-    return "".join(parts)
+    return [text(left, first + LINE * n, word) for n, word in enumerate(words)]
 
 
 def _lines(mark: Mark) -> list[str]:
