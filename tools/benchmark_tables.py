@@ -54,8 +54,7 @@ def weights() -> str:
         f"\nEverything as a multiple of an ordinary step: {settings['model']}, "
         f"{settings['batch']} images, {settings['dtype']}, channels last, "
         f"{found['weights'] / 1e6:.1f} million weights moved; median and range of "
-        f"{settings['repeats']} turns. The machine was shared: its load was "
-        f"{found['load'][0]:.0f}.\n"
+        f"{settings['repeats']} turns; load {found['load'][0]:.0f}.\n"
     )
     header = ["schedule", "operations", "processor time (least-most)", "wall time (least-most)"]
     return table(header, rows) + note + remade(found["environment"])
@@ -84,15 +83,8 @@ def optimizers() -> str:
     return table(header, rows) + remade(found["environment"])
 
 
-SHARING = "benchmarks/results/side-by-side-cpu.json"
-BY_HAND = "benchmarks/results/by-hand-cpu.json"
-
-
 def training() -> str:
     """Images per second against timm's training script."""
-    sys.path.append(str(ROOT / "benchmarks"))
-    from train_vs_timm import BARS
-
     found = read("benchmarks/results/train-vs-timm-cpu.json")
     rows = [
         [
@@ -100,7 +92,7 @@ def training() -> str:
             str(row["batch"]),
             spread(row["ratio"]),
             spread(row["processor_ratio"]) if "processor_ratio" in row else "",
-            "" if row["goal"] is None else f"{BARS[row['model']]:g}",
+            "" if row["goal"] is None else f"{row['goal']:g}",
         ]
         for row in found["rows"]
     ]
@@ -111,9 +103,7 @@ def training() -> str:
 
 def by_hand() -> str:
     """Images per second against a loop that is written by hand."""
-    if not (ROOT / BY_HAND).exists():
-        return f"Not measured yet: `python benchmarks/by_hand.py --json {BY_HAND}`.\n"
-    found = read(BY_HAND)
+    found = read("benchmarks/results/by-hand-cpu.json")
     settings = f"{found['precision']}{', channels last' if found['channels_last'] else ''}"
     rows = [
         [
@@ -154,9 +144,7 @@ def parts() -> str:
 
 def sharing() -> str:
     """Two trainings on the same cores."""
-    if not (ROOT / SHARING).exists():
-        return f"Not measured yet: `python benchmarks/side_by_side.py --json {SHARING}`.\n"
-    found = read(SHARING)
+    found = read("benchmarks/results/side-by-side-cpu.json")
     columns = ["slower_alone", "slower_beside", "processor_time"]
     rows = [[row["way"], *(spread(row[name]) for name in columns)] for row in found["rows"]]
     header = ["each with", "a step alone", "a step beside another", "processor time beside another"]
