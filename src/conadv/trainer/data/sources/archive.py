@@ -6,7 +6,6 @@ grow with the number of images, and ranks and decoding workers of a machine shar
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from conadv.errors import DataError
 from conadv.trainer.data.cache import Say, locked, write_whole
 from conadv.trainer.data.sources.handles import Handles, Stamp
 from conadv.trainer.data.sources.source import LabelledSource, Names, unpack_name
-from conadv.trainer.data.sources.tar import WAIT_SECONDS, elsewhere
+from conadv.trainer.data.sources.tar import WAIT_SECONDS, elsewhere, index_place
 
 _FORMAT = 1
 _ALIGNMENT = 64
@@ -115,7 +114,7 @@ def kept_table(folder: Path, key: object, make: Callable[[], ImageTable], say: S
 
     if (found := known()) is not None:
         return found
-    place = folder if os.access(folder, os.W_OK) else elsewhere(folder)
+    place = index_place(folder)
     with ExitStack() as held:
         try:
             held.enter_context(locked(place, say, WAIT_SECONDS))

@@ -166,7 +166,7 @@ def tar_indexes(folder: Path, names: Sequence[str], say: Say) -> Indexes:
     kept = known()
     if stamps.keys() <= kept.keys():
         return {name: kept[name] for name in names}
-    place = folder if os.access(folder, os.W_OK) else other
+    place = index_place(folder)
     with ExitStack() as stack:
         writable = True
         try:
@@ -181,6 +181,11 @@ def tar_indexes(folder: Path, names: Sequence[str], say: Say) -> Indexes:
             if writable:
                 _keep(place, {n: i for n, i in kept.items() if (folder / n).exists()}, say)
     return {name: kept[name] for name in names}
+
+
+def index_place(folder: Path) -> Path:
+    """Where what is known of a folder's archives is kept: beside them if that may be written."""
+    return folder if os.access(folder, os.W_OK) else elsewhere(folder)
 
 
 def elsewhere(folder: Path) -> Path:
