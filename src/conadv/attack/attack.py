@@ -128,19 +128,20 @@ class Attack(AttackSettings):
             delta = geometry.project(delta, radius, self.norm)
             return towards(origin + delta / std, origin, dtype)
         low, high = self.pixel_range
-        pixels = origin * std + mean
+        pixels = (origin * std).add_(mean)
         # An image already outside the range by rounding (resizing, JPEG) may stay where it is.
         delta = geometry.project(
             delta,
             radius,
             self.norm,
-            (low - pixels).clamp(max=0),
-            (high - pixels).clamp(min=0),
+            (low - pixels).clamp_(max=0),
+            (high - pixels).clamp_(min=0),
         )
         # Rounding of (origin + delta / std) must not leave the range: clamp once more, in the
         # units of the result.
         floor, roof = (low - mean) / std, (high - mean) / std
-        bounded = (origin + delta / std).clamp(origin.clamp(max=floor), origin.clamp(min=roof))
+        bounded = origin + delta / std  # in the memory format of the first
+        bounded.clamp_(origin.clamp(max=floor), origin.clamp(min=roof))
         return towards(bounded, origin, dtype)
 
     def _balls(self, values: Tensor) -> Tensor:
@@ -208,9 +209,10 @@ class Attack(AttackSettings):
         clean = self._balls(wide(origin))
         std = self._channel("std", clean)
         gradient = self._balls(wide(gradient))
-        nan = gradient.isnan()
-        zero_share = ((gradient == 0) | nan).mean(dtype=torch.float32)
-        nan_share = nan.mean(dtype=torch.float32)
+        # Counted, not averaged: a mean of booleans is first a tensor of numbers.
+        known = torch.nan_to_num(gradient, nan=0.0)
+        zero_share = (known.numel() - torch.count_nonzero(known)) / known.numel()
+        nan_share = torch.count_nonzero(gradient.isnan()) / known.numel()
         if self.norm == "l2":
             gradient = gradient / std  # d loss / d pixel
         direction = geometry.steepest(gradient, self.norm, self.block_size)
