@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conadv.errors import StudyError
-from conadv.lab.study import Study, StudyFolder, load_study, make_plan, study_names
+from conadv.lab.study import Study, StudyFolder, files, load_study, make_plan, study_names
 from conadv.lab.study.cost import compute_factor, estimate, work
 from conadv.lab.study.files import make_study
 from conadv.lab.study.hypotheses.judge import visible_effects
@@ -287,6 +287,26 @@ def test_a_recipe_of_ones_own_goes_into_the_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").unlink()
     assert plan.make_recipe(plan.tasks[0]).optimizer.lr == 7
     assert str(folder.root) in plan.recipe and folder.require_study() == plan.study
+
+
+def test_a_study_keeps_its_recipe_when_the_package_s_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StudyFolder(tmp_path / "study")
+    assert folder.prepare(study()).recipe == study().recipe  # by name, while it is the same
+
+    changed = load_recipe(study().recipe, ["optimizer.weight_decay=0.125"])
+    load = files.load_recipe
+    monkeypatch.setattr(
+        files, "load_recipe", lambda given: changed if given == study().recipe else load(given)
+    )
+    with pytest.raises(StudyError, match=r"in which recipe differ.*conadv study "):
+        folder.prepare(study())
+    again = folder.prepare(load_study(folder.root))
+    assert again.recipe == str(folder.base)
+    plan = make_plan(again)
+    assert plan.make_recipe(plan.tasks[0], {}).optimizer.weight_decay != 0.125
+    assert load_study(folder.study).recipe == str(folder.base)
 
 
 # -- what it costs ---------------------------------------------------------------------------

@@ -47,10 +47,16 @@ def load_study(given: str | Path) -> Study:
             f"{', '.join(study_names())}."
         )
     values = _parsed(path.read_text(encoding="utf-8"), str(path))
-    recipe = values.get("recipe")
+    recipe, base = values.get("recipe"), path.parent / BASE
     if isinstance(recipe, str) and recipe not in recipe_names():
         values["recipe"] = str(path.parent / recipe)
+    elif recipe and path.name == STUDY and base.is_file() and not _is_same(recipe, base):
+        values["recipe"] = str(base)  # the recipe of that name is another one by now
     return make_study(values, path.stem, str(path))
+
+
+def _is_same(recipe: str, base: Path) -> bool:
+    return load_recipe(recipe) == load_recipe(base)
 
 
 def make_study(values: dict[str, Any], name: str, what: str) -> Study:
@@ -132,7 +138,8 @@ class StudyFolder:
 
         More seeds, methods and batches may be added to a study, and hypotheses changed, which
         then are exploratory; everything else must be as it was, because some of its runs may be
-        done.
+        done. The folder keeps its recipe: one that comes with the package may be another when
+        the study goes on.
 
         Returns:
             The study as the folder has it: its recipe is a name, or a file in the folder.
@@ -141,29 +148,29 @@ class StudyFolder:
             StudyError: Another study lives here, or the folder holds something else.
         """
         own = study
-        text = None
         if study.recipe not in recipe_names():
-            text = dump_recipe(load_recipe(study.recipe))
             own = study.model_copy(update={"recipe": BASE})
         if self.study.exists():
             before = make_study(
                 _parsed(self.study.read_text(encoding="utf-8"), str(self.study)), "", ""
             )
-            self._require_same(before, own, text)
+            if study.recipe == str(self.base):
+                own = study.model_copy(update={"recipe": before.recipe})
+            self._require_same(before, own, study.recipe)
         elif self.root.is_dir() and any(self.root.iterdir()):
             raise StudyError(
                 f"{self.root} exists and is no study folder: give a new folder with --out."
             )
         for folder in (self.tasks, self.runs, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        if text is not None and not self.base.exists():
-            write_text(self.base, text)
+        if not self.base.exists():
+            write_text(self.base, dump_recipe(load_recipe(study.recipe)))
         values = yaml.safe_dump(own.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         if not self.study.exists() or self.study.read_text(encoding="utf-8") != values:
             write_text(self.study, values)
         return load_study(self.root)
 
-    def _require_same(self, before: Study, now: Study, recipe: str | None) -> None:
+    def _require_same(self, before: Study, now: Study, recipe: str) -> None:
         kept = now.model_copy(
             update={
                 "methods": _methods(now, before),
@@ -178,12 +185,13 @@ class StudyFolder:
         # These change no run.
         fields = ("attempts", "stale_after", "description", "hypotheses")
         names = [name for name in old if old[name] != new[name] and name not in fields]
-        if recipe is not None and self.base.exists() and self.base.read_text("utf-8") != recipe:
+        if self.base.exists() and "recipe" not in names and not _is_same(recipe, self.base):
             names.append("recipe")
         if names:
             raise StudyError(
                 f"{self.root} holds a study in which {', '.join(names)} differ; only seeds, "
-                "methods and batches may be added. Give a new folder with --out."
+                f"methods and batches may be added. Give a new folder with --out, or go on with "
+                f"that study as it is: conadv study {self.root}"
             )
 
     def require_study(self) -> Study:
