@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shlex
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from conadv.lab.study import StudyFolder
 from conadv.lab.study.outcomes import read_outcomes
 from conadv.lab.study.search import Search
 from conadv.lab.study.tables import write_tables
-from conadv.trainer.recipe import Recipe
+from conadv.trainer.recipe import Recipe, load_recipe
 from conadv.trainer.run.result import Result
 from lab.report.conftest import MakeStudy, make_run, make_study
 from support.studies import FakeTraining, prepared, worker
@@ -24,6 +25,7 @@ from support.studies import FakeTraining, prepared, worker
 __all__ = ["make_run", "make_study"]  # fixtures
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
 
 
 @pytest.fixture
@@ -98,3 +100,16 @@ def test_nothing_else_is_overwritten(
     with pytest.raises(SystemExit, match="is no study folder"):
         tool.publish(other, tmp_path / "out")
     assert (other / "file").exists()
+
+
+@pytest.mark.parametrize("study", sorted(p.parent.name for p in RESULTS.glob("*/summary.json")))
+def test_the_commands_of_published_runs_remake_them(study: str) -> None:
+    rows = json.loads((RESULTS / study / "summary.json").read_text(encoding="utf-8"))["runs"]
+    for row in {row["cell"]: row for row in rows}.values():  # one run of each setting
+        _, _, recipe, *overrides, option, _ = shlex.split(row["command"])
+        assert option == "--out"
+        kept = load_recipe(RESULTS / study / row["folder"] / "recipe.yaml")
+        assert load_recipe(recipe, overrides) == kept, (
+            f"{row['command']} makes another run than the one published: the recipe or a default "
+            "has changed"
+        )
