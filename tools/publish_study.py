@@ -60,6 +60,8 @@ def publish(study: Path, out: Path, *, pictures: bool = True) -> int:
     for name in STUDY:
         if (study / name).is_file():
             shutil.copyfile(study / name, out / name)
+    if (out / "base.yaml").is_file():
+        without_comments(out / "base.yaml")
     carry_on(study, out)
     rows = json.loads((study / "summary.json").read_text(encoding="utf-8"))["runs"]
     machines: dict[str, dict[str, Any]] = {}
@@ -69,9 +71,8 @@ def publish(study: Path, out: Path, *, pictures: bool = True) -> int:
         for name in RUN:
             if (study / place / name).is_file():
                 shutil.copyfile(study / place / name, out / place / name)
-        recipe = out / place / "recipe.yaml"
-        if recipe.is_file():
-            recipe.write_text(COMMENT.sub("", recipe.read_text("utf-8")), encoding="utf-8")
+        if (out / place / "recipe.yaml").is_file():
+            without_comments(out / place / "recipe.yaml")
         if (study / place / "environment.json").is_file():
             found = machine(study / place / "environment.json")
             machines.setdefault(json.dumps(found, sort_keys=True), found | {"runs": []})
@@ -88,6 +89,11 @@ def publish(study: Path, out: Path, *, pictures: bool = True) -> int:
                 table_out=out / "runs.csv",
             )
     return len(rows)
+
+
+def without_comments(recipe: Path) -> None:
+    """Write a recipe anew, with its values alone."""
+    recipe.write_text(COMMENT.sub("", recipe.read_text("utf-8")), encoding="utf-8")
 
 
 def carry_on(study: Path, out: Path) -> None:
