@@ -170,6 +170,11 @@ def is_gentle(run: Run) -> bool:
     )
 
 
+def host_seconds(schedule: str) -> float:
+    rows = figures.read("benchmarks/results/host-cpu.json")["rows"]
+    return next(row["host_seconds"] for row in rows if row["schedule"] == schedule)
+
+
 RESULTS = "docs/results.md"
 FORMS = ("recycled", "recycled, fixed budget")
 CLAIMS: list[Claim] = [
@@ -211,6 +216,11 @@ CLAIMS: list[Claim] = [
         RESULTS,
         "(weight 0.2, epsilon 1/255, none in the last two fifths of training)",
         lambda: is_gentle(corner_recipe("gentle")),
+    ),
+    (
+        "docs/benchmarks.md",
+        "The goal, recycled at most 0.5 ms above vanilla, is met here",
+        lambda: 0 < host_seconds("recycled") - host_seconds("vanilla") <= 0.5e-3,
     ),
     (
         "docs/benchmarks.md",

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from conadv.lab.bench.stepper import Settings, Stepper
 from conadv.schedules import Schedule
 
-IMAGES = 8
+IMAGES = 2
 """So few that what is computed with them takes no time beside what is decided."""
 
 
@@ -95,7 +95,8 @@ def host_seconds(settings: Settings, schedule: Schedule, repeats: int = 20) -> f
         loss.backward()
         with network_passes(model, network), all_of_it.running():
             adversary.collect()
-        model.zero_grad(set_to_none=True)
+        stepper.optimizer.step()  # what is looked at until the first step is not of every step
+        stepper.optimizer.zero_grad(set_to_none=True)
         if repeat >= 3:
             found.append(all_of_it.seconds - network.seconds)
     return statistics.median(found)
