@@ -170,6 +170,15 @@ def is_gentle(run: Run) -> bool:
     )
 
 
+def longer(study: str) -> list[Cell]:
+    return [c for c in tables.page(study).cells if c.length > 1]
+
+
+def best_decay(batch: int) -> dict[str, float]:
+    runs = figures.read("results/decay-search.json")["runs"]
+    return max((r for r in runs if r["batch"] == batch), key=lambda r: r["val_accuracy"])
+
+
 def host_seconds(schedule: str) -> float:
     rows = figures.read("benchmarks/results/host-cpu.json")["rows"]
     return next(row["host_seconds"] for row in rows if row["schedule"] == schedule)
@@ -201,6 +210,25 @@ CLAIMS: list[Claim] = [
             }
             == {50_000}
         ),
+    ),
+    (
+        RESULTS,
+        "its weight decay, 5e-5, is too small for either batch",
+        lambda: all(best_decay(batch)["weight_decay"] > 5e-5 for batch in (125, 2500)),
+    ),
+    (
+        RESULTS,
+        "Copies take the rate and the decay that are best for ordinary training",
+        lambda: all(
+            c.setting("optimizer.lr") == best_decay(2500)["lr"]
+            and c.setting("optimizer.weight_decay") == best_decay(2500)["weight_decay"]
+            for c in tables.page("evidence-decay").cells
+        ),
+    ),
+    (
+        RESULTS,
+        "ordinary training for twice as many steps, is in the study and has not ended",
+        lambda: all(len(c.finished) < 6 for c in longer("evidence-decay")),
     ),
     (
         RESULTS,

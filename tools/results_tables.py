@@ -47,6 +47,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "corners": study_tables.corners,
     "cifar": partial(study_tables.campaign, "cifar10-cpu"),
     "weights_study": partial(study_tables.confirmatory, "evidence-weights"),
+    "decay_study": partial(study_tables.confirmatory, "evidence-decay"),
+    "decay_search": study_tables.decay_search,
     "endtoend": benchmark_tables.endtoend,
 }
 

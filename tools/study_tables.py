@@ -83,6 +83,26 @@ def learning_rates(name: str) -> str:
     return table(header, rows)
 
 
+def decay_search() -> str:
+    """Weight decays and learning rates of ordinary training, by held-out images."""
+    found = read("results/decay-search.json")
+    rows = [
+        [
+            f"{run['batch']:,}",
+            *(f"{run[name]:g}" for name in ("lr", "weight_decay")),
+            *(f"{run[name]:.1%}" for name in ("val_accuracy", "train_accuracy")),
+        ]
+        for run in found["runs"]
+    ]
+    header = ["batch", "rate", "weight decay", "held-out accuracy", "training accuracy"]
+    seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in found["runs"]}))
+    note = (
+        f"\nOne run each, seed {seeds}; the test images were left alone. Each is remade by its "
+        "command in [results/decay-search.json](results/decay-search.json).\n"
+    )
+    return table(header, rows) + note
+
+
 def study_command(name: str) -> str:
     """What remakes a published study: its name while the shipped definition is still the same."""
     from conadv.lab.study.files import load_study
@@ -261,8 +281,9 @@ def confirmatory(name: str) -> str:
     waiting = ", ".join(one for one in stated.named if one not in seen)
     text = table([*judged_columns()], rows) if rows else ""
     text += f"\n{ended} of {len(finals)} final runs have ended."
-    text += f" No pair of runs yet for: {waiting}.\n\n" if waiting else "\n\n"
-    text += learning_rates(name)
+    text += f" No pair of runs yet for: {waiting}.\n" if waiting else "\n"
+    if plan.study.tuning.trials:
+        text += f"\n{learning_rates(name)}"
     return text + f"\n{study_command(name)} makes it.\n"
 
 
