@@ -209,10 +209,10 @@ class Attack(AttackSettings):
         clean = self._balls(wide(origin))
         std = self._channel("std", clean)
         gradient = self._balls(wide(gradient))
-        # Counted, not averaged: a mean of booleans is first a tensor of numbers.
-        known = torch.nan_to_num(gradient, nan=0.0)
-        zero_share = (known.numel() - torch.count_nonzero(known)) / known.numel()
-        nan_share = torch.count_nonzero(gradient.isnan()) / known.numel()
+        # Counted, not averaged: a mean of booleans is first a tensor of numbers. NaN is not zero.
+        count, nans = gradient.numel(), torch.count_nonzero(gradient.isnan())
+        zero_share = (count - torch.count_nonzero(gradient) + nans) / count
+        nan_share = nans / count
         if self.norm == "l2":
             gradient = gradient / std  # d loss / d pixel
         direction = geometry.steepest(gradient, self.norm, self.block_size)
