@@ -307,6 +307,8 @@ def test_a_study_keeps_its_recipe_when_the_package_s_changes(
     plan = make_plan(again)
     assert plan.make_recipe(plan.tasks[0], {}).optimizer.weight_decay != 0.125
     assert load_study(folder.study).recipe == str(folder.base)
+    monkeypatch.chdir(tmp_path)  # a folder by another path is the same one
+    assert StudyFolder("study").prepare(load_study(folder.root)) == load_study("study")
 
 
 # -- what it costs ---------------------------------------------------------------------------

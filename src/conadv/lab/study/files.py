@@ -48,15 +48,16 @@ def load_study(given: str | Path) -> Study:
         )
     values = _parsed(path.read_text(encoding="utf-8"), str(path))
     recipe, base = values.get("recipe"), path.parent / BASE
-    if isinstance(recipe, str) and recipe not in recipe_names():
-        values["recipe"] = str(path.parent / recipe)
-    elif recipe and path.name == STUDY and base.is_file() and not _is_same(recipe, base):
-        values["recipe"] = str(base)  # the recipe of that name is another one by now
+    if isinstance(recipe, str):
+        if recipe not in recipe_names():
+            values["recipe"] = str(path.parent / recipe)
+        elif path.name == STUDY and base.is_file() and not _is_same(recipe, base):
+            values["recipe"] = str(base)  # the recipe of that name is another one by now
     return make_study(values, path.stem, str(path))
 
 
-def _is_same(recipe: str, base: Path) -> bool:
-    return load_recipe(recipe) == load_recipe(base)
+def _is_same(recipe: str, other: str | Path) -> bool:
+    return load_recipe(recipe) == load_recipe(other)
 
 
 def make_study(values: dict[str, Any], name: str, what: str) -> Study:
@@ -154,8 +155,7 @@ class StudyFolder:
             before = make_study(
                 _parsed(self.study.read_text(encoding="utf-8"), str(self.study)), "", ""
             )
-            if study.recipe == str(self.base):
-                own = study.model_copy(update={"recipe": before.recipe})
+            own = study.model_copy(update={"recipe": before.recipe})
             self._require_same(before, own, study.recipe)
         elif self.root.is_dir() and any(self.root.iterdir()):
             raise StudyError(
@@ -185,12 +185,13 @@ class StudyFolder:
         # These change no run.
         fields = ("attempts", "stale_after", "description", "hypotheses")
         names = [name for name in old if old[name] != new[name] and name not in fields]
-        if self.base.exists() and "recipe" not in names and not _is_same(recipe, self.base):
+        # By what it holds: a recipe may have a name or be a file.
+        if not _is_same(recipe, self.base if self.base.exists() else before.recipe):
             names.append("recipe")
         if names:
             raise StudyError(
                 f"{self.root} holds a study in which {', '.join(names)} differ; only seeds, "
-                f"methods and batches may be added. Give a new folder with --out, or go on with "
+                "methods and batches may be added. Give a new folder with --out, or go on with "
                 f"that study as it is: conadv study {self.root}"
             )
 
